@@ -1,0 +1,53 @@
+"""Dispatches work from a database, under a concurrency cap; executes nothing.
+
+See `Planton` and `Task`. Submodules: `planton.delays`, `planton.hosting`, `planton.testing`.
+"""
+
+from planton import delays
+from planton._errors import (
+    AlreadyRunningError,
+    CallbackTimeoutError,
+    DuplicateTaskNameError,
+    InvalidArgumentError,
+    InvalidQueryError,
+    InvalidTaskError,
+    PlantonError,
+    StorageError,
+    UndeliveredInstructionsError,
+    UnexpectedDelayError,
+    UnexpectedInstructionsError,
+    UnexpectedLimitError,
+    UnknownTaskError,
+)
+from planton._events import AttemptEvent, ErrorEvent, InstructionEvent
+from planton._planton import Planton
+from planton._services import Service
+from planton._status import TaskStatus
+from planton._task import Batch, Claim, ScheduleRequest, Task
+
+__all__ = [
+    "AlreadyRunningError",
+    "AttemptEvent",
+    "Batch",
+    "CallbackTimeoutError",
+    "Claim",
+    "DuplicateTaskNameError",
+    "ErrorEvent",
+    "InstructionEvent",
+    "InvalidArgumentError",
+    "InvalidQueryError",
+    "InvalidTaskError",
+    "Planton",
+    "PlantonError",
+    "ScheduleRequest",
+    "Service",
+    "StorageError",
+    "Task",
+    "TaskStatus",
+    "UndeliveredInstructionsError",
+    "UnexpectedDelayError",
+    "UnexpectedInstructionsError",
+    "UnexpectedLimitError",
+    "UnknownTaskError",
+    "delays",
+]

@@ -1,0 +1,126 @@
+"""Calling the users' functions: async ones on trio, blocking ones in worker threads."""
+
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+import attrs
+import trio
+
+# A call that lasts longer than this no longer counts against the number of threads, so that
+# callbacks that hang cannot use up the threads of all the others.
+SLOW_CALL = 1.0
+THREADS = 40
+
+
+def is_async(function: object) -> bool:
+    """Tell whether calling `function` gives a coroutine: also for partials and callable objects."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  the method itself is looked at
+    )
+
+
+@attrs.frozen(eq=False)
+class Callback:
+    """A user's function with what has to be known to call it.
+
+    Attributes:
+        name: Field of the task that it was given for.
+        function: The user's function or callable object.
+        is_async: Whether it is called on trio, not in a worker thread.
+        many: Its method for several tasks at once, if it has one.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    many: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]] | None
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any]) -> "Callback":
+        many = getattr(function, "many", None)
+        return cls(name, function, is_async(function), many if callable(many) else None)
+
+
+class Ask(NamedTuple):
+    """A callback to call, with its one argument."""
+
+    callback: Callback
+    argument: Any
+
+
+@attrs.define(eq=False)
+class ThreadCall:
+    """One call in a worker thread, which nothing can interrupt.
+
+    Attributes:
+        done: Set when the function returned or raised.
+        value: What it returned.
+        error: What it raised.
+        when_late: Told when the call is done, if the caller has given up by then.
+        lent: Whether a thread was added to make up for this one.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    done: trio.Event = attrs.field(factory=trio.Event)
+    value: Any = None
+    error: Exception | None = None
+    when_late: "Callable[[ThreadCall], Awaitable[None]] | None" = None
+    lent: bool = False
+
+    def unwrap(self) -> Any:
+        """Give what the function returned, or raise what it raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Threads:
+    """Runs blocking functions in worker threads that a nursery waits for.
+
+    A call belongs to the nursery, not to its caller: a caller that gives up after its timeout
+    leaves the call behind, and what it returns in the end is still looked at.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._limiter = trio.CapacityLimiter(THREADS)
+
+    async def call(
+        self, function: Callable[..., Any], *arguments: Any, timeout: float | None
+    ) -> ThreadCall:
+        """Call `function`; the call that comes back is not done if `timeout` seconds passed."""
+        call = ThreadCall(function, arguments)
+        self._nursery.start_soon(self._run, call)
+        patience = math.inf if timeout is None else timeout
+        with trio.move_on_after(min(SLOW_CALL, patience)):
+            await call.done.wait()
+        if not call.done.is_set():
+            self._lend_thread(call)
+            with trio.move_on_after(max(patience - SLOW_CALL, 0)):
+                await call.done.wait()
+        return call
+
+    def _lend_thread(self, call: ThreadCall) -> None:
+        call.lent = True
+        self._limiter.total_tokens += 1
+
+    async def _run(self, call: ThreadCall) -> None:
+        try:
+            (call.value,) = await trio.to_thread.run_sync(
+                _boxed, call.function, call.arguments, limiter=self._limiter, abandon_on_cancel=True
+            )
+        except Exception as error:
+            call.error = error
+        if call.lent:
+            self._limiter.total_tokens -= 1
+        call.done.set()
+        if call.when_late is not None:
+            await call.when_late(call)
+
+
+def _boxed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any]:
+    """Call `function`; trio takes an awaitable out of a thread only if it does not see it."""
+    return (function(*arguments),)

@@ -1,0 +1,51 @@
+"""Attempts in words; the words are made only when somebody asks."""
+
+from typing import NamedTuple
+
+from planton._attempt import Attempt
+
+
+class Reason(NamedTuple):
+    """Why an attempt ended as it did, without holding on to what it worked with."""
+
+    outcome: str
+    handed_over: int
+    limit: int | None
+    active: int | None
+    concurrency: int | None
+    attempt_number: int
+    why: str
+    delay: float | None
+
+    def __str__(self) -> str:
+        parts = [self._outcome()]
+        if self.outcome != "dispatched":
+            parts.append(f"attempt {self.attempt_number}")
+        if self.delay is not None:
+            parts.append(f"next in {self.delay:.4g} s")
+        return ", ".join(parts)
+
+    def _outcome(self) -> str:
+        if self.outcome == "dispatched":
+            return f"dispatched {self.handed_over} of at most {self.limit}{self._counted()}"
+        if self.outcome == "saturated":
+            return f"saturated: {self.active} of {self.concurrency} active"
+        if self.outcome == "nothing":
+            return f"nothing due{self._counted()}"
+        return f"{self.outcome}: {self.why}{self._counted()}"
+
+    def _counted(self) -> str:
+        return f", {self.active} of {self.concurrency} active before" if self.active else ""
+
+
+def reason(attempt: Attempt, delay: float | None) -> Reason:
+    """Say how an attempt ended and when the next one is due."""
+    why = attempt.why
+    if attempt.outcome == "error":
+        stage, error = attempt.errors[0]
+        why = f"{stage}: {type(error).__name__}: {error}"
+    elif attempt.outcome == "stopping":
+        why = "nothing more is claimed"
+    entry = attempt.entry
+    counts = (attempt.handed_over, attempt.limit, attempt.active, entry.concurrency)
+    return Reason._make((attempt.outcome, *counts, entry.attempt_number, why, delay))

@@ -1,0 +1,227 @@
+"""What every storage does alike: looks at its arguments, and reckons the times of cron tasks.
+
+Pure. Storages get it from `planton.abc`.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, Self, TypeAlias, get_args
+
+import attrs
+
+from planton import delays
+from planton._calendar import Gap, to_instant
+from planton._errors import InvalidArgumentError
+from planton._task import is_int
+
+Misfire: TypeAlias = Literal["skip", "once", "all"]
+# A time that is later than this was missed: nobody was there, or there was no slot.
+MISSED = timedelta(minutes=1)
+TICK = datetime.resolution
+
+
+def to_name(task_name: object) -> str:
+    """Give the name of a task, or raise `InvalidArgumentError`."""
+    if not isinstance(task_name, str) or not task_name:
+        raise InvalidArgumentError("task_name", task_name, "give a non-empty str")
+    return task_name
+
+
+def to_number(argument: str, value: Any, *, above: float | None = None) -> float:
+    """Give finite seconds of at least 0, or above `above`."""
+    least = "of at least 0" if above is None else f"above {above:g}"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (value >= 0 if above is None else value > above) and value < math.inf:
+        return float(value)
+    raise InvalidArgumentError(argument, value, f"give finite seconds {least}")
+
+
+def to_lease(lease: object) -> float:
+    """Give the seconds of a lease."""
+    return to_number("lease", lease, above=0)
+
+
+def to_count(argument: str, value: object, minimum: int = 0) -> int:
+    """Give an int of at least `minimum`; a bool is none."""
+    if isinstance(value, int) and is_int(value, minimum):
+        return value
+    raise InvalidArgumentError(argument, value, f"give an int of at least {minimum}")
+
+
+def to_strings(argument: str, value: object) -> tuple[str, ...]:
+    """Give several strings as a tuple; a single one is refused, its letters were not meant."""
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
+        strings = tuple(value)
+        if all(isinstance(string, str) for string in strings):
+            return strings
+    raise InvalidArgumentError(argument, value, "give a list of str")
+
+
+def to_json(argument: str, value: object) -> str | None:
+    """Give a value as JSON text; None as None."""
+    if value is None:
+        return None
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        remedy = f"give something that is JSON ({error})"
+        raise InvalidArgumentError(argument, value, remedy) from error
+
+
+def to_error_text(error: object) -> str:
+    """Give an error as it is kept: an exception by its name and message."""
+    if isinstance(error, BaseException):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, str):
+        return error
+    raise InvalidArgumentError("error", error, "give a str or an exception")
+
+
+@attrs.frozen(kw_only=True)
+class NewInstruction:
+    """What `enqueue` was given, looked at.
+
+    Attributes:
+        payload: JSON text; None for none.
+        run_at: In UTC; None for at once.
+    """
+
+    task_name: str
+    instruction: str
+    payload: str | None
+    priority: int
+    run_at: datetime | None
+    tags: tuple[str, ...]
+    retries: int
+    timeout: float | None
+
+    @classmethod
+    def of(
+        cls,
+        task_name: object,
+        instruction: object,
+        *,
+        payload: object = None,
+        priority: object = 0,
+        run_at: object = None,
+        tags: object = (),
+        retries: object = 0,
+        timeout: object = None,
+    ) -> Self:
+        """Look at it, or raise `InvalidArgumentError`, which names the argument and the value."""
+        if not isinstance(instruction, str):
+            raise InvalidArgumentError("instruction", instruction, "give a str, as str(row_id)")
+        if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) >= 2**31:
+            raise InvalidArgumentError("priority", priority, "give an int of 32 bits")
+        return cls(
+            task_name=to_name(task_name),
+            instruction=instruction,
+            payload=to_json("payload", payload),
+            priority=priority,
+            run_at=None if run_at is None else to_instant("run_at", run_at),
+            tags=to_strings("tags", tags),
+            retries=to_count("retries", retries),
+            timeout=None if timeout is None else to_number("timeout", timeout, above=0),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class FailureReport:
+    """What `fail` was given, looked at.
+
+    Attributes:
+        error: As it is kept.
+        delay: Seconds until it may be claimed again.
+        retry: Whether to try again while retries are left.
+        lower_priority: Whether it then comes after others.
+    """
+
+    error: str
+    delay: float
+    retry: bool
+    lower_priority: bool
+
+    @classmethod
+    def of(cls, error: object, *, retry_in: object, retry: bool, lower_priority: bool) -> Self:
+        """Look at it, or raise `InvalidArgumentError`."""
+        return cls(
+            error=to_error_text(error),
+            delay=0.0 if retry_in is None else to_number("retry_in", retry_in),
+            retry=retry,
+            lower_priority=lower_priority,
+        )
+
+
+@attrs.frozen
+class TimeTable:
+    """The fire times of a cron task.
+
+    Attributes:
+        key: Changes when the times do; stored beside the next time.
+        delay: Knows the times.
+        misfire: What becomes of those that were missed.
+    """
+
+    key: str
+    delay: delays.CalendarDelay
+    misfire: Misfire
+
+    @classmethod
+    def of(
+        cls,
+        expression: str,
+        *,
+        timezone: str,
+        misfire: Misfire,
+        fold: Literal["auto", "first", "second", "both"] = "auto",
+        gap: Gap = "forward",
+    ) -> Self:
+        """Read what `cron_task` was given, or raise `InvalidArgumentError`."""
+        if misfire not in get_args(Misfire):
+            remedy = f"give one of {', '.join(get_args(Misfire))}"
+            raise InvalidArgumentError("misfire", misfire, remedy)
+        delay = delays.cron(expression, timezone, fold, gap)
+        return cls(json.dumps([expression, str(timezone), fold, gap]), delay, misfire)
+
+    def claimable(
+        self, next_at: datetime, now: datetime, room: int
+    ) -> tuple[list[datetime], datetime]:
+        """Give the times to dispatch, `room` at the most, and the next time to keep.
+
+        Args:
+            next_at: The next time that is kept.
+            now: The time by the storage's clock.
+            room: How many may be claimed; with none nothing changes.
+        """
+        if room <= 0 or next_at > now:
+            return [], next_at
+        first = self._first_wanted(next_at, now - MISSED)
+        times: list[datetime] = []
+        while first <= now and len(times) < room:
+            times.append(first)
+            first = self.delay.next_after(first)
+        return times, first
+
+    def _first_wanted(self, next_at: datetime, missed: datetime) -> datetime:
+        """Pass over missed times, those before `missed`, that the policy leaves out."""
+        if self.misfire == "all" or next_at >= missed:
+            return next_at
+        if self.misfire == "skip":
+            return self.delay.next_after(missed - TICK)
+        return self._last_before(next_at, missed)
+
+    def _last_before(self, first: datetime, end: datetime) -> datetime:
+        """Give the last time before `end`; `first` is one."""
+        # Times cannot be counted back: look ahead from further and further before the end.
+        step = timedelta(minutes=1)
+        while end - step > first:
+            found = self.delay.next_after(end - step)
+            if found < end:
+                first = found
+                break
+            step *= 4
+        while (following := self.delay.next_after(first)) < end:
+            first = following
+        return first

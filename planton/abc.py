@@ -1,0 +1,342 @@
+"""What a storage promises, written to those who write one.
+
+A storage of your own needs two callbacks and may have a third (see `planton.Task`). What is here
+is the contract of the storages that Planton brings, which `planton.testing.StorageConformance`
+states as tests.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol, Self, TypeAlias, cast, get_args, runtime_checkable
+
+import attrs
+import trio
+
+from planton._errors import InvalidArgumentError
+from planton._planton import Planton
+from planton._storing import (
+    FailureReport,
+    Misfire,
+    NewInstruction,
+    TimeTable,
+    to_count,
+    to_json,
+    to_lease,
+    to_name,
+    to_number,
+    to_strings,
+)
+from planton._task import Claim, Task
+
+__all__ = [
+    "Acknowledged",
+    "ActiveSource",
+    "FailureReport",
+    "InstructionRecord",
+    "Misfire",
+    "NewInstruction",
+    "Status",
+    "Storage",
+    "TaskStats",
+    "TimeTable",
+    "receipts_of",
+    "to_count",
+    "to_json",
+    "to_lease",
+    "to_name",
+    "to_number",
+    "to_receipts",
+    "to_status",
+    "to_strings",
+]
+
+Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "dead"]
+
+
+@attrs.frozen
+class Acknowledged:
+    """What became of a report by receipt.
+
+    Attributes:
+        applied: Receipts whose claims were changed.
+        stale: Receipts that name no claim any more: it was ended, given back, or given to
+            another consumer after its lease expired. Nothing was changed for these.
+    """
+
+    applied: tuple[str, ...]
+    stale: tuple[str, ...]
+
+    @classmethod
+    def of(cls, receipts: Sequence[str], applied: set[str]) -> Self:
+        """Sort `receipts`, in their order, by whether they are among `applied`."""
+        return cls(
+            tuple(receipt for receipt in receipts if receipt in applied),
+            tuple(receipt for receipt in receipts if receipt not in applied),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class InstructionRecord:
+    """An instruction as a storage knows it. Times are aware, in UTC, by the storage's clock.
+
+    Attributes:
+        task_name: Its task.
+        instruction: What it tells consumers.
+        status: Where it is in its life.
+        payload: What consumers get with it.
+        priority: High ones are claimed first.
+        tags: What a dispatcher must offer to claim it.
+        retries: How many are left.
+        timeout: Seconds that one delivery may take, heartbeats or not; None for no limit.
+        delivery: How often it has been handed out.
+        result: What `complete` was given.
+        error: What the last `fail` was given, or why it is dead.
+        created_at: When it was enqueued, or claimed from a table of the user's.
+        run_at: When it is due; None when it is not queued.
+        claimed_at: When it was claimed last; None when it is queued.
+        lease_expires_at: End of the claim; None when it is not running.
+        ended_at: When it ended; None before.
+    """
+
+    task_name: str
+    instruction: str
+    status: Status
+    payload: Any
+    priority: int
+    tags: tuple[str, ...]
+    retries: int
+    timeout: float | None
+    delivery: int
+    result: Any
+    error: str | None
+    created_at: datetime
+    run_at: datetime | None
+    claimed_at: datetime | None
+    lease_expires_at: datetime | None
+    ended_at: datetime | None
+
+
+@attrs.frozen(kw_only=True)
+class TaskStats:
+    """How many instructions of a task there are, by status.
+
+    Attributes:
+        task_name: The task.
+        queued: Waiting in the storage's own tables; rows of the user's own are not counted.
+        running: Claimed and not ended.
+        succeeded: Ended by `complete`, and not pruned yet.
+        failed: Ended by `fail` although retries were left, and not pruned yet.
+        dead: Ended because retries or deliveries were used up, and not pruned yet.
+        oldest_due_at: When the oldest queued instruction that is due became due; None if none is.
+        paused: Whether it is paused in the storage.
+        concurrency: What overrides the concurrency of the code; None if nothing does.
+    """
+
+    task_name: str
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    dead: int
+    oldest_due_at: datetime | None
+    paused: bool
+    concurrency: int | None
+
+
+@runtime_checkable
+class ActiveSource(Protocol):
+    """Tells what is active, for one task or for many in one call."""
+
+    async def __call__(self, task_name: str) -> list[str]:
+        """Give the active instructions of one task; claims that are not committed are not seen."""
+
+    async def many(self, task_names: Sequence[str]) -> list[list[str]]:
+        """Give the active instructions of each task, in the order asked for."""
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Claims instructions, and is told by consumers what became of them.
+
+    It is an async context manager; the methods below are called inside its block, but for the
+    ones that make tasks all are async. A method that changes something does so in one
+    transaction, returns after the commit, and once it has begun is not cut off by a
+    cancellation: what is committed is heard of. Times that are stored or compared come from the
+    storage's own clock. Methods of consumers take one receipt or many, and compare them in the
+    transaction in which they change anything. Errors of the database are `StorageError`.
+    """
+
+    @property
+    def get_active_instructions(self) -> ActiveSource:
+        """The callback for `Planton(get_active_instructions=…)`."""
+
+    async def migrate(self) -> int:
+        """Bring the tables up to date; how many migrations were applied.
+
+        Safe when many processes start at once. Tables that are newer than the code are a
+        `StorageError` that says so.
+        """
+
+    # Sources: each makes a strict task whose schedule has `many`. All of them, in one transaction
+    # that serialises per task: nothing if paused; claims whose lease expired change hands (they
+    # hold their slots already), or end as dead if their deliveries are used up; room is what is
+    # left of min(limit, concurrency or its override - active); due rows of the queue; then the
+    # source's own. One instruction of a task is never active twice.
+
+    def queue_task(
+        self,
+        name: str,
+        *,
+        key: str = "%",
+        tags: Sequence[str] = (),
+        lease: float = 60.0,
+        deliveries: int | None = None,
+        **options: Any,
+    ) -> Task:
+        """Make a task that claims what `enqueue` put into the queue.
+
+        By priority (high first), then time, then arrival; only instructions LIKE `key`; only
+        those all of whose tags are among `tags`. `deliveries` is the most times that one is
+        handed out; None for no limit.
+        """
+
+    def cron_task(
+        self,
+        name: str,
+        expression: str,
+        *,
+        timezone: str = "UTC",
+        misfire: Misfire = "once",
+        lease: float = 60.0,
+        deliveries: int | None = None,
+        **options: Any,
+    ) -> Task:
+        """Make a task whose instructions are fire times, each claimed once in the whole fleet.
+
+        The instruction is the time in ISO 8601, in UTC. The next time is kept in the storage; a
+        time that was missed by more than a minute is, with `misfire`, skipped, or the last of
+        them dispatched once, or all of them. `fold` and `gap` are as for `delays.cron`. A task
+        whose expression or zone was changed begins its time table anew, from now.
+        """
+
+    async def serve(
+        self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Wake the tasks of a Planton while it runs: `Planton(services=[storage.serve])`."""
+
+    # Producers
+
+    async def enqueue(
+        self,
+        task_name: str,
+        instruction: str,
+        *,
+        payload: Any = None,
+        priority: int = 0,
+        run_at: datetime | None = None,
+        tags: Sequence[str] = (),
+        retries: int = 0,
+        timeout: float | None = None,
+        connection: Any = None,
+    ) -> bool:
+        """Queue an instruction; False, and nothing changed, if it is queued already.
+
+        With a `connection` it is part of the caller's own transaction. An instruction may be
+        queued while it is active; it is then claimed after that claim has ended.
+        """
+
+    # Consumers
+
+    async def heartbeat(self, receipts: str | Sequence[str]) -> Acknowledged:
+        """Renew leases, each for its own seconds from now, but never beyond its `timeout`."""
+
+    async def complete(self, receipts: str | Sequence[str], result: Any = None) -> Acknowledged:
+        """End claims as succeeded; frees their slots and wakes their tasks."""
+
+    async def fail(
+        self,
+        receipts: str | Sequence[str],
+        error: str | BaseException,
+        *,
+        retry_in: float | None = None,
+        retry: bool = True,
+        lower_priority: bool = False,
+    ) -> Acknowledged:
+        """Report that the work failed.
+
+        With retries left it is queued again, `retry_in` seconds from now (at once if None), with
+        one retry less, and a priority one lower if `lower_priority`. With none left it ends as
+        dead; with `retry=False` it ends as failed. Frees the slot and wakes the task. Of an
+        exception the name and the message are kept.
+        """
+
+    async def release(self, receipts: str | Sequence[str]) -> Acknowledged:
+        """Give claims back unfinished, at once claimable again; frees slots, wakes tasks."""
+
+    # Operations; kept in the storage and seen by all
+
+    async def pause(self, task_name: str) -> None:
+        """Let no dispatcher claim for a task."""
+
+    async def resume(self, task_name: str) -> None:
+        """Let them claim again."""
+
+    async def set_concurrency(self, task_name: str, concurrency: int | None) -> None:
+        """Override the concurrency of the code in all dispatchers; None to stop doing so."""
+
+    async def retry(self, task_name: str, instructions: Sequence[str] | None = None) -> int:
+        """Queue ended instructions again, all failed and dead ones if none is named; how many.
+
+        They begin anew, at once and with no delivery, and leave the history. Where one ended
+        several times the last end counts. One that is back already is no failed one any more.
+        One that is active, queued, or unknown is an `InvalidArgumentError`, and none is retried.
+        """
+
+    async def find(
+        self,
+        *,
+        status: Status | None = None,
+        task_name: str | None = None,
+        older_than: float | None = None,
+        limit: int = 100,
+    ) -> list[InstructionRecord]:
+        """Give instructions, the oldest first; `older_than` is seconds since they came to be."""
+
+    async def stats(self) -> list[TaskStats]:
+        """Count the instructions of every task, by name."""
+
+    async def prune(self, older_than: float = 0.0) -> int:
+        """Delete from the history what ended more than `older_than` seconds ago; how many."""
+
+
+def to_receipts(receipts: str | Sequence[str]) -> tuple[str, ...]:
+    """Give one receipt or many as a tuple.
+
+    Raises:
+        InvalidArgumentError: If one of them is no str.
+    """
+    many = receipts if isinstance(receipts, Sequence | set | frozenset) else (receipts,)
+    wanted = (receipts,) if isinstance(receipts, str) else tuple(many)
+    for receipt in wanted:
+        if not isinstance(receipt, str):
+            remedy = "give the receipt of an event, as it was received"
+            raise InvalidArgumentError("receipt", receipt, remedy)
+    return wanted
+
+
+def to_status(status: object) -> Status:
+    """Give a status.
+
+    Raises:
+        InvalidArgumentError: If it is none.
+    """
+    for known in get_args(Status):
+        if status == known:
+            return cast(Status, known)
+    remedy = f"give one of {', '.join(get_args(Status))}"
+    raise InvalidArgumentError("status", status, remedy)
+
+
+def receipts_of(claims: Sequence[Claim]) -> tuple[str, ...]:
+    """Give the receipts of claims that have one."""
+    return tuple(claim.receipt for claim in claims if claim.receipt is not None)

@@ -1,0 +1,225 @@
+"""Running a Planton in a program that is not on trio.
+
+`start_in_thread` is for synchronous programs, and for asyncio ones: trio gets a thread of its
+own. `asyncio_callback` lets callbacks and listeners be coroutine functions of the program's
+asyncio loop.
+"""
+
+import atexit
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+
+import trio
+
+from planton._groups import unwrapped
+from planton._planton import Planton
+from planton._status import TaskStatus
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["ThreadHandle", "asyncio_callback", "start_in_thread"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# How long a cancelled coroutine may take to end before the callback stops waiting for it.
+CANCELLED_COROUTINE_PATIENCE = 1.0
+
+
+class ThreadHandle:
+    """A Planton that runs in a thread of its own; made by `start_in_thread`.
+
+    Its methods may be called from any thread but Planton's. It is a context manager, which
+    terminates at the end of the block.
+    """
+
+    def __init__(self, planton: Planton) -> None:
+        self._planton = planton
+        self._started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._error: BaseException | None = None
+        # A daemon, so that a program that ends without terminating is not kept from it; the
+        # exit handler then terminates in its place.
+        self._thread = threading.Thread(target=self._main, name="planton", daemon=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def terminate(self) -> None:
+        """Stop attempts, drain, and return when the thread has ended, within the grace period.
+
+        It blocks: do not call it on the thread of an asyncio loop whose coroutines are callbacks
+        (`asyncio_callback`), for they could not finish; use `await asyncio.to_thread(…)`. It may
+        be called more than once.
+
+        Raises:
+            BaseException: Whatever ended the run, if it was not this call or the program's end.
+        """
+        self._call(self._planton._request_stop)
+        self._thread.join()
+        atexit.unregister(self.terminate)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def wake(self, name: str | None = None) -> None:
+        """Attempt a task now, or all of them; see `Planton.wake`.
+
+        Raises:
+            UnknownTaskError: If there is no such task.
+        """
+        self._call(self._planton.wake, name)
+
+    def status(self) -> list[TaskStatus]:
+        """Tell where every task stands; see `Planton.status`."""
+        return self._call(self._planton.status)
+
+    def __enter__(self) -> Self:
+        """Give the handle."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Terminate."""
+        self.terminate()
+
+    def _start(self) -> None:
+        self._thread.start()
+        error = self._started.get()
+        if error is not None:
+            self._thread.join()
+            raise error
+        atexit.register(self.terminate)
+
+    def _main(self) -> None:
+        try:
+            trio.run(self._run)
+        except BaseException as error:  # noqa: ASYNC103  trio.run has ended; raised by terminate
+            self._error = unwrapped(error)
+        # Only the first counts: it says that the start failed if it had not succeeded before.
+        self._started.put(self._error)
+
+    async def _run(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        await self._planton.run(task_status=self)
+
+    def started(self, _: None = None) -> None:
+        """Called by `run` when attempts begin."""
+        self._started.put(None)
+
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` on trio's thread, or here if that has ended."""
+        try:
+            return trio.from_thread.run_sync(function, *args, trio_token=self._token)
+        except trio.RunFinishedError:
+            self._thread.join()
+            return function(*args, **kwargs)
+
+
+def start_in_thread(planton: Planton) -> ThreadHandle:
+    """Run `planton` in a thread of its own, and return when its attempts begin.
+
+    When the program ends without having terminated it, it is terminated then, within its grace
+    period; nothing that was claimed is lost on the way.
+
+    Raises:
+        AlreadyRunningError: If it runs already.
+    """
+    handle = ThreadHandle(planton)
+    handle._start()
+    return handle
+
+
+def asyncio_callback(
+    function: Callable[P, Coroutine[Any, Any, T]], loop: "asyncio.AbstractEventLoop"
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make a coroutine function of an asyncio loop usable as a callback or listener.
+
+    The coroutine runs on `loop`, in the loop's thread, while the trio task waits. A cancellation
+    (a timeout, or the end of the grace period) cancels the asyncio task and waits up to a second
+    for it to end; a result that it returns in spite of that is used, so that a commit is not
+    lost. A loop that is closed or ends meanwhile is an error of the callback.
+
+    Args:
+        function: A coroutine function of the program.
+        loop: The loop that it belongs to, such as `asyncio.get_running_loop()`.
+    """
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await _Crossing[T](loop, lambda: function(*args, **kwargs)).run()
+
+    return call
+
+
+class _Crossing(Generic[T]):
+    """One call of a coroutine function, from a trio task to an asyncio loop and back."""
+
+    def __init__(
+        self, loop: "asyncio.AbstractEventLoop", make: Callable[[], Coroutine[Any, Any, T]]
+    ) -> None:
+        self._loop = loop
+        self._make = make
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._task: asyncio.Task[T] | None = None
+        self._error: BaseException | None = None
+
+    async def run(self) -> T:
+        self._loop.call_soon_threadsafe(self._start)
+        try:
+            await self._ended.wait()
+        except trio.Cancelled:  # noqa: ASYNC103  not raised again if the coroutine has committed
+            await self._cancel()  # noqa: ASYNC102  shielded, bounded by a second
+            if not self._has_value():
+                raise
+        if self._error is not None:
+            raise self._error
+        assert self._task is not None
+        return self._task.result()
+
+    async def _cancel(self) -> None:
+        """Cancel the coroutine and wait for it: it may be committing."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel_there)
+            with trio.move_on_after(CANCELLED_COROUTINE_PATIENCE, shield=True):
+                await self._ended.wait()
+
+    def _has_value(self) -> bool:
+        return self._ended.is_set() and self._error is None
+
+    # These run on the thread of the asyncio loop.
+
+    def _start(self) -> None:
+        try:
+            self._task = self._loop.create_task(self._make())
+        except Exception as error:
+            self._end(error)
+        else:
+            self._task.add_done_callback(self._finish)
+
+    def _cancel_there(self) -> None:
+        if self._task is not None:  # pragma: no branch  it is, unless it could not be started
+            self._task.cancel()
+
+    def _finish(self, task: "asyncio.Task[T]") -> None:
+        if task.cancelled():
+            self._end(RuntimeError("the asyncio task was cancelled, or its loop ended"))
+        else:
+            self._end(task.exception())
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = error
+        try:
+            self._token.run_sync_soon(self._ended.set)
+        except trio.RunFinishedError:
+            pass  # nobody waits any more

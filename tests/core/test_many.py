@@ -1,0 +1,245 @@
+"""Tasks that are due together and share a callback are asked in one call."""
+
+import pytest
+import trio
+
+from planton import AttemptEvent, Batch, ErrorEvent, Planton, Task
+from planton.testing import EventCollector, MemoryStorage
+
+
+class Active:
+    def __init__(self):
+        self.calls = []
+        self.active = {}
+
+    async def __call__(self, name):
+        return (await self.many([name]))[0]
+
+    async def many(self, names):
+        self.calls.append(list(names))
+        return [self.active.get(name, []) for name in names]
+
+
+class Schedule:
+    def __init__(self, answer=None):
+        self.calls = []
+        self.answer = answer or (lambda request: [])
+
+    async def __call__(self, request):
+        self.calls.append(request.task_name)
+        return self.answer(request)
+
+    async def many(self, requests):
+        self.calls.append([request.task_name for request in requests])
+        return [self.answer(request) for request in requests]
+
+
+def make(schedule, active, *, tasks=3, **options):
+    planton = Planton(
+        get_active_instructions=active,
+        tasks=[Task(name=f"t{i}", schedule=schedule, **options) for i in range(tasks)],
+    )
+    return planton, EventCollector(planton)
+
+
+async def test_tasks_that_are_due_together_are_asked_in_one_call():
+    """One call for the active ones, one for the claims, again and again."""
+    schedule, active = Schedule(), Active()
+    planton, seen = make(schedule, active)
+    async with planton:
+        await trio.sleep(2.5)
+
+    assert [["t0", "t1", "t2"]] * 2 == schedule.calls == active.calls
+    assert ["nothing"] * 6 == seen.outcomes
+
+
+async def test_a_task_that_is_due_alone_is_asked_alone():
+    """A plain call does."""
+    schedule = Schedule()
+    planton, _ = make(schedule, Active(), tasks=1)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["t0"] == schedule.calls
+
+
+async def test_only_those_with_room_are_asked_to_schedule():
+    """Saturated ones drop out, full ones too."""
+    schedule, active = Schedule(), Active()
+    active.active["t1"] = ["busy"]
+    planton, seen = make(schedule, active, tasks=4)
+    planton.unregister("t3")
+    planton.register(Task(name="t3", schedule=schedule, capacity=lambda: 0))
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [["t0", "t2"]] == schedule.calls
+    assert {"t0": "nothing", "t1": "saturated", "t2": "nothing", "t3": "full"} == {
+        event.task_name: event.outcome for event in seen.of(AttemptEvent)
+    }
+
+
+async def test_every_task_gets_its_own_answer_or_error():
+    """An exception in the list is that task's error; the others are not touched."""
+
+    def answer(request):
+        return {"t0": ["a"], "t1": OSError("no"), "t2": Batch(["c"], next_in=9)}[request.task_name]
+
+    planton, seen = make(Schedule(answer), Active())
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["a", "c"] == sorted(seen.instructions)
+    assert ["no"] == [str(error) for error in seen.errors]
+
+
+@pytest.mark.parametrize("answer", (None, [[]], 5))
+async def test_a_many_that_answers_for_others_is_an_error_for_all(answer):
+    """Answers belong to questions."""
+    schedule = Schedule()
+
+    async def many(requests):
+        return answer
+
+    schedule.many = many
+    planton, seen = make(schedule, Active())
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["error"] * 3 == seen.outcomes
+    assert all(isinstance(error, TypeError) for error in seen.errors)
+
+
+async def test_a_many_that_raises_is_an_error_for_all():
+    """And the loop goes on."""
+    active = Active()
+
+    async def many(names):
+        raise OSError("down")
+
+    active.many = many
+    planton, seen = make(Schedule(), active)
+    async with planton:
+        await trio.sleep(2.5)
+
+    assert ["error"] * 6 == seen.outcomes
+
+
+async def test_a_many_that_hangs_holds_up_nobody_else():
+    """Its tasks time out and back off."""
+    schedule = Schedule()
+
+    async def many(requests):
+        await trio.sleep_forever()
+
+    schedule.many = many
+    planton, seen = make(schedule, Active(), timeout=3.0)
+    planton.register(Task(name="other", schedule=Schedule(), get_active_instructions=Active()))
+    async with planton:
+        await trio.sleep(4.5)
+
+    assert 4 == len(seen.of(AttemptEvent, "other"))
+    assert ["error"] == [event.outcome for event in seen.of(AttemptEvent, "t1")]
+
+
+async def test_a_stop_while_many_runs_delivers_what_it_claims():
+    """Drained like any other claim."""
+    schedule = Schedule(lambda request: [request.task_name])
+    many = schedule.many
+
+    async def slowly(requests):
+        await trio.sleep(5)
+        return await many(requests)
+
+    schedule.many = slowly
+    planton, seen = make(schedule, Active())
+    async with planton:
+        await trio.sleep(2)
+
+    assert ["t0", "t1", "t2"] == sorted(seen.instructions)
+
+
+async def test_a_many_that_is_cut_off_is_reported_for_each_task():
+    """Past grace nobody knows what it claimed."""
+    schedule = Schedule()
+
+    async def many(requests):
+        await trio.sleep_forever()
+
+    schedule.many = many
+    planton, seen = make(schedule, Active())
+    async with planton:
+        await trio.sleep(2)
+
+    assert ["t0", "t1", "t2"] == [error.task_name for error in seen.errors]
+
+
+async def test_an_async_delay_and_async_listeners_work_with_many():
+    """Whatever has to be waited for is waited for one by one."""
+
+    async def delay(attempt_number):
+        return 1.0
+
+    async def listen(event):
+        await trio.sleep(0)
+
+    planton, seen = make(Schedule(), Active(), delay=delay)
+    planton.on(AttemptEvent, listen)
+    async with planton:
+        await trio.sleep(2.5)
+
+    assert ["nothing"] * 6 == seen.outcomes
+
+
+async def test_a_listener_of_attempts_that_waits_in_disguise_holds_up_no_claims():
+    """A sync function that returns an awaitable cannot be told beforehand."""
+    schedule = Schedule(lambda request: ["a"] if request.task_name == "t2" else [])
+    planton, seen = make(schedule, Active(), cap="strict")
+    planton.on(AttemptEvent, lambda event: trio.sleep(1000))
+    async with planton:
+        await trio.sleep(1.5)
+
+        assert ["a"] == seen.instructions
+
+
+async def test_a_hanging_listener_of_errors_holds_up_only_the_task_it_is_told_of():
+    """Also when the error is that of a listener of attempts."""
+    planton, seen = make(Schedule(), Active())
+
+    def listen(event):
+        if event.task_name == "t0":
+            raise ValueError
+
+    async def hang(event):
+        await trio.sleep_forever()
+
+    planton.on(AttemptEvent, listen)
+    planton.on(ErrorEvent, hang)
+    async with planton:
+        await trio.sleep(3.5)
+
+    assert 1 == len(seen.of(AttemptEvent, "t0"))
+    assert 3 == len(seen.of(AttemptEvent, "t1")) == len(seen.of(AttemptEvent, "t2"))
+
+
+async def test_more_tasks_than_fit_in_one_turn():
+    """They are asked about in turns of a thousand, and stay together."""
+    schedule, active = Schedule(), Active()
+    planton, _ = make(schedule, active, tasks=2500)
+    async with planton:
+        await trio.sleep(3.5)
+
+    assert [1000, 1000, 500] * 3 == [len(call) for call in schedule.calls]
+
+
+async def test_strict_tasks_of_a_storage_are_claimed_together():
+    """The in-memory storage has many."""
+    storage = MemoryStorage()
+    planton = Planton(tasks=[storage.claim_task(f"t{i}", concurrency=2) for i in range(3)])
+    seen = EventCollector(planton)
+    storage.add("t0", "a", "b", "c")
+    storage.add("t2", "d")
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["a", "b", "d"] == sorted(seen.instructions)
