@@ -1,0 +1,16 @@
+"""For testing what you build on Planton, and for testing Planton."""
+
+from planton.testing._clock import thread_aware
+from planton.testing._collector import EventCollector
+from planton.testing._conformance import StorageConformance
+from planton.testing._memory import MemoryStorage
+from planton.testing._memory_rows import Row, Transaction
+
+__all__ = [
+    "EventCollector",
+    "MemoryStorage",
+    "Row",
+    "StorageConformance",
+    "Transaction",
+    "thread_aware",
+]

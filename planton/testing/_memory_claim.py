@@ -1,0 +1,135 @@
+"""The strict claim of the in-memory storage, within a transaction that has the task's lock."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import attrs
+import trio
+
+from planton._task import Batch, Claim, ScheduleRequest
+from planton.abc import TimeTable
+from planton.testing._memory_rows import Row, Transaction
+
+_LIKE = re.compile(r"\\(.)|(.)", re.DOTALL)
+_WILDCARDS = {"%": ".*", "_": "."}
+
+
+@attrs.frozen(kw_only=True)
+class ClaimRule:
+    """How the instructions of a task are claimed.
+
+    Attributes:
+        lease: Seconds that a claim lasts without a heartbeat.
+        deliveries: Most times that one is handed out; None for no limit.
+        delay: Seconds that the task waits between attempts; None if that varies.
+        key: Which instructions.
+        tags: What the dispatcher offers.
+        times: The time table of a cron task.
+    """
+
+    lease: float
+    deliveries: int | None
+    delay: float | None
+    key: re.Pattern[str]
+    tags: frozenset[str]
+    times: TimeTable | None = None
+
+    def wants(self, row: Row) -> bool:
+        """Tell whether the dispatcher can have it."""
+        return self.key.fullmatch(row.instruction) is not None and self.tags.issuperset(row.tags)
+
+
+def to_pattern(key: str) -> re.Pattern[str]:
+    """Give a pattern for LIKE as a regular expression."""
+    parts = (
+        re.escape(escaped) if escaped else _WILDCARDS.get(plain) or re.escape(plain)
+        for escaped, plain in _LIKE.findall(key)
+    )
+    return re.compile("".join(parts), re.DOTALL)
+
+
+@attrs.define
+class Claiming:
+    """One claim of one task, step by step."""
+
+    transaction: Transaction
+    request: ScheduleRequest
+    rule: ClaimRule
+    to_datetime: Callable[[float], datetime]
+    to_seconds: Callable[[datetime], float]
+    claims: list[Claim] = attrs.field(factory=list)
+    next_times: list[float] = attrs.field(factory=list)
+    now: float = attrs.field(factory=trio.current_time)
+
+    def run(self) -> Batch:
+        active = len(self._active())
+        if self.transaction.task(self.request.task_name).is_paused:
+            return Batch([], active=active)
+        self._rescue()
+        self._take_pending()
+        if self.rule.times is not None:
+            self._take_times(self.rule.times)
+        return Batch(self.claims, active=active, next_in=self._next_in())
+
+    def _active(self) -> list[Row]:
+        return self.transaction.rows(self.request.task_name, "active")
+
+    def _room(self, active: int) -> int:
+        override = self.transaction.task(self.request.task_name).concurrency
+        concurrency = self.request.concurrency if override is None else override
+        return min(self.request.limit - len(self.claims), concurrency - active)
+
+    def _rescue(self) -> None:
+        """Bury what was handed out too often, hand out again what else expired."""
+        active = self._active()
+        expired = self.transaction.unlocked(row for row in active if row.is_expired(self.now))
+        most = self.rule.deliveries
+        for row in expired:
+            if most is not None and row.delivery >= most:
+                self.transaction.write(_buried(row, self.now))
+        left = [row for row in expired if most is None or row.delivery < most]
+        self._hand_out(left, self._room(len(active) - len(expired)))
+
+    def _take_pending(self) -> None:
+        taken = {row.instruction for row in self._active()}
+        pending = self.transaction.rows(self.request.task_name, "pending")
+        free = [row for row in pending if row.instruction not in taken and self.rule.wants(row)]
+        self._hand_out(
+            [row for row in free if row.run_at <= self.now], self._room(len(self._active()))
+        )
+        self.next_times += [row.run_at for row in free if row.run_at > self.now]
+
+    def _take_times(self, times: TimeTable) -> None:
+        name, task = self.request.task_name, self.transaction.task(self.request.task_name)
+        now, kept = self.to_datetime(self.now), task.next_fire_at
+        if kept is None or task.cron != times.key:
+            kept = self.to_seconds(times.delay.next_after(now))
+        room = self._room(len(self._active()))
+        fired, next_at = times.claimable(self.to_datetime(kept), now, room)
+        rows = [
+            self.transaction.add(
+                Row(task_name=name, instruction=time.isoformat(), created_at=self.now)
+            )
+            for time in fired
+        ]
+        self._hand_out(rows, room)
+        next_fire_at = self.to_seconds(next_at)
+        self.transaction.write_task(name, next_fire_at=next_fire_at, cron=times.key)
+        self.next_times.append(next_fire_at)
+
+    def _hand_out(self, rows: Sequence[Row], room: int) -> None:
+        self.claims += self.transaction.hand_out(rows, room, self.rule.lease)
+
+    def _next_in(self) -> float | None:
+        """Give the seconds until something is due, if the task would not look before."""
+        waits = [time - self.now for time in self.next_times if time > self.now]
+        shortest = min(waits, default=None)
+        if shortest is None or self.rule.delay is None or shortest >= self.rule.delay:
+            return None
+        return shortest
+
+
+def _buried(row: Row, now: float) -> Row:
+    error = f"its lease expired, and delivery {row.delivery} was the last"
+    return row.left("ended", outcome="dead", error=error, ended_at=now)
