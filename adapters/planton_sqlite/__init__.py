@@ -1,0 +1,5 @@
+"""Planton on SQLite: claims from your own tables and from Planton's, with leases and receipts."""
+
+from planton_sqlite._storage import SQLiteStorage
+
+__all__ = ["SQLiteStorage"]

@@ -1,0 +1,115 @@
+"""What a SQLite storage is made of: its connection, its rules, and whom it wakes."""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from planton import InvalidArgumentError, Planton, UnknownTaskError
+from planton.abc import to_number, to_receipts
+from planton_sqlite import _open, _schema
+from planton_sqlite._callbacks import ActiveInstructions, StrictSchedule
+from planton_sqlite._claim import ClaimRule
+from planton_sqlite._history import History
+from planton_sqlite._owner import Owner
+
+LARGEST = 2**63
+
+
+class Base:
+    """Opens and closes the database, and wakes tasks."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: str = "FULL",
+        retention: float = 7 * 24 * 3600.0,
+    ) -> None:
+        self.path = os.fspath(path)
+        if self.path in ("", ":memory:") or self.path.startswith("file:"):
+            remedy = "give a file, or use planton.testing.MemoryStorage in tests"
+            raise InvalidArgumentError("path", path, remedy)
+        if synchronous not in ("FULL", "NORMAL"):
+            raise InvalidArgumentError("synchronous", synchronous, 'give "FULL" or "NORMAL"')
+        self._history = History(to_number("retention", retention))
+        self._synchronous = synchronous
+        self._owner = Owner(self._open, self.path)
+        self._rules: dict[str, ClaimRule] = {}
+        self._get_active_instructions = ActiveInstructions(self._owner)
+        self._schedule = StrictSchedule(self._owner, self._rules)
+        self._plantons: set[Planton] = set()
+
+    async def __aenter__(self) -> Self:
+        """Open the database."""
+        await self._owner.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish what is being written and close the database."""
+        await self._owner.close()  # noqa: ASYNC102  shielded, waits for what is written
+
+    async def migrate(self) -> int:
+        """Bring Planton's tables up to date; safe when many processes start at once.
+
+        Returns:
+            How many migrations were applied.
+
+        Raises:
+            StorageError: If the tables are newer than this code, or cannot be written.
+        """
+        return await self._owner.write(lambda connection: _schema.migrate(connection, self.path))
+
+    @property
+    def get_active_instructions(self) -> ActiveInstructions:
+        """Callback for `Planton(get_active_instructions=…)`: what this storage has active."""
+        return self._get_active_instructions
+
+    async def serve(
+        self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Service for `Planton(services=[storage.serve])`: wakes a task when a slot frees up."""
+        self._plantons.add(planton)
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._plantons.discard(planton)
+
+    def _wake(self, task_names: Iterable[str]) -> None:
+        for name in task_names:
+            for planton in self._plantons:
+                try:
+                    planton.wake(name)
+                except UnknownTaskError:
+                    pass  # a task of another Planton
+
+    def _open(self) -> sqlite3.Connection:
+        return _open.open_database(self.path, self._synchronous)
+
+
+def to_numbers(receipts: str | Sequence[str]) -> dict[str, int]:
+    """Give receipts with the numbers that they are stored as.
+
+    Raises:
+        InvalidArgumentError: If one is none that this storage gives.
+    """
+    return {receipt: _to_number(receipt) for receipt in to_receipts(receipts)}
+
+
+def _to_number(receipt: str) -> int:
+    digits = receipt.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(digits) < 20:
+        number = int(receipt)
+        if -LARGEST <= number < LARGEST:
+            return number
+    remedy = "give the receipt of an event, as it was received"
+    raise InvalidArgumentError("receipt", receipt, remedy)

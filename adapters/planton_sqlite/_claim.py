@@ -1,0 +1,237 @@
+"""The strict claim: counts and claims in one transaction, which only one process has at a time."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from planton import Batch, Claim, ScheduleRequest
+from planton.abc import TimeTable
+from planton_sqlite._source import Source
+from planton_sqlite._statements import CLAIM
+
+
+@attrs.frozen(kw_only=True)
+class ClaimRule:
+    """How the instructions of a task are claimed.
+
+    Attributes:
+        lease: Seconds that a claim lasts without a heartbeat.
+        deliveries: Most times that one is handed out; None for no limit.
+        delay: Seconds that the task waits between attempts; None if that varies.
+        key: Which ones of the queue, as a pattern for GLOB.
+        tags: What the dispatcher offers, as a JSON array.
+        retries: How many an instruction has that comes from `source`.
+        source: The user's statement, if there is one.
+        times: The time table of a cron task.
+        is_kept: Whether there is a history.
+    """
+
+    lease: float
+    deliveries: int | None = None
+    delay: float | None = None
+    key: str = "*"
+    tags: str = "[]"
+    retries: int = 0
+    source: Source | None = None
+    times: TimeTable | None = None
+    is_kept: bool = True
+
+
+@attrs.define
+class State:
+    """A task as the transaction finds it. Times are seconds since 1970 by the database's clock."""
+
+    now: float
+    is_paused: bool
+    concurrency: int | None
+    next_fire_at: float | None
+    cron: str | None
+    active: int
+    expired: int
+    first_run_at: float | None
+
+
+def active_instructions(connection: sqlite3.Connection, task_name: str) -> list[str]:
+    """Give what is active now."""
+    rows = connection.execute(CLAIM["active"], {"task_name": task_name})
+    return [instruction for (instruction,) in rows]
+
+
+def look(connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule) -> Batch | None:
+    """Give the answer if there is nothing to claim, None if it takes a transaction to tell."""
+    return _Claiming.of(connection, request, rule).look()
+
+
+def claim(connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule) -> Batch:
+    """Claim up to what the cap leaves room for; the transaction is the caller's."""
+    return _Claiming.of(connection, request, rule).run()
+
+
+@attrs.define
+class _Claiming:
+    """One claim of one task, step by step."""
+
+    connection: sqlite3.Connection
+    request: ScheduleRequest
+    rule: ClaimRule
+    state: State
+    claims: list[Claim] = attrs.field(factory=list)
+    next_times: list[float] = attrs.field(factory=list)
+
+    @classmethod
+    def of(
+        cls, connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule
+    ) -> "_Claiming":
+        row = connection.execute(CLAIM["state"], {"task_name": request.task_name}).fetchone()
+        return cls(connection, request, rule, State(*row))
+
+    def look(self) -> Batch | None:
+        """Give the answer of an attempt that writes nothing."""
+        state = self.state
+        is_idle = self.rule.source is None and not self._is_due()
+        if state.is_paused or (not state.expired and (self.room <= 0 or is_idle)):
+            self.next_times = [t for t in (state.first_run_at, self._kept_fire_at()) if t]
+            return Batch([], active=state.active, next_in=self._next_in())
+        return None
+
+    def _is_due(self) -> bool:
+        """Tell whether something of the queue or of the calendar may be due."""
+        times = [self.state.first_run_at]
+        if self.rule.times is not None:
+            times.append(self._kept_fire_at() or self.state.now)
+        return any(time is not None and time <= self.state.now for time in times)
+
+    def _kept_fire_at(self) -> float | None:
+        """Give the next fire time if it was reckoned by the present expression."""
+        is_ours = self.rule.times is not None and self.state.cron == self.rule.times.key
+        return self.state.next_fire_at if is_ours else None
+
+    def run(self) -> Batch:
+        active = self.state.active
+        if self.state.is_paused:
+            return Batch([], active=active)
+        if self.state.expired:
+            self._rescue()
+        if self.state.first_run_at is not None:
+            self._take_pending(self.state.first_run_at)
+        if self.rule.times is not None:
+            self._take_times(self.rule.times)
+        if self.rule.source is not None and self.room > 0:
+            self._take_from(self.rule.source)
+        return Batch(self.claims, active=active, next_in=self._next_in())
+
+    @property
+    def room(self) -> int:
+        """How many more may be claimed; claims that changed hands are counted as active."""
+        override = self.state.concurrency
+        concurrency = self.request.concurrency if override is None else override
+        return min(self.request.limit - len(self.claims), concurrency - self.state.active)
+
+    def _rescue(self) -> None:
+        """Bury what was handed out too often, hand out again what else expired."""
+        self.state.active -= self.state.expired
+        if self.rule.deliveries is not None:
+            parameters = {"deliveries": self.rule.deliveries, "is_kept": self.rule.is_kept}
+            self._execute("bury", **parameters)
+            self.state.expired -= self._execute("forget_buried", **parameters).rowcount
+        if self.room > 0:
+            self._claimed(self._execute("take_over", limit=self.room).fetchall())
+        # Those for which there is no room hold their slots all the same.
+        self.state.active += max(self.state.expired - len(self.claims), 0)
+
+    def _take_pending(self, first_run_at: float) -> None:
+        if first_run_at <= self.state.now and self.room > 0:
+            self._activate(self._due())
+        if first_run_at > self.state.now:
+            self.next_times.append(first_run_at)
+        elif self.room > 0:
+            (next_run_at,) = self._execute("next_run").fetchone()
+            self.next_times += [] if next_run_at is None else [next_run_at]
+
+    def _due(self) -> list[tuple[int, str]]:
+        options = {"key": self.rule.key, "tags": self.rule.tags, "limit": self.room}
+        return self._execute("due", **options).fetchall()
+
+    def _activate(self, due: list[tuple[int, str]]) -> None:
+        if not due:
+            return
+        ids = json.dumps([row_id for row_id, _ in due])
+        rows = self._execute("activate", ids=ids).fetchall()
+        self._execute("unqueue", ids=ids)
+        # RETURNING promises no order.
+        place = {instruction: index for index, (_, instruction) in enumerate(due)}
+        self._claimed(sorted(rows, key=lambda row: place[row[0]]))
+
+    def _take_times(self, times: TimeTable) -> None:
+        now = _to_datetime(self.state.now)
+        kept = self.state.next_fire_at
+        if kept is None or self.state.cron != times.key:
+            kept = times.delay.next_after(now).timestamp()
+            self._keep_next_fire(kept, times)
+        fired, next_at = times.claimable(_to_datetime(kept), now, self.room)
+        self._record([time.isoformat() for time in fired])
+        if next_at.timestamp() != kept:
+            self._keep_next_fire(next_at.timestamp(), times)
+        self.next_times.append(next_at.timestamp())
+
+    def _keep_next_fire(self, next_fire_at: float, times: TimeTable) -> None:
+        self._execute("keep_next_fire", next_fire_at=next_fire_at, cron=times.key)
+
+    def _take_from(self, source: Source) -> None:
+        active = active_instructions(self.connection, self.request.task_name)
+        limit = self.room
+        if source.is_select:
+            # It finds again what is active or waits for a retry: ask for so many more.
+            limit += len(active) + int(self._execute("waiting").fetchone()[0])
+        parameters = {"limit": limit, "active": json.dumps(active), "now": self.state.now}
+        found = source.run(self.connection, parameters)
+        recorded = self._record(found)
+        lost = set(found) - recorded
+        if lost and not source.is_select:
+            instructions = json.dumps(sorted(lost))
+            self._execute("postpone", instructions=instructions, retries=self.rule.retries)
+
+    def _record(self, instructions: Sequence[str]) -> set[str]:
+        if not instructions:
+            return set()
+        options = {"retries": self.rule.retries, "limit": self.room}
+        rows = self._execute("record", instructions=json.dumps(instructions), **options).fetchall()
+        place = {instruction: index for index, instruction in enumerate(instructions)}
+        self._claimed(sorted(rows, key=lambda row: place[row[0]]))
+        return {row[0] for row in rows}
+
+    def _claimed(self, rows: Sequence[tuple[str, int, str | None, int]]) -> None:
+        self.state.active += len(rows)
+        self.claims += [
+            Claim(
+                instruction=instruction,
+                receipt=str(receipt),
+                payload=None if payload is None else json.loads(payload),
+                delivery=delivery,
+            )
+            for instruction, receipt, payload, delivery in rows
+        ]
+
+    def _next_in(self) -> float | None:
+        """Give the seconds until something is due, if the task would not look before."""
+        waits = [time - self.state.now for time in self.next_times if time > self.state.now]
+        shortest = min(waits, default=None)
+        if shortest is None or self.rule.delay is None or shortest >= self.rule.delay:
+            return None
+        return shortest
+
+    def _execute(self, statement: str, **parameters: Any) -> sqlite3.Cursor:
+        common = {
+            "task_name": self.request.task_name,
+            "now": self.state.now,
+            "lease": self.rule.lease,
+        }
+        return self.connection.execute(CLAIM[statement], {**common, **parameters})
+
+
+def _to_datetime(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

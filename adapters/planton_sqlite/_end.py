@@ -1,0 +1,60 @@
+"""What consumers report about claims, by receipt; a receipt of the past changes nothing.
+
+Each function gives the task name of every receipt that it found. Many claims are moved by as few
+statements as one: the receipts are one JSON array.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from planton.abc import FailureReport
+from planton_sqlite._statements import END
+
+Found = dict[int, str]
+
+
+def heartbeat(connection: sqlite3.Connection, receipts: Sequence[int]) -> Found:
+    """Renew the leases of claims."""
+    return dict(connection.execute(END["heartbeat"], {"receipts": json.dumps(receipts)}).fetchall())
+
+
+def complete(
+    connection: sqlite3.Connection, receipts: Sequence[int], *, result: str | None, is_kept: bool
+) -> Found:
+    """End claims whose work is done."""
+    if is_kept:
+        parameters = {"receipts": json.dumps(receipts), "result": result}
+        connection.execute(END["succeed"], parameters)
+    return _end(connection, receipts)
+
+
+def fail(
+    connection: sqlite3.Connection,
+    receipts: Sequence[int],
+    *,
+    report: FailureReport,
+    is_kept: bool,
+) -> Found:
+    """Make claims pending again that have retries left, end the others."""
+    parameters = {
+        "receipts": json.dumps(receipts),
+        "error": report.error,
+        "delay": report.delay,
+        "retry": report.retry,
+        "lower_priority": report.lower_priority,
+    }
+    connection.execute(END["requeue"], parameters)
+    if is_kept:
+        connection.execute(END["give_up"], parameters)
+    return _end(connection, receipts)
+
+
+def release(connection: sqlite3.Connection, receipts: Sequence[int]) -> Found:
+    """Make claims pending again."""
+    connection.execute(END["release"], {"receipts": json.dumps(receipts)})
+    return _end(connection, receipts)
+
+
+def _end(connection: sqlite3.Connection, receipts: Sequence[int]) -> Found:
+    return dict(connection.execute(END["end"], {"receipts": json.dumps(receipts)}).fetchall())

@@ -1,0 +1,91 @@
+"""Opening a database, waiting for one's turn to write, and errors that say what to do."""
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import sqlite_utils
+
+from planton import StorageError
+
+T = TypeVar("T")
+
+# SQLite's own busy handler sleeps ever longer while others write, up to a tenth of a second, so
+# that a process among several busy ones may not get its turn for a second. Short random sleeps
+# give all of them the same chance at no loss of throughput.
+SHORTEST_NAP, LONGEST_NAP = 0.0001, 0.001
+BUSY_TIMEOUT = 10.0
+
+
+def open_database(path: str, synchronous: str) -> sqlite3.Connection:
+    """Open a database that several processes write to; it is made if it is not there.
+
+    Raises:
+        StorageError: If it cannot be opened or is no database.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+    except sqlite3.Error as error:
+        raise to_storage_error(path, error) from error
+    try:
+        # enable_wal changes nothing, and so locks nothing, when it is on already.
+        patiently(sqlite_utils.Database(connection).enable_wal)
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise to_storage_error(path, error) from error
+    return connection
+
+
+def connect_existing(path: str) -> sqlite3.Connection:
+    """Connect to a database that is there already.
+
+    Raises:
+        StorageError: If it is not there.
+    """
+    try:
+        return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
+    except sqlite3.Error as error:
+        problem = f"{error}: make tasks inside the block of `async with storage`"
+        raise StorageError(path, problem) from error
+
+
+def patiently(function: Callable[[], T]) -> T:
+    """Call `function` again and again while somebody else writes, for a while."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return function()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(SHORTEST_NAP, LONGEST_NAP))
+
+
+def to_storage_error(path: str, error: sqlite3.Error) -> StorageError:
+    """Say in the words of SQLite what went wrong, and what can be done."""
+    mapped = StorageError(path, f"{error}{_remedy(path, error)}")
+    mapped.__cause__ = error
+    return mapped
+
+
+def _remedy(path: str, error: sqlite3.Error) -> str:
+    text = str(error)
+    if "no such table: planton_" in text:
+        return ": call `await storage.migrate()` first"
+    if "unable to open" in text and not Path(path).absolute().parent.is_dir():
+        return f": the folder {Path(path).absolute().parent} does not exist, make it first"
+    if "unable to open" in text or "readonly" in text:
+        return ": look at the permissions of the file and of its folder"
+    if "not a database" in text:
+        return ": the file is something else, give another path"
+    if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
+        return f": another process has been writing for {BUSY_TIMEOUT:g} s, look for it"
+    return ""
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

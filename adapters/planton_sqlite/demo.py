@@ -1,0 +1,69 @@
+"""The user's side of `planton demo` on SQLite: a table of accounts."""
+
+import sqlite_utils
+
+from planton_sqlite._storage import SQLiteStorage
+
+
+class Accounts:
+    """User accounts that have not had their welcome e-mail; methods block.
+
+    Args:
+        storage: The storage that claims from the same database.
+    """
+
+    claim_sql = """
+    UPDATE user_account SET email_sent_at = datetime(:now, 'unixepoch')
+    WHERE id IN (
+        SELECT id FROM user_account WHERE email_sent_at IS NULL ORDER BY id LIMIT :limit
+    )
+    RETURNING id
+    """
+
+    def __init__(self, storage: SQLiteStorage) -> None:
+        self._path = storage.path
+
+    def prepare(self, count: int) -> None:
+        """Make the table, and as many accounts as are missing, in one transaction."""
+        database = sqlite_utils.Database(self._path)
+        try:
+            with database.conn:
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS user_account ("
+                    "id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL, "
+                    "email_sent_at TEXT)"
+                )
+                database.execute(
+                    "CREATE INDEX IF NOT EXISTS user_account_unsent ON user_account (id) "
+                    "WHERE email_sent_at IS NULL"
+                )
+                first = database.table("user_account").count + 1
+                database.conn.executemany(
+                    "INSERT INTO user_account (id, name, email) VALUES (?, ?, ?)",
+                    [(n, f"User {n}", f"user{n}@example.com") for n in range(first, count + 1)],
+                )
+        finally:
+            database.close()
+
+    def find(self, account_id: str) -> tuple[str, str]:
+        """Give the name and the address of an account."""
+        database = sqlite_utils.Database(self._path)
+        try:
+            row = database.table("user_account").get(int(account_id))
+        finally:
+            database.close()
+        return str(row["name"]), str(row["email"])
+
+    def progress(self, task_name: str) -> tuple[int, int]:
+        """Give the number of accounts, and of those whose e-mail is not done."""
+        database = sqlite_utils.Database(self._path)
+        try:
+            total, unclaimed, claimed = database.execute(
+                "SELECT count(*), count(*) - count(email_sent_at), (SELECT count(*) FROM "
+                "planton_instruction WHERE task_name = ? AND status IN ('queued', 'running')) "
+                "FROM user_account",
+                [task_name],
+            ).fetchone()
+        finally:
+            database.close()
+        return int(total), int(unclaimed) + int(claimed)

@@ -1,0 +1,62 @@
+-- What consumers report, by receipt. `:receipts` is a JSON array, whose order is kept.
+
+-- name: heartbeat
+-- Never beyond the time that one delivery may take.
+UPDATE planton_active
+SET lease_expires_at = min(
+    (julianday('now') - 2440587.5) * 86400.0 + lease,
+    coalesce(claimed_at + timeout, (julianday('now') - 2440587.5) * 86400.0 + lease)
+)
+WHERE receipt IN (SELECT value FROM json_each(:receipts))
+RETURNING receipt, task_name;
+
+-- name: end
+DELETE FROM planton_active WHERE receipt IN (SELECT value FROM json_each(:receipts))
+RETURNING receipt, task_name;
+
+-- name: succeed
+INSERT INTO planton_ended (
+    task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, result,
+    error, created_at, claimed_at, ended_at
+)
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, 'succeeded',
+    :result, error, created_at, claimed_at, (julianday('now') - 2440587.5) * 86400.0
+FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
+ORDER BY given.key;
+
+-- name: give_up
+-- Those that are not to be retried, or cannot be.
+INSERT INTO planton_ended (
+    task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
+    created_at, claimed_at, ended_at
+)
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery,
+    iif(:retry, 'dead', 'failed'), :error, created_at, claimed_at,
+    (julianday('now') - 2440587.5) * 86400.0
+FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
+WHERE NOT (:retry AND retries > 0)
+ORDER BY given.key;
+
+-- name: requeue
+-- To be tried again. A row that was enqueued meanwhile is the same unit of work.
+INSERT INTO planton_pending (
+    task_name, instruction, payload, priority, tags, retries, timeout, delivery, error, created_at,
+    run_at
+)
+SELECT task_name, instruction, payload, priority - :lower_priority, tags, retries - 1, timeout,
+    delivery, :error, created_at, (julianday('now') - 2440587.5) * 86400.0 + :delay
+FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
+WHERE :retry AND retries > 0
+ORDER BY given.key
+ON CONFLICT (task_name, instruction) DO NOTHING;
+
+-- name: release
+INSERT INTO planton_pending (
+    task_name, instruction, payload, priority, tags, retries, timeout, delivery, error, created_at
+)
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+    created_at
+FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
+WHERE true
+ORDER BY given.key
+ON CONFLICT (task_name, instruction) DO NOTHING;
