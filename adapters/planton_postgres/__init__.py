@@ -1,0 +1,5 @@
+"""Planton on PostgreSQL: claims from your own tables and its own, with leases and receipts."""
+
+from planton_postgres._storage import PostgresStorage
+
+__all__ = ["PostgresStorage"]

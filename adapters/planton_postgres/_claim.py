@@ -1,0 +1,229 @@
+"""The strict claim: counts and claims in one transaction, which only one has at a time per task."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+from psycopg.types.json import Jsonb
+
+from planton import Batch, Claim, ScheduleRequest
+from planton.abc import TimeTable
+from planton_postgres._database import Connection, Database
+from planton_postgres._rule import ClaimRule
+from planton_postgres._statements import CLAIM
+
+
+@attrs.define
+class Found:
+    """What is known of a task after the statements that all kinds of claims have in common.
+
+    Attributes:
+        is_known: Whether the task has its row in the database.
+        active: How many were active before.
+        next_fire_at: When a cron task fires next.
+        next_due_at: When something in the queue becomes due.
+        now: The time, by the database's clock.
+        is_held: Whether this transaction alone may claim for the task.
+        room: How many more may be claimed from the task's own source.
+        claims: What was taken over, and what was due in the queue.
+    """
+
+    is_known: bool
+    active: int
+    next_fire_at: datetime | None
+    now: datetime
+    next_due_at: datetime | None
+    is_held: bool = False
+    room: int = 0
+    claims: list[Claim] = attrs.field(factory=list)
+
+    def batch(self, rule: ClaimRule) -> Batch:
+        """Give it as a schedule answers."""
+        return Batch(self.claims, active=self.active, next_in=self._next_in(rule.delay))
+
+    def _next_in(self, delay: float | None) -> float | None:
+        """Give the seconds until there is something to do, if that is before the next attempt."""
+        moments = [at for at in (self.next_due_at, self.next_fire_at) if at and at > self.now]
+        if delay is None or not moments:
+            return None
+        seconds = (min(moments) - self.now).total_seconds()
+        return seconds if seconds < delay else None
+
+
+Answer: TypeAlias = Batch | Exception
+
+
+class Claimer:
+    """Claims for the tasks of one storage.
+
+    Args:
+        database: Where.
+        keep: Whether there is a history.
+    """
+
+    def __init__(self, database: Database, *, keep: bool) -> None:
+        self._database = database
+        self._keep = keep
+        self.rules: dict[str, ClaimRule] = {}
+
+    async def from_queue(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
+        """Claim for tasks that have nothing but the queue: one round trip for all of them."""
+
+        async def claim(connection: Connection) -> dict[str, Found]:
+            return await self._common(connection, requests, commit=True)
+
+        found = await self._database.claim(claim)
+        if await self._introduce(found):
+            found = await self._database.claim(claim)
+        names = [request.task_name for request in requests]
+        return [found[name].batch(self.rules[name]) for name in names]
+
+    async def from_source(self, request: ScheduleRequest) -> Batch:
+        """Claim for a task that has a source of its own: three round trips, or four.
+
+        A cancellation takes effect while the user's statement runs: it is undone then.
+        """
+
+        async def claim(connection: Connection) -> Found:
+            try:
+                return await self._with_source(connection, request)
+            except BaseException:
+                await connection.rollback()  # noqa: ASYNC102  bounded by settle_limit
+                raise
+
+        found = await self._database.claim_in_parts(claim)
+        if await self._introduce({request.task_name: found}):
+            found = await self._database.claim_in_parts(claim)
+        return found.batch(self.rules[request.task_name])
+
+    async def from_sources(self, requests: Sequence[ScheduleRequest]) -> list[Answer]:
+        """Claim for several, each in a transaction of its own; one that fails undoes no other."""
+        answers: dict[str, Answer] = {}
+
+        async def claim(request: ScheduleRequest) -> None:
+            try:
+                answers[request.task_name] = await self.from_source(request)
+            except Exception as error:
+                answers[request.task_name] = error
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for request in requests:
+                    nursery.start_soon(claim, request)
+        except BaseExceptionGroup as group:
+            # Some were cancelled, but what others have committed must be heard of. The
+            # cancellation strikes again, at the caller's next checkpoint.
+            if group.split(trio.Cancelled)[1] or not any(map(_has_claims, answers.values())):
+                raise
+        return [answers.get(request.task_name, Batch([])) for request in requests]
+
+    async def _introduce(self, found: Mapping[str, Found]) -> bool:
+        """Give tasks the row that is their lock, once; whether there were such."""
+        unknown = sorted(name for name, one in found.items() if not one.is_known)
+        if unknown:
+            await self._database.count(CLAIM["introduce"], {"task_names": unknown})
+        return bool(unknown)
+
+    async def _common(
+        self, connection: Connection, requests: Sequence[ScheduleRequest], *, commit: bool
+    ) -> dict[str, Found]:
+        """Lock, count, take over, claim from the queue, in one round trip."""
+        asked = [self.rules[request.task_name].asked(request) for request in requests]
+        parameters = {"asked": Jsonb(asked), "keep": self._keep}
+        async with connection.pipeline():
+            await connection.execute(CLAIM["begin"], prepare=False)
+            lock = await connection.execute(CLAIM["lock"], parameters)
+            claim = await connection.execute(CLAIM["claim"], parameters)
+            if commit:
+                await connection.execute(CLAIM["commit"], prepare=False)
+        return _found(await lock.fetchall(), await claim.fetchall())
+
+    async def _with_source(self, connection: Connection, request: ScheduleRequest) -> Found:
+        """Claim what all kinds do, then from the source for the room that is left, and commit."""
+        with self._database.limited(shield=True):
+            common = await self._common(connection, [request], commit=False)
+        found = common[request.task_name]
+        given, fire_at = await self._given(connection, request.task_name, found)
+        with self._database.limited(shield=True):
+            recorded = await self._finish(connection, request.task_name, found, given, fire_at)
+        found.claims += recorded
+        found.next_fire_at = fire_at
+        return found
+
+    async def _given(
+        self, connection: Connection, task_name: str, found: Found
+    ) -> tuple[list[str], datetime | None]:
+        """Ask the source; its instructions, and when a cron task fires next."""
+        rule = self.rules[task_name]
+        if rule.times is not None:
+            return _fire(rule.times, found)
+        if rule.source is None or not found.room:
+            return [], None
+        with self._database.limited(shield=False):
+            async with connection.pipeline():
+                await connection.execute(CLAIM["replan"], prepare=False)
+                active = await connection.execute(CLAIM["active"], {"task_names": [task_name]})
+            names = [instruction for _, instruction in await active.fetchall()]
+            return await rule.source.run(connection, found.room, names, found.now), None
+
+    async def _finish(
+        self,
+        connection: Connection,
+        task_name: str,
+        found: Found,
+        given: list[str],
+        fire_at: datetime | None,
+    ) -> list[Claim]:
+        """Record what the source gave, and commit, in one round trip; the claims."""
+        recorded = None
+        async with connection.pipeline():
+            if given:
+                recorded = await connection.execute(CLAIM["record"], self._row(task_name, given))
+            if fire_at and fire_at != found.next_fire_at:
+                statement = CLAIM["fire_next" if found.is_held else "fire_sooner"]
+                moment = {"task_name": task_name, "next_fire_at": fire_at}
+                await connection.execute(statement, moment)
+            elif not (given or found.claims):
+                await connection.execute(CLAIM["lazily"], prepare=False)
+            await connection.execute(CLAIM["commit"], prepare=False)
+        return [] if recorded is None else [_claim(*row) for row in await recorded.fetchall()]
+
+    def _row(self, task_name: str, given: list[str]) -> dict[str, Any]:
+        rule = self.rules[task_name]
+        return {
+            "task_name": task_name,
+            "instructions": given,
+            "retries": rule.retries,
+            "lease": rule.lease,
+            "is_marked": rule.source is not None and rule.source.marks,
+        }
+
+
+def _has_claims(answer: Answer) -> bool:
+    return isinstance(answer, Batch) and bool(answer.claims)
+
+
+def _found(looked: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> dict[str, Found]:
+    found = {name: Found(*known) for name, *known, _, _ in looked}
+    for step, name, instruction, receipt, payload, delivery, active, room in rows:
+        if step == 0:
+            found[name].is_held = True
+            found[name].active, found[name].room = active, room
+        else:
+            found[name].claims.append(_claim(instruction, receipt, payload, delivery))
+    return found
+
+
+def _claim(instruction: str, receipt: str, payload: Any, delivery: int) -> Claim:
+    return Claim(instruction=instruction, receipt=receipt, payload=payload, delivery=delivery)
+
+
+def _fire(times: TimeTable, found: Found) -> tuple[list[str], datetime]:
+    """Give the instructions that are due by a time table, and when it fires next."""
+    if found.is_held and found.room > 0 and found.next_fire_at is not None:
+        due, next_at = times.claimable(found.next_fire_at, found.now, found.room)
+        return [time.astimezone(UTC).isoformat() for time in due], next_at
+    following = times.delay.next_after(found.now)
+    return [], min(following, found.next_fire_at or following)

@@ -1,0 +1,97 @@
+"""Errors of the driver and of the server, in words that say what can be done."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from planton import InvalidArgumentError, StorageError
+from planton_postgres._driver import PoolTimeout, StatementTimeout
+
+_REMEDIES = {
+    "08": "look whether the server runs and can be reached",
+    "28": "look at the user, its password, and the server's pg_hba.conf",
+    "3D000": "make the database first, with `createdb`",
+    "25006": "connect to the primary: this server can only be read",
+    "42501": "GRANT the user what it needs",
+    "53300": "all connections of the server are taken: use a smaller pool_size, or a pooler",
+    "57P": "the server was stopping or starting: it is tried again",
+    "26000": "behind a pooler, make the storage with prepare_threshold=None",
+    "42P05": "behind a pooler, make the storage with prepare_threshold=None",
+}
+_MIGRATE = "call `await storage.migrate()` first"
+
+
+def name_of(conninfo: str) -> str:
+    """Name a database, without the password.
+
+    Raises:
+        InvalidArgumentError: If `conninfo` is not what libpq takes.
+
+    Examples:
+        >>> name_of("postgresql://joe:secret@db.example.com:5433/app")
+        'db.example.com:5433/app'
+        >>> name_of("host=/run/postgresql dbname=app password=secret")
+        '/run/postgresql/app'
+    """
+    # Without what it is, and without the cause: both may show a password.
+    remedy = "give a connection string, such as postgresql://user@host:5432/database"
+    if not isinstance(conninfo, str):
+        raise InvalidArgumentError("conninfo", type(conninfo), remedy)
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise InvalidArgumentError("conninfo", "…", remedy) from None
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+@contextmanager
+def translated(database: str) -> Iterator[None]:
+    """Turn errors of the block into `StorageError`; those of Planton pass."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise to_storage_error(database, error) from error
+
+
+def to_storage_error(database: str, error: psycopg.Error) -> StorageError:
+    """Say what went wrong in the words of the server, and what can be done."""
+    problem = " ".join(str(_telling(error)).split()) or type(error).__name__
+    remedy = _remedy(error)
+    mapped = StorageError(database, f"{problem}: {remedy}" if remedy else problem)
+    mapped.__cause__ = error
+    return mapped
+
+
+def _telling(error: psycopg.Error) -> BaseException:
+    """Give the error that tells most: what the server said, not that the pool waited for it."""
+    return error.__cause__ if isinstance(error, PoolTimeout) and error.__cause__ else error
+
+
+def _remedy(error: psycopg.Error) -> str:
+    state = error.sqlstate or ""
+    if state in ("42P01", "42703", "42P10") and "planton_" in str(error):
+        return _MIGRATE
+    for prefix, remedy in _REMEDIES.items():
+        if state.startswith(prefix):
+            return remedy
+    if isinstance(error, StatementTimeout):
+        return "look in pg_stat_activity for who holds a lock that it waits for"
+    if isinstance(error, psycopg.OperationalError) and not state:
+        return _unreachable(str(_telling(error)))
+    return ""
+
+
+def _unreachable(text: str) -> str:
+    if "password" in text or "authentication" in text or "role" in text:
+        return _REMEDIES["28"]
+    if "does not exist" in text and "database" in text:
+        return _REMEDIES["3D000"]
+    if "are in use" in text:
+        return "use a larger pool_size, or look for what holds its connections"
+    if "too many clients" in text or "reserved for" in text:
+        return _REMEDIES["53300"]
+    return _REMEDIES["08"]

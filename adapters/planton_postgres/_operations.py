@@ -1,0 +1,180 @@
+"""Producers and operations: what goes into the queue, and what people want to know and change."""
+
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import attrs
+import psycopg
+import trio
+
+from planton import InvalidArgumentError
+from planton.abc import InstructionRecord, Status, TaskStats
+from planton_postgres._database import (
+    Connection,
+    Database,
+    check_name,
+    check_text,
+    check_texts,
+    fetch,
+    to_json,
+)
+from planton_postgres._errors import translated
+from planton_postgres._rule import check_int, check_seconds
+from planton_postgres._statements import OPERATE
+
+_PART = 10_000  # rows of the history that one transaction deletes
+
+
+async def enqueue(
+    database: Database,
+    task_name: str,
+    instruction: str,
+    *,
+    payload: Any,
+    priority: int,
+    run_at: datetime | None,
+    tags: Sequence[str],
+    retries: int,
+    timeout: float | None,
+    connection: Any,
+) -> bool:
+    """Queue an instruction, on a connection of ours or in the transaction of another."""
+    check_name("task_name", task_name)
+    check_text("instruction", instruction)
+    check_int("priority", priority, -(2**31))
+    check_int("retries", retries, 0)
+    if timeout is not None:
+        check_seconds("timeout", timeout, above_zero=True)
+    _check_moment("run_at", run_at)
+    parameters = {
+        "task_name": task_name,
+        "instruction": instruction,
+        "payload": to_json("payload", payload),
+        "priority": priority,
+        "run_at": run_at,
+        "tags": list(check_texts("tags", tags)),
+        "retries": retries,
+        "timeout": timeout,
+    }
+    if connection is None:
+        return await database.count(OPERATE["enqueue"], parameters) == 1
+    with translated(database.name):
+        return await _execute(connection, parameters) == 1
+
+
+async def _execute(connection: Any, parameters: dict[str, Any]) -> int:
+    """Run the statement in the transaction of the caller; how many rows it added."""
+    if isinstance(connection, psycopg.AsyncConnection):
+        # Nothing of trio here: it may be a connection on asyncio, within a program on asyncio.
+        return (await connection.execute(OPERATE["enqueue"], parameters)).rowcount
+    if isinstance(connection, psycopg.Connection):
+        plain: psycopg.Connection[Any] = connection
+        # It blocks, and waits for whoever queues the same instruction: not on the loop's thread.
+        cursor = await trio.to_thread.run_sync(plain.execute, OPERATE["enqueue"], parameters)
+        return cursor.rowcount
+    remedy = "give a psycopg.Connection or a psycopg.AsyncConnection"
+    raise InvalidArgumentError("connection", connection, remedy)
+
+
+def _check_moment(argument: str, moment: object) -> None:
+    if moment is not None and (not isinstance(moment, datetime) or moment.utcoffset() is None):
+        remedy = "give an aware datetime, such as datetime.now(UTC)"
+        raise InvalidArgumentError(argument, moment, remedy)
+
+
+async def set_concurrency(database: Database, task_name: str, concurrency: int | None) -> None:
+    """Override the concurrency of the code, or stop doing so."""
+    check_name("task_name", task_name)
+    if concurrency is not None:
+        check_int("concurrency", concurrency, 1)
+    parameters = {"task_name": task_name, "concurrency": concurrency}
+    await database.count(OPERATE["set_concurrency"], parameters)
+
+
+async def retry(database: Database, task_name: str, instructions: Sequence[str] | None) -> int:
+    """Queue ended instructions again; how many."""
+    check_name("task_name", task_name)
+    named = None if instructions is None else list(check_texts("instructions", instructions))
+
+    def again(connection: Connection) -> Awaitable[int]:
+        return _retry(connection, {"task_name": task_name, "instructions": named})
+
+    return await database.transaction(again)
+
+
+async def _retry(connection: Connection, parameters: dict[str, Any]) -> int:
+    rows = await fetch(connection, OPERATE["ended"], parameters)
+    if parameters["instructions"] is not None:
+        found = {instruction for _, instruction in rows}
+        await _refuse_others(connection, parameters, found)
+    cursor = await connection.execute(OPERATE["retry"], {"ids": [row_id for row_id, _ in rows]})
+    return cursor.rowcount
+
+
+async def _refuse_others(
+    connection: Connection, parameters: dict[str, Any], found: set[str]
+) -> None:
+    """Refuse what was named and has not ended; nothing was changed yet."""
+    others = [name for name in parameters["instructions"] if name not in found]
+    if not others:
+        return
+    statuses = dict(await fetch(connection, OPERATE["statuses"], parameters))
+    state = {"queued": "it is queued already", "running": "it is active"}.get(
+        statuses.get(others[0], ""), f"task {parameters['task_name']!r} knows no such instruction"
+    )
+    raise InvalidArgumentError("instructions", others[0], f"{state}; retry what has ended")
+
+
+async def find(
+    database: Database,
+    *,
+    status: Status | None,
+    task_name: str | None,
+    older_than: float | None,
+    limit: int,
+) -> list[InstructionRecord]:
+    """Give instructions, the oldest first."""
+    if status is not None and status not in get_args(Status):
+        remedy = f"give one of {', '.join(get_args(Status))}"
+        raise InvalidArgumentError("status", status, remedy)
+    if older_than is not None:
+        check_seconds("older_than", older_than)
+    check_int("limit", limit, 0)
+    parameters = {
+        "status": status,
+        "task_name": task_name,
+        "older_than": older_than,
+        "limit": limit,
+    }
+    names = [field.name for field in attrs.fields(InstructionRecord)]
+    rows = await database.rows(OPERATE["find"], parameters)
+    return [InstructionRecord(**_in_utc(dict(zip(names, row, strict=True)))) for row in rows]
+
+
+async def stats(database: Database) -> list[TaskStats]:
+    """Count the instructions of every task, by name."""
+    names = [field.name for field in attrs.fields(TaskStats)]
+    rows = await database.rows(OPERATE["stats"])
+    return [TaskStats(**_in_utc(dict(zip(names, row, strict=True)))) for row in rows]
+
+
+async def prune(database: Database, older_than: float) -> int:
+    """Delete from the history; how many."""
+    check_seconds("older_than", older_than)
+    parameters = {"older_than": older_than, "limit": _PART}
+    pruned = part = await database.count(OPERATE["prune"], parameters)
+    while part == _PART:
+        part = await database.count(OPERATE["prune"], parameters)
+        pruned += part
+    return pruned
+
+
+def _in_utc(values: dict[str, Any]) -> dict[str, Any]:
+    """Give times in UTC, whatever the time zone of the session is."""
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            values[name] = value.astimezone(UTC)
+    if "tags" in values:
+        values["tags"] = tuple(values["tags"])
+    return values

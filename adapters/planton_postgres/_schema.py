@@ -1,0 +1,38 @@
+"""The tables: numbered migrations, applied in order, once."""
+
+from importlib.resources import files
+
+from planton import StorageError
+from planton_postgres._database import Connection, fetch
+from planton_postgres._statements import SCHEMA
+
+
+def migrations() -> list[str]:
+    """Give the migrations, the first first."""
+    folder = files(__package__).joinpath("migrations")
+    found = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
+    return [folder.joinpath(name).read_text(encoding="utf-8") for name in found]
+
+
+async def migrate(connection: Connection, database: str, *, unlogged: bool) -> int:
+    """Bring the tables up to date, inside a transaction; how many migrations were applied.
+
+    Raises:
+        StorageError: If the tables are newer than this code.
+    """
+    await connection.execute(SCHEMA["lock"])
+    await connection.execute(SCHEMA["create"])
+    ((version,),) = await fetch(connection, SCHEMA["version"])
+    known = migrations()
+    if version > len(known):
+        problem = (
+            f"its tables are of version {version}, this planton knows versions up to "
+            f"{len(known)}: install a newer planton"
+        )
+        raise StorageError(database, problem)
+    for number, script in enumerate(known[version:], int(version) + 1):
+        await connection.execute(script)
+        await connection.execute(SCHEMA["applied"], {"version": number})
+    if unlogged and await fetch(connection, SCHEMA["is_logged"]) == [(True,)]:
+        await connection.execute(SCHEMA["unlog"])
+    return len(known) - int(version)

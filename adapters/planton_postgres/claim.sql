@@ -1,0 +1,308 @@
+-- The strict claim: `begin`, `lock`, `claim` and, for tasks that have a source besides the queue,
+-- `record` or `fire`; then `commit`. All in one transaction.
+--
+-- Why there are two statements for what one could say. In READ COMMITTED each statement sees what
+-- was committed before it began. A statement that takes the lock and counts as well has looked
+-- before it has the lock: another dispatcher may have committed its claims and let go of the lock
+-- in between, and they would not be counted. So `lock` takes the row of the task and `claim`
+-- counts, in a later statement, whose view begins when nobody else can claim any more. What `lock`
+-- got hold of is handed on in a setting that ends with the transaction, so that both go to the
+-- server together: one round trip.
+
+-- name: begin
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+
+-- name: commit
+COMMIT;
+
+-- name: lock
+-- One row for each task asked for. Only what has something to do is locked, as a lock is written
+-- to the log and costs a flush: an idle or saturated task writes nothing. That look is a hint, as
+-- it comes before the lock; what counts is counted by `claim`.
+WITH asked AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(%(asked)s) AS asked (
+        task_name text, concurrency integer, key text, tags text[], source text,
+        delay double precision
+    )
+),
+looked AS MATERIALIZED (
+    SELECT asked.*, task.task_name IS NOT NULL AS is_known, active.count AS active,
+           task.paused_at IS NULL AS may_claim, task.next_fire_at,
+           active.count < coalesce(task.concurrency, asked.concurrency) AS has_room
+    FROM asked
+    LEFT JOIN planton_task AS task USING (task_name)
+    CROSS JOIN LATERAL (
+        SELECT count(*)::integer AS count FROM planton_active AS active
+        WHERE active.task_name = asked.task_name
+    ) AS active
+),
+held AS MATERIALIZED (
+    SELECT task.task_name FROM planton_task AS task
+    WHERE task.task_name = ANY (ARRAY(
+        SELECT looked.task_name FROM looked
+        WHERE looked.may_claim AND (
+            looked.has_room AND (
+                looked.source = 'sql'
+                OR looked.source = 'cron'
+                    AND coalesce(looked.next_fire_at <= clock_timestamp(), true)
+                -- Not EXISTS, which forgets the order and may read the whole table instead.
+                OR (
+                    SELECT true FROM planton_pending AS pending
+                    WHERE pending.task_name = looked.task_name
+                      AND pending.run_at <= (SELECT clock_timestamp())
+                      AND CASE
+                          WHEN pending.instruction LIKE looked.key
+                          THEN pending.tags <@ looked.tags ELSE false
+                      END
+                    ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT 1
+                )
+            )
+            OR EXISTS (
+                SELECT 1 FROM planton_active AS active
+                WHERE active.task_name = looked.task_name
+                  AND active.lease_expires_at <= (SELECT clock_timestamp())
+            )
+        )
+    ))
+    FOR UPDATE SKIP LOCKED
+)
+SELECT looked.task_name, looked.is_known, looked.active, looked.next_fire_at, clock_timestamp(),
+       CASE WHEN looked.delay > 0 THEN (
+           -- The next time at each priority, of which there are few, in the order of the index.
+           WITH RECURSIVE level AS (
+               (
+                   SELECT pending.priority FROM planton_pending AS pending
+                   WHERE pending.task_name = looked.task_name
+                   ORDER BY pending.priority DESC LIMIT 1
+               )
+               UNION ALL
+               SELECT (
+                   SELECT pending.priority FROM planton_pending AS pending
+                   WHERE pending.task_name = looked.task_name
+                     AND pending.priority < level.priority
+                   ORDER BY pending.priority DESC LIMIT 1
+               )
+               FROM level WHERE level.priority IS NOT NULL
+           )
+           SELECT min(next.run_at)
+           FROM level CROSS JOIN LATERAL (
+               SELECT pending.run_at FROM planton_pending AS pending
+               WHERE pending.task_name = looked.task_name AND pending.priority = level.priority
+                 AND pending.run_at > (SELECT clock_timestamp())
+               ORDER BY pending.run_at LIMIT 1
+           ) AS next
+       ) END,
+       (SELECT set_config(
+           'planton.held', coalesce(array_agg(held.task_name), '{}')::text, true
+       ) FROM held),
+       -- For the plan of `claim`: without statistics, as just after a first load, the planner
+       -- expects few rows, and would read the backlog by a bitmap and sort it.
+       set_config('enable_bitmapscan', 'off', true)
+FROM looked;
+
+-- name: claim
+-- For each task that is held: a row with what was counted, and a row for each claim.
+WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
+asked AS MATERIALIZED (
+    SELECT asked.*, coalesce(task.concurrency, asked.concurrency) AS most,
+           active.count AS active, active.live
+    FROM jsonb_to_recordset(%(asked)s) AS asked (
+        task_name text, "limit" integer, concurrency integer, key text, tags text[],
+        lease double precision, deliveries integer, source text
+    )
+    JOIN unnest(nullif(current_setting('planton.held', true), '')::text[]) AS held (task_name)
+        USING (task_name)
+    JOIN planton_task AS task USING (task_name)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS count,
+               count(*) FILTER (WHERE active.lease_expires_at > (SELECT now FROM clock)) AS live
+        FROM planton_active AS active
+        WHERE active.task_name = asked.task_name
+    ) AS active
+    WHERE task.paused_at IS NULL
+),
+-- Claims whose lease expired already hold their slots: they change hands, or end.
+expired AS MATERIALIZED (
+    SELECT asked.task_name, asked.lease, expired.receipt, expired.is_used_up,
+           expired.lease_expires_at
+    FROM asked CROSS JOIN LATERAL (
+        SELECT active.receipt, active.lease_expires_at,
+               coalesce(active.delivery >= asked.deliveries, false) AS is_used_up
+        FROM planton_active AS active
+        WHERE active.task_name = asked.task_name
+          AND active.lease_expires_at <= (SELECT now FROM clock)
+        ORDER BY active.lease_expires_at, active.receipt
+        LIMIT greatest(0, least(asked."limit", asked.most - asked.live))
+        FOR UPDATE SKIP LOCKED
+    ) AS expired
+),
+used_up AS (
+    DELETE FROM planton_active
+    WHERE receipt = ANY (ARRAY(SELECT expired.receipt FROM expired WHERE expired.is_used_up))
+    RETURNING *
+),
+taken_over AS (
+    UPDATE planton_active AS active
+    SET receipt = gen_random_uuid(), delivery = active.delivery + 1, claimed_at = clock.now,
+        lease = asked.lease,
+        lease_expires_at = clock.now + least(asked.lease, active.timeout) * interval '1 second'
+    FROM clock, asked
+    WHERE active.receipt = ANY (ARRAY(
+            SELECT expired.receipt FROM expired WHERE NOT expired.is_used_up
+        ))
+      AND asked.task_name = active.task_name
+    RETURNING active.*
+),
+counted AS MATERIALIZED (
+    SELECT asked.*,
+           greatest(0, least(
+               asked."limit" - (
+                   SELECT count(*) FROM taken_over WHERE taken_over.task_name = asked.task_name
+               ),
+               asked.most - asked.active + (
+                   SELECT count(*) FROM used_up WHERE used_up.task_name = asked.task_name
+               )
+           )) AS room
+    FROM asked
+),
+-- Not one whose instruction is active: it waits for that claim to end. Not one that somebody has
+-- locked, who may be about to delete it. CASE keeps the planner from believing that hardly any row
+-- has the key and the tags: it would then read and sort the whole backlog.
+due AS MATERIALIZED (
+    SELECT due.id
+    FROM counted CROSS JOIN LATERAL (
+        SELECT pending.id FROM planton_pending AS pending
+        WHERE pending.task_name = counted.task_name
+          AND pending.run_at <= (SELECT now FROM clock)
+          AND CASE
+              WHEN pending.instruction LIKE counted.key THEN pending.tags <@ counted.tags
+              ELSE false
+          END
+          AND NOT EXISTS (
+              SELECT 1 FROM planton_active AS active
+              WHERE active.task_name = pending.task_name
+                AND active.instruction = pending.instruction
+          )
+        ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT counted.room
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+),
+-- An array, not a join: whatever the planner thinks of LIMIT, it looks up these ids one by one.
+gone AS (
+    DELETE FROM planton_pending WHERE id = ANY (ARRAY(SELECT due.id FROM due))
+    RETURNING *
+),
+claimed AS MATERIALIZED (
+    SELECT gen_random_uuid() AS receipt, gone.*, asked.lease,
+           coalesce(gone.delivery >= asked.deliveries, false) AS is_used_up
+    FROM gone JOIN asked USING (task_name)
+),
+activated AS (
+    INSERT INTO planton_active (
+        receipt, task_name, instruction, payload, priority, tags, retries, timeout, delivery,
+        error, created_at, claimed_at, lease, lease_expires_at
+    )
+    SELECT receipt, task_name, instruction, payload, priority, tags, retries, timeout,
+           delivery + 1, error, created_at, clock.now, lease,
+           clock.now + least(lease, timeout) * interval '1 second'
+    FROM claimed, clock WHERE NOT is_used_up
+),
+dead AS (
+    INSERT INTO planton_ended (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
+        created_at, claimed_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, 'dead',
+           concat_ws('; ', reason, 'the last error was: ' || error), created_at, claimed_at
+    FROM (
+        SELECT 'its lease expired and its deliveries are used up' AS reason, task_name, instruction,
+               payload, priority, tags, retries, timeout, delivery, error, created_at, claimed_at
+        FROM used_up
+        UNION ALL
+        SELECT 'its deliveries are used up', task_name, instruction, payload, priority, tags,
+               retries, timeout, delivery, error, created_at, NULL
+        FROM claimed WHERE is_used_up
+    ) AS used_up
+    WHERE %(keep)s
+)
+SELECT step, task_name, instruction, receipt::text, payload, delivery, active, room
+FROM (
+    SELECT 0 AS step, task_name, NULL AS instruction, NULL::uuid AS receipt, NULL::json AS payload,
+           NULL::integer AS delivery, counted.active,
+           counted.room - (
+               SELECT count(*) FROM claimed
+               WHERE claimed.task_name = counted.task_name AND NOT claimed.is_used_up
+           ) AS room,
+           NULL::integer AS priority, NULL::timestamptz AS run_at, NULL::bigint AS id
+    FROM counted
+    UNION ALL
+    SELECT 1, task_name, instruction, receipt, payload, delivery, NULL, NULL, NULL, NULL, NULL
+    FROM taken_over
+    UNION ALL
+    SELECT 2, task_name, instruction, receipt, payload, delivery + 1, NULL, NULL, priority, run_at,
+           id
+    FROM claimed WHERE NOT is_used_up
+) AS answer
+ORDER BY step, priority DESC, run_at, id;
+
+-- name: replan
+-- The user's statement is planned as the user has set it.
+SET LOCAL enable_bitmapscan TO DEFAULT;
+
+-- name: introduce
+INSERT INTO planton_task (task_name) SELECT unnest(%(task_names)s::text[])
+ON CONFLICT (task_name) DO NOTHING;
+
+-- name: active
+SELECT task_name, instruction FROM planton_active
+WHERE task_name = ANY (%(task_names)s::text[])
+ORDER BY claimed_at, instruction;
+
+-- name: record
+-- What the task's own source gave. It is active already, or waits for a retry, when a plain
+-- SELECT finds its row again: then it is not claimed a second time. A statement that has marked
+-- the row as claimed will not give it again: then it waits in the queue for the claim to end.
+WITH given AS (
+    SELECT given.instruction, given.number, EXISTS (
+        SELECT 1 FROM planton_active AS active
+        WHERE active.task_name = %(task_name)s AND active.instruction = given.instruction
+    ) AS is_active
+    FROM unnest(%(instructions)s::text[]) WITH ORDINALITY AS given (instruction, number)
+    WHERE NOT EXISTS (
+        SELECT 1 FROM planton_pending AS pending
+        WHERE pending.task_name = %(task_name)s AND pending.instruction = given.instruction
+    )
+),
+queued AS (
+    INSERT INTO planton_pending (task_name, instruction, retries)
+    SELECT %(task_name)s, instruction, %(retries)s FROM given
+    WHERE is_active AND %(is_marked)s ORDER BY number
+    ON CONFLICT (task_name, instruction) DO NOTHING
+)
+INSERT INTO planton_active (
+    receipt, task_name, instruction, retries, delivery, created_at, claimed_at, lease,
+    lease_expires_at
+)
+SELECT gen_random_uuid(), %(task_name)s, instruction, %(retries)s, 1, clock.now, clock.now,
+       %(lease)s::double precision,
+       clock.now + %(lease)s::double precision * interval '1 second'
+FROM given, (SELECT clock_timestamp() AS now) AS clock
+WHERE NOT is_active ORDER BY number
+ON CONFLICT (task_name, instruction) DO NOTHING
+RETURNING instruction, receipt::text, payload, delivery;
+
+-- name: fire_next
+UPDATE planton_task SET next_fire_at = %(next_fire_at)s WHERE task_name = %(task_name)s;
+
+-- name: fire_sooner
+-- The time table was changed: its next time is before the one that is kept.
+UPDATE planton_task SET next_fire_at = %(next_fire_at)s
+WHERE task_name = (
+    SELECT task.task_name FROM planton_task AS task
+    WHERE task.task_name = %(task_name)s AND task.next_fire_at > %(next_fire_at)s
+    FOR UPDATE SKIP LOCKED
+);
+
+-- name: lazily
+-- Nothing was claimed: nobody needs to wait until that is on disk.
+SET LOCAL synchronous_commit TO off;

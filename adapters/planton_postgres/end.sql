@@ -1,0 +1,86 @@
+-- What consumers report, each by its receipt, for many at once; gives the receipts that named a
+-- claim, and their tasks.
+
+-- name: heartbeat
+UPDATE planton_active AS active
+SET lease_expires_at = least(
+        clock.now + active.lease * interval '1 second',
+        active.claimed_at + active.timeout * interval '1 second'
+    )
+FROM (SELECT clock_timestamp() AS now) AS clock
+WHERE active.receipt = ANY (%(receipts)s::uuid[])
+RETURNING active.receipt::text, active.task_name;
+
+-- name: complete
+WITH given AS (
+    SELECT * FROM unnest(%(receipts)s::uuid[], %(results)s::text[]) AS given (receipt, result)
+),
+gone AS (
+    DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s::uuid[])
+    RETURNING *
+),
+remembered AS (
+    INSERT INTO planton_ended (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, status,
+        result, error, created_at, claimed_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery,
+           'succeeded', given.result::json, error, created_at, claimed_at
+    FROM gone JOIN given USING (receipt)
+    WHERE %(keep)s
+)
+SELECT receipt::text, task_name FROM gone;
+
+-- name: fail
+-- What was queued meanwhile is the same unit of work.
+WITH given AS (
+    SELECT * FROM unnest(
+        %(receipts)s::uuid[], %(errors)s::text[], %(retry_ins)s::double precision[],
+        %(retries)s::boolean[], %(lower_priorities)s::boolean[]
+    ) AS given (receipt, message, retry_in, is_to_retry, lower_priority)
+),
+gone AS (
+    DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s::uuid[])
+    RETURNING *
+),
+failed AS MATERIALIZED (
+    SELECT *, is_to_retry AND retries > 0 AS is_retried FROM gone JOIN given USING (receipt)
+),
+queued AS (
+    INSERT INTO planton_pending (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+        created_at, run_at
+    )
+    SELECT task_name, instruction, payload, priority - lower_priority::integer, tags, retries - 1,
+           timeout, delivery, message, created_at,
+           clock_timestamp() + retry_in * interval '1 second'
+    FROM failed WHERE is_retried
+    ON CONFLICT (task_name, instruction) DO NOTHING
+),
+remembered AS (
+    INSERT INTO planton_ended (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
+        created_at, claimed_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery,
+           CASE WHEN is_to_retry THEN 'dead' ELSE 'failed' END, message, created_at, claimed_at
+    FROM failed WHERE NOT is_retried AND %(keep)s
+)
+SELECT receipt::text, task_name FROM gone;
+
+-- name: release
+WITH gone AS (
+    DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s::uuid[])
+    RETURNING *
+),
+queued AS (
+    INSERT INTO planton_pending (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+        created_at, run_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+           created_at, clock_timestamp()
+    FROM gone
+    ON CONFLICT (task_name, instruction) DO NOTHING
+)
+SELECT receipt::text, task_name FROM gone;

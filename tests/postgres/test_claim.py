@@ -1,0 +1,473 @@
+"""What is special about the claim on PostgreSQL: fresh counts, locks of others, the user's SQL."""
+
+import uuid
+from functools import partial
+
+import pytest
+import trio
+from psycopg.types.json import Jsonb
+
+from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, Planton, StorageError
+from planton.testing import EventCollector
+from planton.testing._conformance_base import attempt, claim, enqueue, names, request
+from planton_postgres import PostgresStorage
+from planton_postgres._driver import TrioConnection
+from planton_postgres._statements import CLAIM
+
+TABLE = "CREATE TABLE account (id bigint PRIMARY KEY, sent_at timestamptz)"
+CLAIM_SQL = """
+UPDATE account SET sent_at = %(now)s
+WHERE id IN (SELECT id FROM account WHERE sent_at IS NULL ORDER BY id LIMIT %(limit)s)
+RETURNING id
+"""
+
+
+@pytest.fixture
+async def storage(schema_dsn, observer):
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        await observer.execute(TABLE)
+        await observer.execute("INSERT INTO account SELECT generate_series(1, 9)")
+        yield storage
+
+
+async def rows(connection, statement, parameters=None):
+    return await (await connection.execute(statement, parameters)).fetchall()
+
+
+async def blocked(observer, count=1):
+    """Wait until so many others wait for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    )
+    while (await rows(observer, query))[0][0] < count:
+        await trio.sleep(0.005)
+
+
+# The lock of a task, and what is counted under it
+
+
+WAITING_VIEW = """
+CREATE FUNCTION wait() RETURNS boolean LANGUAGE sql VOLATILE
+AS 'SELECT pg_advisory_xact_lock_shared(1) IS NOT NULL';
+ALTER TABLE planton_active RENAME TO real_active;
+CREATE VIEW planton_active AS SELECT * FROM real_active WHERE wait()
+"""
+ACTIVE = """
+INSERT INTO {} (
+    receipt, task_name, instruction, delivery, created_at, claimed_at, lease, lease_expires_at
+)
+SELECT gen_random_uuid(), 'task', '{}', 1, now(), now(), 60, now() + interval '1 minute'
+"""
+
+
+async def test_the_count_is_fresh_once_the_lock_is_held(storage, connection, observer):
+    """A claim that is committed after `lock` has looked, and before it locks, is counted."""
+    await enqueue(storage, "task", "a", "b")
+    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
+    await observer.execute(ACTIVE.format("planton_active", "y"))
+    # So that `lock` waits in the middle: it has begun to look, and has no lock yet.
+    await observer.execute(WAITING_VIEW)
+    found = []
+
+    async def claim_meanwhile():
+        found.append(await attempt(storage.queue_task("task", concurrency=2)))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            async with connection.transaction():
+                await connection.execute("SELECT FROM planton_task FOR UPDATE")
+                await connection.execute("SELECT pg_advisory_xact_lock(1)")
+                nursery.start_soon(claim_meanwhile)
+                await blocked(observer)
+                await connection.execute(ACTIVE.format("real_active", "x"))
+
+    assert [([], 2)] == [(batch.claims, batch.active) for batch in found]
+
+
+async def test_one_statement_would_have_looked_too_early(storage, connection, observer):
+    """Why there are two: what one statement sees was there before it waited for its lock."""
+    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
+    one_statement = """
+    WITH held AS MATERIALIZED (
+        SELECT task_name FROM planton_task WHERE task_name = 'task' FOR UPDATE
+    )
+    SELECT (SELECT count(*) FROM planton_ended) FROM held
+    """
+    seen = []
+    async with await TrioConnection.connect(storage.conninfo) as claimer:
+
+        async def claim_in_one():
+            seen.extend(await rows(claimer, one_statement))
+
+        async with trio.open_nursery() as nursery, connection.transaction():
+            await connection.execute("SELECT FROM planton_task FOR UPDATE")
+            nursery.start_soon(claim_in_one)
+            await blocked(observer)
+            await connection.execute(
+                "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at)"
+                " VALUES ('task', 'x', 1, 'dead', now())"
+            )
+        seen.extend(await rows(claimer, one_statement))
+
+    assert [(0,), (1,)] == seen
+
+
+async def test_what_was_skipped_by_lock_is_skipped_by_claim(storage, connection, observer):
+    """Though the lock is free by then: its count would be as old as that look."""
+    await enqueue(storage, "task", "a")
+    await claim(storage.queue_task("task"), 1)
+    await enqueue(storage, "task", "b")
+    rule = {"task_name": "task", "limit": 5, "concurrency": 5, "key": "%", "tags": [], "lease": 60}
+    parameters = {"asked": Jsonb([{**rule, "source": "queue"}]), "keep": True}
+    async with connection.transaction():
+        async with observer.transaction():
+            await observer.execute("SELECT FROM planton_task FOR UPDATE")
+            await connection.execute(CLAIM["lock"], parameters)
+
+        assert [] == await rows(connection, CLAIM["claim"], parameters)
+        await connection.execute(CLAIM["lock"], parameters)
+        assert 2 == len(await rows(connection, CLAIM["claim"], parameters))
+    assert [("",)] == await rows(connection, "SELECT current_setting('planton.held')")
+
+
+async def test_a_default_isolation_of_the_users_is_no_danger(schema_dsn, observer):
+    """The claim says which one it needs."""
+    dsn = f"{schema_dsn} options='-c default_transaction_isolation=serializable'"
+    name = schema_dsn.rpartition("search_path=")[2].strip("'")
+    dsn = dsn.replace("options='-c ", f"options='-csearch_path={name} -c ")
+    async with PostgresStorage(dsn) as storage, PostgresStorage(dsn) as other:
+        await storage.migrate()
+        await enqueue(storage, "task", *map(str, range(40)))
+        tasks = [each.queue_task("task", concurrency=40) for each in (storage, other)]
+        seen, errors = [], []
+
+        async def work(task):
+            for _ in range(20):
+                try:
+                    seen.extend(names(await claim(task, 1)))
+                except StorageError as error:  # pragma: no cover
+                    errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(work, task)
+
+    assert [] == errors
+    assert len(set(seen)) == len(seen)
+
+
+async def test_an_idle_or_saturated_task_writes_nothing(storage, observer):
+    """No lock, no transaction id: nothing to flush however often it polls."""
+    await enqueue(storage, "task", "a", "b")
+    task = storage.queue_task("task")
+    await claim(task)
+    idle = storage.queue_task("idle")
+    await claim(idle)
+    before = await rows(observer, "SELECT pg_current_xact_id()")
+    for _ in range(10):
+        await claim(task)
+        await claim(idle)
+    after = await rows(observer, "SELECT pg_current_xact_id()")
+
+    assert 1 == int(after[0][0]) - int(before[0][0])
+
+
+async def test_rows_that_somebody_has_locked_are_left_for_later(storage, connection):
+    """Who has them may be about to delete them."""
+    await enqueue(storage, "task", "a", "b")
+    task = storage.queue_task("task", concurrency=2)
+    async with connection.transaction():
+        await connection.execute("DELETE FROM planton_pending WHERE instruction = 'a'")
+
+        assert ["b"] == names(await claim(task))
+    assert [] == await claim(task)
+
+
+# Blocked, timed out, cancelled, killed
+
+TABLES = ("planton_task", "planton_active", "planton_pending", "planton_ended", "account")
+
+
+async def fill(storage, observer):
+    """One that is expired, one that is used up, one that is queued, and the user's rows."""
+    await enqueue(storage, "task", "used up", "expired")
+    await claim(storage.queue_task("first", lease=0.001))
+    await observer.execute(
+        "INSERT INTO planton_active (receipt, task_name, instruction, delivery, created_at,"
+        " claimed_at, lease, lease_expires_at)"
+        " SELECT gen_random_uuid(), task_name, instruction,"
+        " CASE instruction WHEN 'used up' THEN 5 ELSE 1 END, now(), now(), 1, now()"
+        " FROM planton_pending"
+    )
+    await observer.execute("DELETE FROM planton_pending")
+    await enqueue(storage, "task", "queued")
+    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
+    return storage.claim_task("task", sql=CLAIM_SQL, concurrency=4, deliveries=5)
+
+
+async def assert_nothing_changed(storage, observer):
+    found = await rows(observer, "SELECT instruction, status FROM planton_instruction ORDER BY 1")
+
+    assert [("expired", "running"), ("queued", "queued"), ("used up", "running")] == found
+    assert [(0,)] == await rows(observer, "SELECT count(sent_at) FROM account")
+    task = storage.claim_task("task 2", sql=CLAIM_SQL)
+    assert ["1"] == names(await claim(task)), "the connections are usable"
+
+
+async def assert_all_is_claimed(task, observer):
+    claims = await claim(task)
+
+    assert ["expired", "queued", "1", "2"] == names(claims)
+    assert [("used up",)] == await rows(observer, "SELECT instruction FROM planton_ended")
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_a_blocked_claim_goes_on_when_it_can(storage, connection, observer, table):
+    """Each table that it reads or writes, locked by somebody's open transaction in turn."""
+    task = await fill(storage, observer)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery, connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            nursery.start_soon(assert_all_is_claimed, task, observer)
+            await blocked(observer)
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_a_claim_that_is_blocked_for_too_long_is_undone(
+    schema_dsn, storage, connection, observer, table
+):
+    """It says where to look; afterwards everything is as before."""
+    task = await fill(storage, observer)
+    async with PostgresStorage(schema_dsn, statement_timeout=0.15) as hasty:
+        late = hasty.claim_task("task", sql=CLAIM_SQL, concurrency=4, deliveries=5)
+        with trio.fail_after(10):
+            async with connection.transaction():
+                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                with pytest.raises(StorageError, match="statement_timeout"):
+                    await claim(late)
+        await assert_nothing_changed(hasty, observer)
+    await observer.execute("UPDATE account SET sent_at = NULL")
+    await assert_all_is_claimed(task, observer)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("function", ("pg_cancel_backend", "pg_terminate_backend"))
+async def test_a_claim_whose_backend_is_ended_is_undone(
+    storage, connection, observer, table, function
+):
+    """By an administrator; the next attempt has a connection again."""
+    task = await fill(storage, observer)
+    with trio.fail_after(10):
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect_storage_error, task)
+                await blocked(observer)
+                await observer.execute(
+                    f"SELECT {function}(pid) FROM pg_stat_activity"
+                    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                )
+    await assert_nothing_changed(storage, observer)
+
+
+async def expect_storage_error(task):
+    with pytest.raises(StorageError):
+        await claim(task)
+
+
+async def test_a_cancelled_statement_of_the_users_is_undone_at_once(storage, connection, observer):
+    """It may wait for the user's own locks; nobody waits for it longer than asked."""
+    task = await fill(storage, observer)
+    with trio.fail_after(10):
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(claim, task)
+                await blocked(observer)
+                nursery.cancel_scope.cancel()
+    await assert_nothing_changed(storage, observer)
+
+
+async def test_a_cancelled_claim_of_many_gives_what_was_committed(storage, connection, observer):
+    """One waits for a lock of the user's and is undone; the other has claimed and is heard."""
+    await observer.execute("CREATE TABLE slow (id bigint)")
+    tasks = [
+        storage.claim_task("task", sql=CLAIM_SQL),
+        storage.claim_task("slow", sql="SELECT id FROM slow LIMIT %(limit)s"),
+    ]
+    for task in tasks:
+        await claim(task)
+    await observer.execute("DELETE FROM planton_active")
+    answers = []
+
+    async def claim_both():
+        answers.extend(await tasks[0].schedule.many([request(task) for task in tasks]))
+
+    with trio.fail_after(10):
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE slow IN ACCESS EXCLUSIVE MODE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(claim_both)
+                await blocked(observer)
+                while not await storage.get_active_instructions("task"):
+                    await trio.sleep(0.005)
+                nursery.cancel_scope.cancel()
+
+    assert [["2"], []] == [names(answer.claims) for answer in answers]
+
+
+async def test_one_that_fails_does_not_undo_the_others(storage):
+    """Each has its own transaction, and its own answer."""
+    tasks = [
+        storage.claim_task("good", sql=CLAIM_SQL),
+        storage.claim_task("bad", sql="SELECT 1 / 0 LIMIT %(limit)s"),
+    ]
+    good, bad = await tasks[0].schedule.many([request(task) for task in tasks])
+
+    assert ["1"] == names(good.claims)
+    assert isinstance(bad, InvalidQueryError)
+    assert "division by zero" in str(bad)
+
+
+async def test_reports_get_through_while_claims_are_blocked(schema_dsn, storage, connection):
+    """One connection is left for them."""
+    await enqueue(storage, "queue", "a")
+    (claimed,) = await claim(storage.queue_task("queue"))
+    async with PostgresStorage(schema_dsn, pool_size=2) as small:
+        tasks = [small.claim_task(f"t{i}", sql=CLAIM_SQL) for i in range(3)]
+        with trio.fail_after(5):
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+                async with trio.open_nursery() as nursery:
+                    for task in tasks:
+                        nursery.start_soon(partial(claim, task))
+                    done = await small.complete(claimed.receipt)
+                    nursery.cancel_scope.cancel()
+
+    assert (claimed.receipt,) == done.applied
+
+
+# The user's statement
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    (
+        ("SELECT id FROM account", "lacks the parameter %(limit)s"),
+        ("SELECT id FROM account -- LIMIT %(limit)s", "lacks the parameter %(limit)s"),
+        ("SELECT '%(limit)s' FROM account", "lacks the parameter %(limit)s"),
+        ("SELECT id FROM account WHERE id > %(least)s LIMIT %(limit)s", "%(least)s"),
+        ("SELECT id FROM account WHERE 'a' LIKE 'a%' LIMIT %(limit)s", "write %% for"),
+        ("SELECT id FROM account LIMIT %s", "lacks the parameter %(limit)s"),
+        ("", "lacks"),
+    ),
+)
+async def test_sql_that_cannot_be_used_is_refused_when_the_task_is_made(schema_dsn, sql, problem):
+    """Without a connection; it names the task and the remedy."""
+    storage = PostgresStorage(schema_dsn)
+    with pytest.raises(InvalidQueryError, match="send") as caught:
+        storage.claim_task("send", sql=sql)
+
+    assert problem in str(caught.value)
+    storage.claim_task("send", sql="SELECT id FROM account WHERE 'a' LIKE 'a%%' LIMIT %(limit)s")
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    (
+        ("SELEC id FROM account LIMIT %(limit)s", "syntax error"),
+        ("SELECT id FROM acount LIMIT %(limit)s", 'relation "acount" does not exist'),
+        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s", "it gives none"),
+        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING id, id * 2 AS two",
+         "it gives id, two"),
+        ("UPDATE account SET sent_at = now() WHERE %(limit)s > 0 RETURNING id", "gave 9"),
+        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING NULL", "NULL"),
+        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING id; SELECT 1",
+         "multiple commands"),
+    ),
+)  # fmt: skip
+async def test_a_statement_that_gives_nonsense_is_undone(storage, observer, sql, problem):
+    """Nothing is claimed, and the error says why."""
+    with pytest.raises(InvalidQueryError) as caught:
+        await claim(storage.claim_task("send", sql=sql, concurrency=2))
+
+    assert problem in str(caught.value)
+    assert [(0,)] == await rows(observer, "SELECT count(sent_at) FROM account")
+    assert [] == await storage.get_active_instructions("send")
+
+
+async def test_a_statement_that_claims_nothing_keeps_what_it_has_changed(storage, observer):
+    """It may mark rows that are not to be worked on."""
+    sql = """
+    WITH skipped AS (UPDATE account SET sent_at = now() WHERE id = 1 RETURNING id)
+    SELECT id FROM skipped WHERE false LIMIT %(limit)s
+    """
+
+    assert [] == await claim(storage.claim_task("send", sql=sql))
+    assert [(1,)] == await rows(observer, "SELECT count(sent_at) FROM account")
+
+
+async def test_active_instructions_are_text_even_if_there_are_none(storage):
+    """An empty list has a type, too."""
+    sql = """
+    SELECT id FROM account WHERE id <> ALL (%(active)s::bigint[]) ORDER BY id LIMIT %(limit)s
+    """
+    task = storage.claim_task("send", sql=sql, concurrency=4)
+
+    assert [["1", "2"], ["3", "4"]] == [names(await claim(task, 2)) for _ in range(2)]
+
+
+# Reports
+
+
+@pytest.mark.parametrize("receipt", ("", "abc", "1", str(uuid.uuid4()).upper()))
+async def test_a_malformed_receipt_is_an_error(storage, receipt):
+    """It cannot be one of ours."""
+    with pytest.raises(InvalidArgumentError, match="receipt"):
+        await storage.complete(receipt)
+
+
+async def test_reports_that_come_together_share_a_statement(storage, observer):
+    """A hundred consumers that end at the same time do not commit a hundred times."""
+    await enqueue(storage, "task", *map(str, range(100)))
+    claims = await claim(storage.queue_task("task", concurrency=100))
+    before = await rows(observer, "SELECT pg_current_xact_id()")
+    async with trio.open_nursery() as nursery:
+        for number, each in enumerate(claims):
+            nursery.start_soon(storage.complete, each.receipt, number)
+    after = await rows(observer, "SELECT pg_current_xact_id()")
+    found = await storage.find(status="succeeded")
+
+    assert int(after[0][0]) - int(before[0][0]) <= 4
+    assert [(str(i), i) for i in range(100)] == sorted(
+        ((each.instruction, each.result) for each in found), key=lambda pair: pair[1]
+    )
+
+
+async def test_retention_zero_keeps_no_history(schema_dsn):
+    """Whatever the end."""
+    async with PostgresStorage(schema_dsn, retention=0) as storage:
+        await storage.migrate()
+        await enqueue(storage, "task", "a", "b")
+        a, b = await claim(storage.queue_task("task", concurrency=2))
+        await storage.complete(a.receipt)
+        await storage.fail(b.receipt, "broken")
+
+        assert [] == await storage.find()
+
+
+async def test_the_dispatcher_and_the_storage_together(storage):
+    """Freed slots are filled at once."""
+    task = storage.claim_task("send", sql=CLAIM_SQL, delay=3600)
+    planton = Planton(tasks=[task], services=[storage.serve])
+    seen = EventCollector(planton)
+    with trio.fail_after(10):
+        async with planton:
+            planton.wake()
+            for number in range(9):
+                events = await seen.wait_for(InstructionEvent, number + 1)
+                await storage.complete(events[number].receipt)
+
+    assert list("123456789") == seen.instructions

@@ -1,0 +1,181 @@
+"""What every storage promises, on PostgreSQL."""
+
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+import trio
+
+from planton.testing import StorageConformance
+from planton.testing._conformance_base import claim, enqueue, names, receipts
+from planton.testing._conformance_cron import hourly
+from planton_postgres import PostgresStorage
+from planton_postgres._driver import TrioConnection
+
+CLAIM = """
+UPDATE user_account SET email_sent_at = %(now)s
+WHERE id IN (
+    SELECT id FROM user_account WHERE email_sent_at IS NULL
+    ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+RETURNING id
+"""
+SELECT = """
+SELECT id FROM user_account WHERE id::text <> ALL (%(active)s) ORDER BY id LIMIT %(limit)s
+"""
+SET_BACK = """
+UPDATE planton_pending SET run_at = run_at - %(by)s, created_at = created_at - %(by)s;
+UPDATE planton_active SET created_at = created_at - %(by)s, claimed_at = claimed_at - %(by)s,
+    lease_expires_at = lease_expires_at - %(by)s;
+UPDATE planton_ended SET created_at = created_at - %(by)s, claimed_at = claimed_at - %(by)s,
+    ended_at = ended_at - %(by)s;
+UPDATE planton_task SET next_fire_at = next_fire_at - %(by)s
+"""
+
+
+class TestPostgresStorage(StorageConformance):
+    has_transactions = True
+    has_locks = True
+    has_sql = True
+    claim_sql = CLAIM
+    select_sql = SELECT
+
+    @pytest.fixture
+    async def storage(self, schema_dsn):
+        async with PostgresStorage(schema_dsn) as storage:
+            await storage.migrate()
+            await self._do(
+                storage,
+                "CREATE TABLE user_account (id bigint PRIMARY KEY, email_sent_at timestamptz)",
+            )
+            yield storage
+
+    @pytest.fixture
+    async def other(self, storage):
+        async with PostgresStorage(storage.conninfo) as other:
+            yield other
+
+    async def advance(self, storage, seconds):
+        statements = SET_BACK.replace("%(by)s", f"interval '{float(seconds)} seconds'")
+        await self._do(storage, statements)
+
+    @asynccontextmanager
+    async def transaction(self, storage):
+        async with await TrioConnection.connect(storage.conninfo) as connection:
+            async with connection.transaction():
+                yield connection
+
+    @asynccontextmanager
+    async def locked(self, storage, task_name):
+        await self._do(
+            storage,
+            "INSERT INTO planton_task (task_name) VALUES (%s) ON CONFLICT DO NOTHING",
+            task_name,
+        )
+        async with self.transaction(storage) as connection:
+            await connection.execute(
+                "SELECT FROM planton_task WHERE task_name = %s FOR UPDATE", [task_name]
+            )
+            yield
+
+    async def add_rows(self, storage, *ids):
+        await self._do(
+            storage,
+            "INSERT INTO user_account SELECT unnest(%s::bigint[]) "
+            "ON CONFLICT (id) DO UPDATE SET email_sent_at = NULL",
+            list(ids),
+        )
+
+    async def remove_rows(self, storage, *ids):
+        await self._do(storage, "DELETE FROM user_account WHERE id = ANY (%s)", list(ids))
+
+    async def insert(self, storage, task_name, instruction):
+        await self._do(
+            storage,
+            "INSERT INTO planton_pending (task_name, instruction) VALUES (%s, %s)",
+            task_name,
+            instruction,
+        )
+
+    # What is special: who finds the row of a task locked by another dispatcher does not wait, but
+    # goes away empty and comes again. So it may take more than one round to get all.
+
+    async def test_two_dispatchers_keep_one_cap(self, storage, other):
+        """However many claim at the same time, nobody gets what another has."""
+        await enqueue(storage, "task", *map(str, range(12)))
+        tasks = [each.queue_task("task", concurrency=3) for each in (storage, other)]
+        seen = []
+        while len(seen) < 12:
+            claimed = await claim_at_once(tasks * 3)
+            seen += names(claimed)
+
+            assert 3 >= len(await storage.get_active_instructions("task"))
+            await other.complete(receipts(claimed))
+
+        assert sorted(map(str, range(12))) == sorted(seen)
+
+    async def test_each_fire_time_is_claimed_once_in_the_fleet(self, storage, other):
+        """However many dispatchers have the task and claim at the same time."""
+        _, expression = await hourly(storage)
+        options = {"misfire": "all", "concurrency": 20}
+        tasks = [each.cron_task("cron", expression, **options) for each in (storage, other)]
+        for task in tasks:
+            await claim(task)
+        await self.advance(storage, 10 * 3600)
+        seen = []
+        while claims := await claim_at_once(tasks * 4):
+            seen += names(claims)
+
+        assert 10 == len(seen) == len(set(seen))
+
+    async def _do(self, storage, statement, *parameters):
+        async with await TrioConnection.connect(storage.conninfo) as connection:
+            await connection.execute(statement, parameters or None)
+
+
+async def claim_at_once(tasks):
+    """Let all of them claim two at the same time; at least one gets what there is."""
+    claimed = []
+
+    async def one(task):
+        claimed.extend(await claim(task, 2))
+
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(one, task)
+    return claimed
+
+
+async def test_a_transaction_of_a_sync_connection_is_joined(storage):
+    """What a Django or Flask program has at hand."""
+    with psycopg.connect(storage.conninfo) as connection:
+        assert await storage.enqueue("task", "kept", connection=connection)
+    with psycopg.connect(storage.conninfo) as connection:
+        await storage.enqueue("task", "undone", connection=connection)
+        connection.rollback()
+
+    assert ["kept"] == [found.instruction for found in await storage.find()]
+    with pytest.raises(ValueError, match=r"psycopg\.Connection"):
+        await storage.enqueue("task", "a", connection="postgresql://")
+
+
+@pytest.fixture
+async def storage(schema_dsn):
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        yield storage
+
+
+async def test_many_processes_migrate_at_once(schema_dsn):
+    """One applies, the others wait and find it done."""
+    applied = []
+
+    async def migrate():
+        async with PostgresStorage(schema_dsn) as storage:
+            applied.append(await storage.migrate())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(migrate)
+
+    assert [0] * 7 + [1] == sorted(applied)

@@ -1,0 +1,493 @@
+"""What a cancellation leaves behind: a usable connection, and an outcome told as it is.
+
+On trio a cancellation is a level: in a cancelled scope every wait raises, those of the cleaning up
+as well.
+"""
+
+import random
+import signal
+import time
+from functools import partial
+
+import psycopg
+import pytest
+import trio
+from psycopg.pq import TransactionStatus
+
+from planton_postgres._driver import TrioConnection
+
+RUNS = pytest.mark.parametrize("runs", (150, pytest.param(3000, marks=pytest.mark.slow)))
+
+
+async def assert_usable(connection):
+    """It is in nothing, and the next answer is that of the next statement."""
+    assert TransactionStatus.IDLE == connection.info.transaction_status
+    assert ("next",) == await (await connection.execute("SELECT 'next'")).fetchone()
+
+
+async def count_busy(observer):
+    """How many other connections to this database execute something now."""
+    cursor = await observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle'"
+        " AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return (await cursor.fetchone())[0]
+
+
+async def test_a_cancelled_query_ends_at_once_here_and_on_the_server(connection, observer):
+    """Nobody waits for what nobody wants any more."""
+    started = trio.current_time()
+    with trio.move_on_after(0.05) as scope:
+        await connection.execute("SELECT pg_sleep(10)")
+
+    assert scope.cancelled_caught
+    assert trio.current_time() - started < 1
+    assert 0 == await count_busy(observer)
+    await assert_usable(connection)
+
+
+async def test_in_a_cancelled_scope_nothing_is_sent(connection):
+    """A statement that was not begun cannot be in doubt."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await connection.execute("INSERT INTO t VALUES (1)")
+
+    assert scope.cancelled_caught
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_a_statement_cancelled_in_a_transaction_is_rolled_back_with_it(connection):
+    """Trap 1: the ROLLBACK is sent and awaited, though the scope is cancelled."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.move_on_after(0.05):
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+            await connection.execute("SELECT pg_sleep(10)")
+
+    await assert_usable(connection)
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_a_transaction_cancelled_between_statements_is_rolled_back(connection):
+    """Trap 1, where no statement is in hand."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.move_on_after(0.05):
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+            await trio.sleep_forever()
+
+    await assert_usable(connection)
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_a_cancelled_pipeline_is_drained(connection, observer):
+    """Trap 1: the connection leaves pipeline mode; the server stops the statement that it is at."""
+    started = trio.current_time()
+    with trio.move_on_after(0.05):
+        async with connection.pipeline():
+            await connection.execute("SELECT pg_sleep(10)")
+            await connection.execute("CREATE TABLE t (i int)")
+
+    assert trio.current_time() - started < 1
+    assert (None,) == await (await observer.execute("SELECT to_regclass('t')")).fetchone()
+    await assert_usable(connection)
+
+
+async def test_a_pipeline_cancelled_between_statements_is_drained(connection):
+    """Trap 1: the server is still busy with the first when the block is left."""
+    started = trio.current_time()
+    with trio.move_on_after(0.05):
+        async with connection.pipeline():
+            await connection.execute("SELECT pg_sleep(10)")
+            await trio.sleep_forever()
+
+    assert trio.current_time() - started < 1
+    await assert_usable(connection)
+
+
+async def test_a_cancelled_transaction_in_a_pipeline_is_rolled_back(connection):
+    """Trap 1, for both blocks at once."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.move_on_after(0.05):
+        async with connection.pipeline(), connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+            await connection.execute("SELECT pg_sleep(10)")
+
+    await assert_usable(connection)
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_a_pipeline_that_shares_its_connection_is_drained_when_cancelled(connection, nursery):
+    """Trap 1, where the lock that the cleaning up needs is wanted by others."""
+    async with trio.open_nursery() as others:
+
+        async def ask_again_and_again() -> None:
+            while True:
+                await connection.execute("SELECT 1")
+
+        with trio.move_on_after(0.05):
+            async with connection.pipeline():
+                for _ in range(3):
+                    others.start_soon(ask_again_and_again)
+                while True:
+                    await connection.execute("SELECT 2")
+                    await trio.lowlevel.checkpoint()
+        others.cancel_scope.cancel()
+
+    await assert_usable(connection)
+
+
+async def test_a_cancelled_server_cursor_is_closed_on_the_server(connection):
+    """Trap 1: a cursor WITH HOLD would stay until the connection is closed."""
+    with trio.move_on_after(0.05):
+        async with connection.cursor("mine", withhold=True) as cursor:
+            await cursor.execute("SELECT generate_series(1, 10)")
+            await trio.sleep_forever()
+
+    assert (0,) == await (await connection.execute("SELECT count(*) FROM pg_cursors")).fetchone()
+    await assert_usable(connection)
+
+
+@pytest.mark.parametrize("size", (1, 2_000_000))
+async def test_a_query_cancelled_while_it_is_sent_or_answered_leaves_no_rest(connection, size):
+    """What is half sent is sent to its end, and what is half read is read to its end."""
+    text = "x" * size
+    for limit in (0, 0.001, 0.003, 0.01, 0.03):
+        with trio.move_on_after(limit):
+            await connection.execute("SELECT %s, pg_sleep(10), %s", (text, text))
+        await assert_usable(connection)
+
+
+async def test_a_cancelled_copy_and_stream_leave_the_connection_usable(connection, caplog):
+    """psycopg's own clean-ups work in a cancelled scope, and find nothing to warn of."""
+    await connection.execute("CREATE TABLE t (text text)")
+    cursor = connection.cursor()
+    with trio.move_on_after(0.05):
+        async with cursor.copy("COPY t FROM STDIN") as copy:
+            while True:
+                await copy.write_row(("x" * 1000,))
+    await assert_usable(connection)
+    with trio.move_on_after(0.05):
+        async with cursor.copy("COPY (SELECT generate_series(1, 1000000000)) TO STDOUT") as copy:
+            async for _ in copy:
+                pass
+    await assert_usable(connection)
+    assert [] == caplog.records
+    with trio.move_on_after(0.05):
+        async for _ in cursor.stream("SELECT generate_series(1, 1000000000)", size=1000):
+            pass
+    await assert_usable(connection)
+    with trio.move_on_after(0.05):
+        await cursor.executemany("SELECT pg_sleep(%s)", [(0.01,)] * 1000)
+    await assert_usable(connection)
+    assert [] == await (await connection.execute("SELECT text FROM t")).fetchall()
+
+
+@pytest.mark.parametrize("direction", ("FROM STDIN", "TO STDOUT"))
+async def test_a_copy_cancelled_before_its_block_is_entered_is_ended(proxy, nursery, direction):
+    """The server has begun to copy; nobody has taken it up, and nobody would end it."""
+    async with await TrioConnection.connect(proxy.dsn) as connection:
+        await connection.execute("CREATE TABLE t AS SELECT generate_series(1, 100000)")
+        with trio.move_on_after(0.05) as scope:
+            proxy.block()
+            nursery.start_soon(call_later, proxy.unblock, 0.1)
+            async with connection.cursor().copy(f"COPY t {direction}"):
+                pytest.fail("entered")
+
+        assert scope.cancelled_caught
+        await assert_usable(connection)
+
+
+async def call_later(function, seconds):
+    await trio.sleep(seconds)
+    function()
+
+
+async def test_a_cancelled_pipeline_does_not_forget_what_it_was_to_prepare(connection):
+    """psycopg counts on a statement as prepared once it is queued, so then it is sent as well."""
+    connection.prepare_threshold = 0
+    for _ in range(2):
+        with trio.move_on_after(0.01):
+            async with connection.pipeline():
+                time.sleep(0.02)  # the time is over, which trio finds out after it is queued
+                await connection.execute("SELECT 1")
+        with trio.move_on_after(0.01):
+            time.sleep(0.02)
+            await connection.cursor().executemany("SELECT %s::int", [(1,), (2,)])
+        await assert_usable(connection)
+    async with connection.pipeline():
+        cursor = await connection.execute("SELECT 1")
+
+    assert (1,) == await cursor.fetchone()
+    await connection.cursor().executemany("SELECT %s::int", [(1,), (2,)])
+
+
+@RUNS
+async def test_a_cancellation_at_any_moment_never_gives_a_wrong_answer(connection, runs):
+    """A late answer, or a late cancel request, would strike a statement that comes after."""
+    draw = random.Random(1)
+    wrong = []
+    for i in range(runs):
+        pause, size = draw.choice((0, 0, 0.001)), draw.choice((1, 100_000))
+        with trio.move_on_after(draw.choice((0, 0.0001, 0.0003, 0.0006, 0.001, 0.003))):
+            cursor = await connection.execute(
+                "SELECT %s::int, pg_sleep(%s), repeat('x', %s)", (i, pause, size)
+            )
+            wrong += [i] if (await cursor.fetchone())[0] != i else []
+        cursor = await connection.execute("SELECT %s::int", (-i,))
+        wrong += [-i] if await cursor.fetchone() != (-i,) else []
+
+    assert [] == wrong
+    assert not connection.closed
+
+
+INSERT = "INSERT INTO t SELECT %s FROM pg_sleep(%s)"
+
+
+async def insert_alone(connection, *parameters):
+    await connection.execute(INSERT, parameters)
+
+
+async def insert_in_transaction(connection, *parameters):
+    async with connection.transaction():
+        await connection.execute(INSERT, parameters)
+
+
+async def insert_in_pipeline(connection, *parameters):
+    async with connection.pipeline():
+        await connection.execute(INSERT, parameters)
+
+
+async def insert_in_both(connection, *parameters):
+    async with connection.pipeline(), connection.transaction():
+        await connection.execute(INSERT, parameters)
+
+
+@RUNS
+@pytest.mark.parametrize(
+    "insert", (insert_alone, insert_in_transaction, insert_in_pipeline, insert_in_both)
+)
+async def test_what_is_reported_cancelled_is_not_committed(connection, runs, insert):
+    """Trap 3: what was committed is reported done, and nothing else is."""
+    await connection.execute("CREATE TABLE t (i int)")
+    draw = random.Random(3)
+    done = []
+    for i in range(runs):
+        with trio.move_on_after(draw.uniform(0, 0.004)):
+            await insert(connection, i, draw.choice((0, 0.001, 0.002, 0.1)))
+            done.append(i)
+    cursor = await connection.execute("SELECT i FROM t ORDER BY i")
+
+    assert 0 < len(done) < runs
+    assert done == [i for (i,) in await cursor.fetchall()]
+    assert not connection.closed
+
+
+# A statement that a cancel request does not keep from success.
+UNDETERRED = """DO $$ BEGIN
+    INSERT INTO t VALUES (1);
+    BEGIN PERFORM pg_sleep(10); EXCEPTION WHEN query_canceled THEN NULL; END;
+END $$"""
+
+
+async def test_a_statement_that_succeeds_all_the_same_is_reported_done(connection):
+    """Trap 3 without luck: what is asked to be cancelled may be beyond it."""
+    await connection.execute("CREATE TABLE t (i int)")
+    done = False
+    with trio.move_on_after(0.05) as scope:
+        await connection.execute(UNDETERRED)
+        done = True
+        await trio.lowlevel.checkpoint()
+
+    assert done
+    assert scope.cancelled_caught
+    assert [(1,)] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def make_commit_slow(connection, seconds):
+    """Let every COMMIT after an INSERT into the new table t take that long."""
+    await connection.execute(
+        f"CREATE TABLE t (i int); CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        f" 'BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END';"
+        f" CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED"
+        f" FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+
+
+async def test_a_commit_under_way_is_awaited_and_reported_done(connection, observer):
+    """Trap 3 without luck: the cancellation comes while the server commits."""
+    await make_commit_slow(connection, 0.2)
+    done = False
+    with trio.move_on_after(0.1) as scope:
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+        done = True
+        await trio.lowlevel.checkpoint()
+
+    assert done
+    assert scope.cancelled_caught
+    assert [(1,)] == await (await observer.execute("SELECT i FROM t")).fetchall()
+    await assert_usable(connection)
+
+
+async def test_a_commit_without_a_cancellation_has_no_time_limit(connection, observer):
+    """Only who does not want to wait any longer has to be spared it."""
+    await make_commit_slow(connection, 0.2)
+    connection.settle_limit = 0.05
+    async with connection.transaction():
+        await connection.execute("INSERT INTO t VALUES (1)")
+
+    assert [(1,)] == await (await observer.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_a_commit_that_does_not_end_closes_the_connection(connection, caplog):
+    """Then its outcome is not known, and a warning says why."""
+    await make_commit_slow(connection, 2)
+    connection.settle_limit = 0.05
+    started = trio.current_time()
+    with trio.move_on_after(0.05) as scope:
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+
+    assert scope.cancelled_caught
+    assert trio.current_time() - started < 1
+    assert connection.closed
+    assert "no answer for 0.05 s after a cancellation" in caplog.text
+
+
+async def test_a_server_that_does_not_answer_a_cancel_request_loses_the_connection(proxy, caplog):
+    """Cancelling takes a limited time, whatever the server does."""
+    connection = await TrioConnection.connect(proxy.dsn)
+    connection.cancel_limit = 0.1
+    started = trio.current_time()
+    with trio.move_on_after(0.1) as scope:
+        proxy.block()
+        await connection.execute("SELECT 1")
+
+    assert scope.cancelled_caught
+    assert trio.current_time() - started < 1
+    assert connection.closed
+    assert "a cancelled statement did not end within 0.1 s" in caplog.text
+
+
+async def test_a_server_that_takes_no_cancel_request_loses_the_connection(
+    schema_dsn, proxy, caplog
+):
+    """What cannot be cancelled is not waited for."""
+    connection = await TrioConnection.connect(proxy.dsn)
+    with trio.move_on_after(0.1) as scope:
+        proxy.refuse()
+        await connection.execute("SELECT pg_sleep(2)")
+
+    assert scope.cancelled_caught
+    assert connection.closed
+    assert "could not be cancelled" in caplog.text
+
+
+async def test_a_server_that_dies_while_it_is_asked_to_cancel_does_not_hide_the_cancellation(
+    connection, observer
+):
+    """Whoever is cancelled is told that, and finds the connection closed."""
+    with trio.move_on_after(0.05) as scope:
+        pid = connection.info.backend_pid
+        async with connection.pipeline():
+            await connection.execute("SELECT pg_sleep(10)")
+            await observer.execute("SELECT pg_terminate_backend(%s, 1000)", (pid,))
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert connection.closed
+
+
+async def test_cancel_safe_cancels_the_statement_of_another_task(connection, nursery):
+    """It is psycopg's way to cancel, and works on trio too."""
+    ended = trio.Event()
+
+    async def ask() -> None:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await connection.execute("SELECT pg_sleep(10)")
+        ended.set()
+
+    nursery.start_soon(ask)
+    await trio.sleep(0.05)
+    await connection.cancel_safe()
+    with trio.fail_after(1):
+        await ended.wait()
+    await assert_usable(connection)
+
+
+async def test_cancel_safe_has_a_time_limit_and_leaves_a_closed_connection_alone(proxy):
+    """A server that hangs is an error, a connection that is closed has nothing to cancel."""
+    connection = await TrioConnection.connect(proxy.dsn)
+    proxy.block()
+    with pytest.raises(psycopg.errors.CancellationTimeout):
+        await connection.cancel_safe(timeout=0.05)
+    await connection.close()
+    await connection.cancel_safe()
+
+
+async def test_a_transaction_that_cannot_get_the_lock_to_roll_back_closes_the_connection(
+    connection, nursery, caplog
+):
+    """Another task that shares the connection cannot keep a cancelled one for ever."""
+    connection.settle_limit = 0.05
+
+    async def keep_busy() -> None:
+        with pytest.raises(psycopg.OperationalError):
+            await connection.execute("SELECT pg_sleep(2)")
+
+    started = trio.current_time()
+    with trio.move_on_after(0.05):
+        async with connection.transaction():
+            nursery.start_soon(keep_busy)
+            await trio.sleep_forever()
+
+    assert trio.current_time() - started < 1
+    assert connection.closed
+    assert "another task held it" in caplog.text
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises, also where the tests run in the background and it would be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_ends_the_statement_and_is_not_lost(schema_dsn):
+    """Unlike a cancellation it is told once, so no late success of the statement may hide it."""
+
+    @trio.lowlevel.enable_ki_protection  # so that it is the main task that is interrupted
+    async def press_ctrl_c() -> None:
+        await trio.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
+
+    async def insert(connection) -> None:
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (2)")
+
+    async def assert_interrupted(nursery, work) -> None:
+        nursery.start_soon(press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            await work()
+
+    async def main() -> None:
+        async with (
+            await TrioConnection.connect(schema_dsn) as connection,
+            trio.open_nursery() as nursery,
+        ):
+            await connection.execute("CREATE TABLE t (i int)")
+            await assert_interrupted(nursery, partial(connection.execute, "SELECT pg_sleep(10)"))
+            await assert_interrupted(nursery, partial(connection.execute, UNDETERRED))
+            await connection.execute("DROP TABLE t")
+            await make_commit_slow(connection, 0.1)
+            await assert_interrupted(nursery, partial(insert, connection))
+
+            cursor = await connection.execute("SELECT i FROM t")
+            assert [(2,)] == await cursor.fetchall()
+            await assert_usable(connection)
+
+    trio.run(main)

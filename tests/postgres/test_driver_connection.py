@@ -1,0 +1,354 @@
+"""What a connection does when nothing is cancelled."""
+
+import socket
+
+import psycopg
+import pytest
+import trio
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
+
+from planton_postgres._driver import StatementTimeout, TrioConnection
+
+
+async def test_connects_through_the_socket_or_address_of_the_conninfo(postgres_dsn):
+    """A plain conninfo is enough, and parameters beside it win over it."""
+    async with await TrioConnection.connect(postgres_dsn, application_name="mine") as connection:
+        cursor = await connection.execute("SELECT current_setting('application_name')")
+
+        assert ("mine",) == await cursor.fetchone()
+
+
+@pytest.mark.parametrize("host", ("127.0.0.1", "localhost"))
+async def test_connects_over_tcp_by_address_and_by_name(proxy, host):
+    """Names are resolved, addresses are taken as they are."""
+    async with await TrioConnection.connect(proxy.dsn, host=host) as connection:
+        cursor = await connection.execute("SELECT 1")
+
+        assert (1,) == await cursor.fetchone()
+
+
+async def test_goes_on_to_the_next_host_when_one_refuses_or_never_answers(proxy, silent_port):
+    """Several hosts are tried in order, each within its own limit."""
+    conninfo = make_conninfo(
+        proxy.dsn,
+        host="127.0.0.1,127.0.0.1,127.0.0.1",
+        port=f"{free_port()},{silent_port},{proxy.port}",
+    )
+    async with await TrioConnection.connect(conninfo, connect_timeout=0.1) as connection:
+        cursor = await connection.execute("SELECT 1")
+
+        assert (1,) == await cursor.fetchone()
+
+
+async def test_a_server_that_accepts_and_never_answers_times_out(silent_port):
+    """A half-open server is an error that says where and how long, and no hang."""
+    with pytest.raises(
+        psycopg.errors.ConnectionTimeout, match=rf"127\.0\.0\.1, port {silent_port} .* 0\.1 seconds"
+    ):
+        await TrioConnection.connect(f"host=127.0.0.1 port={silent_port}", connect_timeout=0.1)
+
+
+async def test_connect_timeout_of_the_conninfo_holds(silent_port):
+    """Without an argument the conninfo decides."""
+    conninfo = f"host=127.0.0.1 port={silent_port} connect_timeout=0.1"
+    with pytest.raises(psycopg.errors.ConnectionTimeout, match=r"0\.1 seconds"):
+        await TrioConnection.connect(conninfo)
+
+
+async def test_zero_as_connect_timeout_sets_no_limit(silent_port):
+    """As for libpq."""
+    with trio.move_on_after(0.1) as scope:
+        await TrioConnection.connect(f"host=127.0.0.1 port={silent_port}", connect_timeout=0)
+
+    assert scope.cancelled_caught
+
+
+async def test_a_connect_timeout_that_is_no_number_is_an_error():
+    """It is told before anything is tried."""
+    with pytest.raises(psycopg.ProgrammingError, match="connect_timeout: 'soon'"):
+        await TrioConnection.connect("host=127.0.0.1", connect_timeout="soon")
+
+
+async def test_the_error_tells_of_every_host_that_failed(silent_port):
+    """Who reads it needs the reason of each."""
+    port = free_port()
+    conninfo = f"host=127.0.0.1,127.0.0.1 port={port},{silent_port}"
+    with pytest.raises(psycopg.OperationalError) as caught:
+        await TrioConnection.connect(conninfo, connect_timeout=0.1)
+
+    assert f"port {port} failed: Connection refused" in str(caught.value)
+    assert f"port {silent_port} took longer than 0.1 seconds" in str(caught.value)
+
+
+async def test_a_conninfo_that_is_not_valid_is_an_error():
+    """libpq's own check of it."""
+    with pytest.raises(psycopg.ProgrammingError):
+        await TrioConnection.connect("hots=localhost")
+
+
+async def test_a_cancelled_connect_leaves_no_connection_open(listen):
+    """The server sees the end of the connection that it never answered."""
+    closed = trio.Event()
+
+    async def wait_for_the_end(client: trio.SocketStream) -> None:
+        async for _ in client:
+            pass
+        closed.set()
+
+    port = await listen(wait_for_the_end)
+    with trio.move_on_after(0.1):
+        await TrioConnection.connect(f"host=127.0.0.1 port={port} sslmode=disable")
+
+    with trio.fail_after(1):
+        await closed.wait()
+
+
+async def test_autocommit_is_the_default(connection, observer):
+    """A statement outside transactions is there for all at once."""
+    await connection.execute("CREATE TABLE t AS SELECT 1 AS i")
+
+    assert (1,) == await (await observer.execute("SELECT i FROM t")).fetchone()
+
+
+async def test_leaving_the_block_with_nothing_to_commit_is_no_checkpoint(schema_dsn):
+    """What was done is reported, also when a cancellation is pending."""
+    with trio.CancelScope() as scope:
+        async with await TrioConnection.connect(schema_dsn) as connection:
+            await connection.execute("CREATE TABLE t (i int)")
+            scope.cancel()
+        done = True
+
+    assert done
+    assert connection.closed
+
+
+async def test_without_autocommit_the_block_commits_or_rolls_back(schema_dsn, observer):
+    """As psycopg does: leaving normally commits, leaving by an exception does not."""
+    await observer.execute("CREATE TABLE t (i int)")
+    async with await TrioConnection.connect(schema_dsn, autocommit=False) as connection:
+        await connection.execute("INSERT INTO t VALUES (1)")
+
+    async def insert_and_fail() -> None:
+        async with await TrioConnection.connect(schema_dsn, autocommit=False) as connection:
+            await connection.execute("INSERT INTO t VALUES (2)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await insert_and_fail()
+
+    assert [(1,)] == await (await observer.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_commit_and_rollback_end_the_open_transaction(schema_dsn):
+    """Without autocommit they may be called by hand."""
+    async with await TrioConnection.connect(schema_dsn, autocommit=False) as connection:
+        await connection.execute("CREATE TABLE t (i int)")
+        await connection.commit()
+        await connection.execute("INSERT INTO t VALUES (1)")
+        await connection.rollback()
+
+        assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_options_of_psycopg_are_taken(schema_dsn, connection):
+    """Row factory, cursor factory and adapters are psycopg's own."""
+    connection.adapters.register_loader("int4", TextLoader)
+    async with await TrioConnection.connect(
+        schema_dsn,
+        row_factory=dict_row,
+        cursor_factory=psycopg.AsyncRawCursor,
+        context=connection,
+    ) as other:
+        cursor = await other.execute("SELECT $1::int AS i", (1,))
+
+        assert {"i": "1"} == await cursor.fetchone()
+
+
+async def test_without_a_prepare_threshold_nothing_is_prepared(schema_dsn):
+    """A pooler in transaction mode keeps no prepared statements."""
+    async with await TrioConnection.connect(schema_dsn, prepare_threshold=None) as connection:
+        for i in range(20):
+            await connection.execute("SELECT %s::int", (i,))
+        cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
+
+        assert (0,) == await cursor.fetchone()
+
+
+async def test_a_nested_transaction_rolls_back_to_its_savepoint(connection):
+    """Transactions nest as psycopg's do."""
+    await connection.execute("CREATE TABLE t (i int)")
+    async with connection.transaction():
+        await connection.execute("INSERT INTO t VALUES (1)")
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (2)")
+            raise psycopg.Rollback
+        await connection.execute("INSERT INTO t VALUES (3)")
+
+    assert [(1,), (3,)] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_a_transaction_that_cannot_begin_leaves_the_connection_usable(connection):
+    """Inside a failed transaction no savepoint can be made; the outer block ends it."""
+
+    async def begin_after_a_failure() -> None:
+        async with connection.transaction():
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await connection.execute("SELECT 1/0")
+            async with connection.transaction():
+                pytest.fail("entered")
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        await begin_after_a_failure()
+
+    assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
+
+
+async def test_a_block_whose_connection_was_lost_does_not_end_as_if_committed(connection):
+    """psycopg would let it end normally, though nothing was committed."""
+
+    async def lose_it() -> None:
+        async with connection.transaction():
+            await connection.execute("CREATE TABLE t (i int)")
+            await connection.close()
+
+    with pytest.raises(psycopg.OperationalError, match="not committed"):
+        await lose_it()
+
+
+async def test_a_parameter_of_20_megabytes_goes_there_and_back(connection):
+    """More than any socket buffer holds: writing has to wait, and to read meanwhile."""
+    text = "x" * 20_000_000
+    cursor = await connection.execute("SELECT length(%s), %s", (text, text))
+
+    assert (20_000_000, text) == await cursor.fetchone()
+
+
+async def test_a_pipeline_of_500_gives_each_statement_its_answer(connection):
+    """Answers come in the order of the statements."""
+    async with connection.pipeline():
+        cursors = [await connection.execute("SELECT %s::int", (i,)) for i in range(500)]
+        half = await cursors[250].fetchone()
+
+    assert (250,) == half
+    assert list(range(500)) == [(await c.fetchone() or (i,))[0] for i, c in enumerate(cursors)]
+
+
+async def test_a_transaction_in_a_pipeline_commits(connection, observer):
+    """The two blocks work inside each other."""
+    await connection.execute("CREATE TABLE t (i int)")
+    async with connection.pipeline(), connection.transaction():
+        for i in range(3):
+            await connection.execute("INSERT INTO t VALUES (%s)", (i,))
+
+    assert [(0,), (1,), (2,)] == await (await observer.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_an_error_in_a_pipeline_is_raised_once_and_the_connection_stays_usable(connection):
+    """What follows a failed statement in its pipeline is not executed."""
+
+    async def fail() -> None:
+        async with connection.pipeline():
+            await connection.execute("SELECT 1/0")
+            await connection.execute("CREATE TABLE t (i int)")
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await fail()
+
+    assert (None,) == await (await connection.execute("SELECT to_regclass('t')")).fetchone()
+
+
+async def test_executemany_copy_stream_and_server_cursors_work(connection):
+    """The rest of psycopg works on trio unchanged."""
+    await connection.execute("CREATE TABLE t (i int, text text)")
+    async with connection.cursor() as cursor:
+        await cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(i, "a") for i in range(100)])
+        async with cursor.copy("COPY t FROM STDIN") as copy:
+            for i in range(1000):
+                await copy.write_row((i, "b" * 500))
+        async with cursor.copy("COPY t TO STDOUT") as copy:
+            copied = [row async for row in copy.rows()]
+        streamed = [row async for row in cursor.stream("SELECT i FROM t")]
+    async with connection.transaction(), connection.cursor("mine") as cursor:
+        await cursor.execute("SELECT i FROM t")
+        fetched = [row async for row in cursor]
+
+    assert [1100, 1100, 1100] == [len(copied), len(streamed), len(fetched)]
+
+
+async def test_fifty_tasks_share_one_connection(connection):
+    """Their statements take turns, and each gets its own answer."""
+    answers = []
+
+    async def ask(i: int) -> None:
+        cursor = await connection.execute("SELECT %s::int", (i,))
+        answers.append((i, *(await cursor.fetchone())))
+
+    async with trio.open_nursery() as nursery:
+        for i in range(50):
+            nursery.start_soon(ask, i)
+
+    assert [(i, i) for i in range(50)] == sorted(answers)
+
+
+async def test_wait_takes_a_time_limit(connection):
+    """It is part of the method that psycopg lets its subclasses override."""
+    generator = connection.cursor()._execute_gen("SELECT pg_sleep(10)")
+    async with connection.lock:
+        with pytest.raises(StatementTimeout, match=r"cancelled after 0\.05 seconds"):
+            await connection.wait(generator, timeout=0.05)
+
+    assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
+
+
+async def test_close_wakes_a_task_that_waits_for_an_answer(connection, nursery):
+    """Trap 2: the kernel reports nothing about a descriptor that was closed."""
+    ended = trio.Event()
+
+    async def ask() -> None:
+        with pytest.raises(psycopg.OperationalError, match="closed"):
+            await connection.execute("SELECT pg_sleep(2)")
+        ended.set()
+
+    nursery.start_soon(ask)
+    await trio.sleep(0.1)
+    await connection.close()
+    with trio.fail_after(1):
+        await ended.wait()
+
+
+async def test_close_wakes_a_task_that_waits_to_write(proxy, nursery):
+    """Trap 2, where the task waits for the socket to be readable or writable."""
+    connection = await TrioConnection.connect(proxy.dsn)
+    proxy.block()
+    ended = trio.Event()
+
+    async def ask() -> None:
+        with pytest.raises(psycopg.OperationalError):
+            await connection.execute("SELECT %s", ("x" * 20_000_000,))
+        ended.set()
+
+    nursery.start_soon(ask)
+    await trio.sleep(0.1)
+    await connection.close()
+    with trio.fail_after(1):
+        await ended.wait()
+
+
+async def test_a_closed_connection_says_so(connection):
+    """Closing again does nothing, and statements are errors."""
+    await connection.close()
+    await connection.close()
+    with pytest.raises(psycopg.OperationalError, match="closed"):
+        await connection.execute("SELECT 1")
+
+    assert connection.closed
+    assert not connection.broken
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

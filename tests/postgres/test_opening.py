@@ -1,0 +1,183 @@
+"""Opening a database, its tables, and errors that say what to do."""
+
+import pytest
+import trio
+from psycopg.conninfo import make_conninfo
+
+from planton import InvalidArgumentError, StorageError
+from planton.testing._conformance_base import claim, enqueue, names
+from planton_postgres import PostgresStorage
+from planton_postgres.demo import Accounts
+
+
+async def opened(storage):
+    async with storage:
+        pass  # pragma: no cover
+
+
+async def rows(connection, statement):
+    return await (await connection.execute(statement)).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    (
+        ({"dbname": "nowhere"}, "make the database first"),
+        ({"host": "127.0.0.1", "port": 1}, "look whether the server runs"),
+        ({"user": "nobody"}, "look at the user"),
+    ),
+)
+async def test_a_database_that_cannot_be_opened_is_a_clear_error(schema_dsn, changes, problem):
+    """It names the database and the remedy, and nobody waits for what will not come."""
+    dsn = make_conninfo(schema_dsn, password="hunter2", **changes)
+    with trio.fail_after(5), pytest.raises(StorageError, match=problem) as caught:
+        await opened(PostgresStorage(dsn))
+
+    assert "hunter2" not in str(caught.value) + caught.value.database
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("conninfo", ("postgresql://[", "host", 5, None, "passwort=hunter2"))
+def test_a_conninfo_that_is_none_is_refused(conninfo):
+    """Without showing it, as there may be a password in it."""
+    with pytest.raises(InvalidArgumentError, match="conninfo") as caught:
+        PostgresStorage(conninfo)
+
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    (
+        {"pool_size": 0},
+        {"retention": -1},
+        {"connect_timeout": 0},
+        {"statement_timeout": None},
+    ),
+)
+def test_options_that_make_no_sense_are_refused(options):
+    """By name."""
+    with pytest.raises(InvalidArgumentError, match=next(iter(options))):
+        PostgresStorage("postgresql://localhost/app", **options)
+
+
+async def test_a_missing_migration_is_a_clear_error(schema_dsn):
+    """It says what to call, whatever is called first."""
+    async with PostgresStorage(schema_dsn) as storage:
+        tasks = (
+            storage.queue_task("queue"),
+            storage.claim_task("sql", sql="SELECT 1 LIMIT %(limit)s"),
+        )
+        for call in (
+            *(lambda task=task: claim(task) for task in tasks),
+            lambda: storage.enqueue("task", "a"),
+            storage.stats,
+            lambda: storage.complete("00000000-0000-0000-0000-000000000000"),
+        ):
+            with pytest.raises(StorageError, match=r"await storage\.migrate\(\)"):
+                await call()
+        await storage.migrate()
+        await storage.enqueue("queue", "a")
+
+        assert ["a"] == names(await claim(tasks[0]))
+
+
+async def test_tables_that_are_newer_are_a_clear_error(schema_dsn, observer):
+    """An old program does not touch them."""
+    async with PostgresStorage(schema_dsn) as storage:
+        assert [1, 0] == [await storage.migrate(), await storage.migrate()]
+        await observer.execute("INSERT INTO planton_schema VALUES (99)")
+        with pytest.raises(StorageError, match="install a newer planton"):
+            await storage.migrate()
+
+
+async def test_a_migration_that_fails_is_undone(schema_dsn, observer):
+    """There is a table in the way; afterwards it is as before."""
+    await observer.execute("CREATE TABLE planton_ended (mine int)")
+    async with PostgresStorage(schema_dsn) as storage:
+        with pytest.raises(StorageError, match="already exists"):
+            await storage.migrate()
+        await observer.execute("DROP TABLE planton_ended")
+
+        assert 1 == await storage.migrate()
+
+
+async def test_unlogged_tables(schema_dsn, observer):
+    """Asked for when they are made, or later."""
+    kinds = "SELECT DISTINCT relpersistence FROM pg_class WHERE oid = ANY (ARRAY[{}]::regclass[])"
+    tables = ("task", "pending", "active", "ended")
+    query = kinds.format(", ".join(f"'planton_{table}'" for table in tables))
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+
+        assert [("p",)] == await rows(observer, query)
+    async with PostgresStorage(schema_dsn, unlogged=True) as storage:
+        assert [0, 0] == [await storage.migrate(), await storage.migrate()]
+        assert [("u",)] == await rows(observer, query)
+        await enqueue(storage, "task", "a")
+        assert ["a"] == names(await claim(storage.queue_task("task")))
+
+
+async def test_a_storage_that_is_closed_says_so(schema_dsn):
+    """Used outside its block; it can be opened again."""
+    storage = PostgresStorage(schema_dsn)
+    async with storage:
+        await storage.migrate()
+    for call in (storage.stats, lambda: claim(storage.claim_task("t", sql="SELECT %(limit)s"))):
+        with pytest.raises(StorageError, match="closed"):
+            await call()
+    async with storage:
+        assert [] == await storage.stats()
+
+
+async def test_a_pooler_without_prepared_statements(schema_dsn, observer):
+    """Nothing is left in the session: no prepared statement, no setting, no lock."""
+    async with PostgresStorage(schema_dsn, prepare_threshold=None, pool_size=1) as storage:
+        await storage.migrate()
+        task = storage.queue_task("task", concurrency=50)
+        source = storage.claim_task("sql", sql="SELECT 1 LIMIT %(limit)s")
+        before = await storage._database.rows("SELECT name, setting FROM pg_settings ORDER BY 1")
+        for number in range(12):
+            await enqueue(storage, "task", str(number))
+            (claimed,) = await claim(task)
+            await storage.complete(claimed.receipt)
+            await claim(source)
+        database = storage._database
+
+        assert before == await database.rows("SELECT name, setting FROM pg_settings ORDER BY 1")
+        assert [] == await database.rows("SELECT name FROM pg_prepared_statements")
+        assert [] == await database.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'")
+
+
+async def test_the_server_may_restart(postgres_server, postgres_dsn):
+    """What is in hand fails with a clear error; the next attempt goes on."""
+    if not postgres_server.is_ours:  # pragma: no cover
+        pytest.skip("the server is not ours to restart")
+    async with PostgresStorage(postgres_dsn) as storage:
+        await storage.migrate()
+        await enqueue(storage, "task", "a")
+        task = storage.queue_task("task")
+        (claimed,) = await claim(task)
+        await trio.to_thread.run_sync(postgres_server.restart)
+
+        assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied
+
+
+async def test_the_users_side_of_the_demo(schema_dsn):
+    """The same as on SQLite."""
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        accounts = Accounts(storage)
+        for count in (3, 5):
+            await trio.to_thread.run_sync(accounts.prepare, count)
+        task = storage.claim_task("send", sql=accounts.claim_sql, concurrency=2)
+        claims = await claim(task)
+
+        assert ["1", "2"] == names(claims)
+        assert (5, 5) == accounts.progress("send")
+        await storage.complete([str(each.receipt) for each in claims])
+        assert (5, 3) == accounts.progress("send")
+        assert ("User 1", "user1@example.com") == accounts.find("1")
+        with pytest.raises(LookupError):
+            accounts.find("9")
