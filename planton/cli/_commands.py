@@ -1,0 +1,79 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+import logging
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from planton.cli._exits import EXIT_CODES, reported
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="planton")
+def planton() -> None:
+    """Dispatch work from a database."""
+
+
+@planton.command(epilog=EXIT_CODES)
+@click.option(
+    "--database",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("planton-demo.db"),
+    show_default=True,
+    help="SQLite file; made if it is not there. The e-mails go to a folder beside it.",
+)
+@click.option(
+    "--accounts",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="How many user accounts there are.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Another storage than a SQLite file: postgresql://user@host/database.",
+)
+def demo(database: Path, accounts: int, storage: str | None) -> None:
+    """Send a welcome e-mail to every user account of a database, 20 at a time.
+
+    The accounts are claimed straight from their table; a consumer writes each e-mail as an .eml
+    file. Interrupted, even by SIGKILL, and started again it goes on where it stopped and sends
+    nothing twice.
+    """
+    from planton.cli._demo import run_demo
+
+    with reported():
+        if storage is None:
+            outbox = database.with_name(f"{database.stem}-outbox")
+            storage = f"sqlite:///{quote(str(database))}"
+        else:
+            outbox = Path("planton-demo-outbox")
+        run_demo(storage, outbox, accounts)
+
+
+@planton.command(epilog=EXIT_CODES)
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@click.option(
+    "--log-level", default="INFO", show_default=True, help="Of the standard library's logging."
+)
+def run(target: str, log_level: str) -> None:
+    """Run the Planton that MODULE:ATTRIBUTE is.
+
+    Or gives: a function that returns one, an async function, or a function that returns an async
+    context manager of one (`@asynccontextmanager`, to open a storage around it). The module is
+    looked for in the current folder, too.
+
+    SIGINT and SIGTERM terminate within the grace period; a second signal stops at once.
+    """
+    from planton.cli._run import run_target
+
+    try:
+        logging.basicConfig(
+            level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--log-level") from error
+    with reported():
+        run_target(target)

@@ -1,0 +1,173 @@
+"""`planton demo`: rows of a user's table, claimed, handed out, executed outside the core."""
+
+import sys
+import time
+from email.message import EmailMessage
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from planton import delays
+from planton._events import AttemptEvent, InstructionEvent
+from planton._planton import Planton
+from planton.cli._exits import SIGNAL, Mistake
+from planton.cli._signals import StopOnSignals
+
+TASK = "send_user_email"
+CONCURRENCY = 20
+# Short, so that what a killed demo had claimed is sent soon after it is started again.
+LEASE = 10.0
+# Where the extra is not called as the scheme of the URL.
+EXTRAS = {"postgresql": "postgres"}
+
+
+@attrs.define
+class Mailer:
+    """The consumer: writes each e-mail as a file, once.
+
+    Attributes:
+        accounts: Where addresses come from.
+        storage: Is told when an e-mail has been sent.
+        outbox: Folder of the e-mails.
+        sent: How many e-mails were written.
+        active: How many are being written.
+        most_active: The most that were written at one time.
+        ended: How many instructions were completed, e-mails of an earlier run included.
+    """
+
+    accounts: Any
+    storage: Any
+    outbox: Path
+    sent: int = 0
+    active: int = 0
+    most_active: int = 0
+    ended: int = 0
+
+    async def send(self, event: InstructionEvent) -> None:
+        """Do the work of one instruction, and report it by its receipt."""
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            # Written and only then reported. Killed in between it is delivered again, and finds
+            # the file: nothing is lost, and nothing is sent twice.
+            is_new = await trio.to_thread.run_sync(self._write, event.instruction)
+            self.sent += is_new
+            done = await self.storage.complete(event.receipt)
+            self.ended += len(done.applied)
+        finally:
+            self.active -= 1
+
+    def _write(self, account_id: str) -> bool:
+        path = self.outbox / f"account-{account_id}.eml"
+        if path.exists():
+            return False
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_bytes(bytes(_message(*self.accounts.find(account_id))))
+        unfinished.replace(path)
+        return True
+
+
+def _message(name: str, address: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "Planton <welcome@example.com>"
+    message["To"] = f"{name} <{address}>"
+    message["Subject"] = f"Welcome, {name}"
+    message.set_content(f"Dear {name},\n\nwelcome aboard.\n")
+    return message
+
+
+def run_demo(url: str, outbox: Path, accounts: int) -> None:
+    """Run the demo on the storage that a URL names; ends the process with its exit code."""
+    storage = _plugin("storages", url)(url)
+    code = trio.run(_demo, storage, _plugin("demos", url), accounts, outbox)
+    if code:
+        sys.exit(code)
+
+
+def _plugin(kind: str, url: str) -> Any:
+    scheme = url.partition(":")[0]
+    for entry in entry_points(group=f"planton.{kind}", name=scheme):
+        try:
+            return entry.load()
+        except ModuleNotFoundError as error:
+            remedy = f"pip install 'planton[{EXTRAS.get(scheme, scheme)}]'"
+            raise Mistake(f"{error.name} is not installed: {remedy}") from error
+    problem = f"{url.partition('@')[-1] or url} names no storage that is installed"
+    raise Mistake(
+        f"{problem}: write sqlite:///app.db or postgresql://…, pip install 'planton[all]'"
+    )
+
+
+async def _demo(storage: Any, accounts_of: Any, count: int, outbox: Path) -> int:
+    async with storage:
+        await storage.migrate()
+        accounts = accounts_of(storage)
+        await trio.to_thread.run_sync(accounts.prepare, count)
+        await trio.Path(outbox).mkdir(exist_ok=True)
+        return await _send_all(Mailer(accounts, storage, outbox))
+
+
+async def _send_all(mailer: Mailer) -> int:
+    storage, accounts = mailer.storage, mailer.accounts
+    task = storage.claim_task(
+        TASK,
+        sql=accounts.claim_sql,
+        concurrency=CONCURRENCY,
+        lease=LEASE,
+        delay=delays.exponential(initial=0.05, maximum=1.0),
+    )
+    planton = Planton(tasks=[task], services=[storage.serve])
+    attempts: list[AttemptEvent] = []
+    planton.on(AttemptEvent, attempts.append)
+    total, remaining = await trio.to_thread.run_sync(accounts.progress, TASK)
+    began = time.monotonic()
+    claimed = await storage.get_active_instructions(TASK)
+    with StopOnSignals(planton) as signals, _progress() as progress:
+        if claimed:
+            progress.print(
+                f"{len(claimed)} e-mails were claimed by a run that has not ended them: they are "
+                f"sent when their lease is over, in {LEASE:g} s at the most"
+            )
+        bar = progress.add_task("welcome e-mails", total=total, completed=total - remaining)
+        await _dispatch(planton, mailer, remaining, lambda: progress.advance(bar))
+    _summarise(mailer, len(attempts), time.monotonic() - began)
+    if mailer.ended < remaining:
+        Console(stderr=True).print("Interrupted: the same command goes on where it stopped.")
+        return SIGNAL + signals.received[-1]
+    return 0
+
+
+async def _dispatch(planton: Planton, mailer: Mailer, remaining: int, advance: Any) -> None:
+    async def consume(event: InstructionEvent) -> None:
+        await mailer.send(event)
+        advance()
+        if mailer.ended >= remaining:
+            await planton.terminate()
+
+    async with trio.open_nursery() as consumers:
+        planton.on(InstructionEvent, lambda event: consumers.start_soon(consume, event))
+        if remaining:
+            await planton.run()
+        # What was handed out before the stop is finished here, outside of the core.
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )
+
+
+def _summarise(mailer: Mailer, attempts: int, seconds: float) -> None:
+    table = Table(title="planton demo", show_header=False, title_justify="left")
+    table.add_row("sent", str(mailer.sent))
+    table.add_row("attempts", str(attempts))
+    table.add_row("most active at one time", str(mailer.most_active))
+    table.add_row("seconds", f"{seconds:.2f}")
+    table.add_row("outbox", str(mailer.outbox))
+    Console().print(table)

@@ -1,0 +1,46 @@
+"""Exit codes, and mistakes told in one line instead of a traceback."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from planton._errors import PlantonError
+from planton._groups import unwrapped
+
+EXIT_CODES = """\b
+Exit codes:
+  0    ended, or terminated by a signal within the grace period
+  1    something failed while it ran
+  2    a mistake in what was asked for; nothing was run
+  3    the grace period was over before all was handed over
+  130  stopped by SIGINT before it was done (143: by SIGTERM)
+"""
+FAILED, MISTAKE, UNDELIVERED, SIGNAL = 1, 2, 3, 128
+
+
+class Mistake(click.ClickException):
+    """Something that the user can mend; shown without a traceback."""
+
+    exit_code = MISTAKE
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Show errors of Planton in one line."""
+    try:
+        yield
+    except Exception as error:
+        cause = unwrapped(error)
+        if isinstance(cause, PlantonError):
+            raise Mistake(str(cause)) from error
+        raise
+
+
+def place(error: BaseException) -> str:
+    """Say where an exception was raised: file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"
