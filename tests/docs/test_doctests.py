@@ -1,0 +1,16 @@
+"""Docstrings with examples are true."""
+
+import doctest
+
+import pytest
+
+import planton.delays
+
+
+@pytest.mark.parametrize("module", (planton.delays,), ids=lambda module: module.__name__)
+def test_the_examples_of_a_module_are_true(module):
+    """Every `>>>` in its docstrings."""
+    failed, tried = doctest.testmod(module)
+
+    assert 0 == failed
+    assert tried > 0
