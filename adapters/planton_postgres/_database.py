@@ -1,7 +1,6 @@
 """Transactions on a small pool: shielded once begun, with a time limit, errors translated."""
 
-import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, LiteralString, Self, TypeAlias, TypeVar
@@ -10,7 +9,7 @@ import psycopg
 import trio
 from psycopg.rows import tuple_row
 
-from planton import InvalidArgumentError, StorageError
+from planton import StorageError
 from planton_postgres._driver import Pool, StatementTimeout, TrioConnection
 from planton_postgres._errors import name_of, translated
 
@@ -170,62 +169,3 @@ async def fetch(
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement, parameters)
         return await cursor.fetchall() if cursor.description else []
-
-
-def to_json(argument: str, value: Any) -> str | None:
-    """Give a value as JSON; None, which is no value, as NULL.
-
-    Raises:
-        InvalidArgumentError: If it is nothing that JSON has.
-    """
-    if value is None:
-        return None
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        remedy = f"give what JSON can hold ({error})"
-        raise InvalidArgumentError(argument, value, remedy) from error
-
-
-def check_name(argument: str, value: object) -> None:
-    """Refuse what names no task.
-
-    Raises:
-        InvalidArgumentError: If it is no text, or empty.
-    """
-    check_text(argument, value)
-    if not value:
-        raise InvalidArgumentError(argument, value, "give a non-empty str")
-
-
-def check_text(argument: str, value: object) -> None:
-    """Refuse what no text column holds.
-
-    Raises:
-        InvalidArgumentError: If it is no str, or has what PostgreSQL has no text for.
-    """
-    if not isinstance(value, str):
-        raise InvalidArgumentError(argument, value, "give a str")
-    if "\0" in value or not _is_unicode(value):
-        raise InvalidArgumentError(argument, value, "PostgreSQL has no NUL and no half characters")
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def check_texts(argument: str, values: object) -> tuple[str, ...]:
-    """Give several texts as a tuple; a bare str is none.
-
-    Raises:
-        InvalidArgumentError: If one of them is no text.
-    """
-    if isinstance(values, str) or not isinstance(values, Sequence | set | frozenset):
-        raise InvalidArgumentError(argument, values, "give a list of str")
-    for value in values:
-        check_text(argument, value)
-    return tuple(values)

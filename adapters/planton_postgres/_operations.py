@@ -2,61 +2,32 @@
 
 from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 import psycopg
 import trio
 
 from planton import InvalidArgumentError
-from planton.abc import InstructionRecord, Status, TaskStats
-from planton_postgres._database import (
-    Connection,
-    Database,
-    check_name,
-    check_text,
-    check_texts,
-    fetch,
-    to_json,
-)
+from planton.abc import InstructionRecord, NewInstruction, Status, TaskStats, to_status
+from planton_postgres._database import Connection, Database, fetch
 from planton_postgres._errors import translated
-from planton_postgres._rule import check_int, check_seconds
+from planton_postgres._limits import (
+    to_integer,
+    to_json_column,
+    to_seconds,
+    to_task_name,
+    to_text,
+    to_texts,
+)
 from planton_postgres._statements import OPERATE
 
 _PART = 10_000  # rows of the history that one transaction deletes
 
 
-async def enqueue(
-    database: Database,
-    task_name: str,
-    instruction: str,
-    *,
-    payload: Any,
-    priority: int,
-    run_at: datetime | None,
-    tags: Sequence[str],
-    retries: int,
-    timeout: float | None,
-    connection: Any,
-) -> bool:
+async def enqueue(database: Database, new: NewInstruction, connection: Any) -> bool:
     """Queue an instruction, on a connection of ours or in the transaction of another."""
-    check_name("task_name", task_name)
-    check_text("instruction", instruction)
-    check_int("priority", priority, -(2**31))
-    check_int("retries", retries, 0)
-    if timeout is not None:
-        check_seconds("timeout", timeout, above_zero=True)
-    _check_moment("run_at", run_at)
-    parameters = {
-        "task_name": task_name,
-        "instruction": instruction,
-        "payload": to_json("payload", payload),
-        "priority": priority,
-        "run_at": run_at,
-        "tags": list(check_texts("tags", tags)),
-        "retries": retries,
-        "timeout": timeout,
-    }
+    parameters = _parameters(new)
     if connection is None:
         return await database.count(OPERATE["enqueue"], parameters) == 1
     with translated(database.name):
@@ -77,28 +48,36 @@ async def _execute(connection: Any, parameters: dict[str, Any]) -> int:
     raise InvalidArgumentError("connection", connection, remedy)
 
 
-def _check_moment(argument: str, moment: object) -> None:
-    if moment is not None and (not isinstance(moment, datetime) or moment.utcoffset() is None):
-        remedy = "give an aware datetime, such as datetime.now(UTC)"
-        raise InvalidArgumentError(argument, moment, remedy)
+def _parameters(new: NewInstruction) -> dict[str, Any]:
+    """Give what the columns of the queue take, or raise `InvalidArgumentError`."""
+    return {
+        "task_name": to_task_name(new.task_name),
+        "instruction": to_text("instruction", new.instruction),
+        "payload": to_json_column(new.payload),
+        "priority": new.priority,
+        "run_at": new.run_at,
+        "tags": list(to_texts("tags", new.tags)),
+        "retries": to_integer("retries", new.retries),
+        "timeout": None if new.timeout is None else to_seconds("timeout", new.timeout, above=0),
+    }
 
 
 async def set_concurrency(database: Database, task_name: str, concurrency: int | None) -> None:
     """Override the concurrency of the code, or stop doing so."""
-    check_name("task_name", task_name)
-    if concurrency is not None:
-        check_int("concurrency", concurrency, 1)
-    parameters = {"task_name": task_name, "concurrency": concurrency}
+    parameters = {
+        "task_name": to_task_name(task_name),
+        "concurrency": None if concurrency is None else to_integer("concurrency", concurrency, 1),
+    }
     await database.count(OPERATE["set_concurrency"], parameters)
 
 
 async def retry(database: Database, task_name: str, instructions: Sequence[str] | None) -> int:
     """Queue ended instructions again; how many."""
-    check_name("task_name", task_name)
-    named = None if instructions is None else list(check_texts("instructions", instructions))
+    name = to_task_name(task_name)
+    named = None if instructions is None else list(to_texts("instructions", instructions))
 
     def again(connection: Connection) -> Awaitable[int]:
-        return _retry(connection, {"task_name": task_name, "instructions": named})
+        return _retry(connection, {"task_name": name, "instructions": named})
 
     return await database.transaction(again)
 
@@ -135,17 +114,11 @@ async def find(
     limit: int,
 ) -> list[InstructionRecord]:
     """Give instructions, the oldest first."""
-    if status is not None and status not in get_args(Status):
-        remedy = f"give one of {', '.join(get_args(Status))}"
-        raise InvalidArgumentError("status", status, remedy)
-    if older_than is not None:
-        check_seconds("older_than", older_than)
-    check_int("limit", limit, 0)
     parameters = {
-        "status": status,
-        "task_name": task_name,
-        "older_than": older_than,
-        "limit": limit,
+        "status": None if status is None else to_status(status),
+        "task_name": None if task_name is None else to_task_name(task_name),
+        "older_than": None if older_than is None else to_seconds("older_than", older_than),
+        "limit": to_integer("limit", limit),
     }
     names = [field.name for field in attrs.fields(InstructionRecord)]
     rows = await database.rows(OPERATE["find"], parameters)
@@ -161,8 +134,7 @@ async def stats(database: Database) -> list[TaskStats]:
 
 async def prune(database: Database, older_than: float) -> int:
     """Delete from the history; how many."""
-    check_seconds("older_than", older_than)
-    parameters = {"older_than": older_than, "limit": _PART}
+    parameters = {"older_than": to_seconds("older_than", older_than), "limit": _PART}
     pruned = part = await database.count(OPERATE["prune"], parameters)
     while part == _PART:
         part = await database.count(OPERATE["prune"], parameters)

@@ -181,3 +181,32 @@ async def test_the_users_side_of_the_demo(schema_dsn):
         assert ("User 1", "user1@example.com") == accounts.find("1")
         with pytest.raises(LookupError):
             accounts.find("9")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "options", "argument"),
+    (
+        ("a", {"retries": 2**31}, "retries"),
+        ("a", {"timeout": 1e9}, "timeout"),
+        ("a\0", {}, "instruction"),
+        ("\ud800", {}, "instruction"),
+        ("a", {"tags": ["\0"]}, "tags"),
+    ),
+)
+async def test_what_no_column_holds_is_refused(schema_dsn, instruction, options, argument):
+    """By name, before the server sees it."""
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        with pytest.raises(InvalidArgumentError, match=argument):
+            await storage.enqueue("task", instruction, **options)
+
+        assert [] == await storage.find()
+
+
+async def test_json_may_have_half_characters(schema_dsn):
+    """As other programs write them; they come back as they were."""
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        await storage.enqueue("task", "a", payload={"half": "\ud800ü"})
+
+        assert [{"half": "\ud800ü"}] == [found.payload for found in await storage.find()]

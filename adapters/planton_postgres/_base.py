@@ -1,0 +1,112 @@
+"""What a Postgres storage is made of: its connections, its rules, and whom it wakes."""
+
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from planton import Planton, UnknownTaskError
+from planton_postgres import _operations, _schema
+from planton_postgres._claim import Claimer
+from planton_postgres._database import Database
+from planton_postgres._limits import to_integer, to_seconds
+from planton_postgres._reports import Reports
+from planton_postgres._schedule import ActiveInstructions, QueueSchedule, SourceSchedule
+
+_WEEK = 7 * 24 * 3600.0
+# How often the history is pruned while `serve` runs.
+_PRUNE_EVERY = 600.0
+
+
+class Base:
+    """Connects, closes, and wakes tasks."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        pool_size: int = 4,
+        unlogged: bool = False,
+        retention: float | None = _WEEK,
+        connect_timeout: float = 10.0,
+        statement_timeout: float = 10.0,
+        prepare_threshold: int | None = 5,
+    ) -> None:
+        if retention is not None:
+            retention = to_seconds("retention", retention)
+        self.conninfo = conninfo
+        self._unlogged = unlogged
+        self._retention = retention
+        self._database = Database(
+            conninfo,
+            pool_size=to_integer("pool_size", pool_size, 1),
+            connect_timeout=to_seconds("connect_timeout", connect_timeout, above=0),
+            statement_timeout=to_seconds("statement_timeout", statement_timeout, above=0),
+            prepare_threshold=prepare_threshold,
+        )
+        keep = retention != 0
+        self._claimer = Claimer(self._database, keep=keep)
+        self._reports = Reports(self._database, keep=keep)
+        self._get_active_instructions = ActiveInstructions(self._database)
+        self._from_queue = QueueSchedule(self._claimer)
+        self._from_source = SourceSchedule(self._claimer)
+        self._plantons: set[Planton] = set()
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        await self._database.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self._database.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102  no checkpoint
+
+    async def migrate(self) -> int:
+        """Bring Planton's tables up to date; safe when many processes start at once.
+
+        Returns:
+            How many migrations were applied.
+
+        Raises:
+            StorageError: If the tables are newer than this code, or cannot be written.
+        """
+        name, unlogged = self._database.name, self._unlogged
+        return await self._database.transaction(
+            lambda connection: _schema.migrate(connection, name, unlogged=unlogged)
+        )
+
+    @property
+    def get_active_instructions(self) -> ActiveInstructions:
+        """Callback for `Planton(get_active_instructions=…)`: what this storage has active."""
+        return self._get_active_instructions
+
+    async def serve(
+        self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Service for `Planton(services=[storage.serve])`.
+
+        Wakes a task when one of its slots frees up or something is queued for it in this process,
+        and prunes the history.
+        """
+        self._plantons.add(planton)
+        task_status.started()
+        try:
+            while True:
+                await trio.sleep(_PRUNE_EVERY)
+                if self._retention is not None:
+                    await _operations.prune(self._database, self._retention)
+        finally:
+            self._plantons.discard(planton)
+
+    def _wake(self, task_names: set[str]) -> None:
+        for planton in self._plantons:
+            for name in task_names:
+                try:
+                    planton.wake(name)
+                except UnknownTaskError:
+                    pass  # a task of another process
