@@ -20,6 +20,7 @@ from planton._errors import (
     UnknownTaskError,
 )
 from planton._events import AttemptEvent, ErrorEvent, InstructionEvent
+from planton._health import Health, health
 from planton._planton import Planton
 from planton._services import Service
 from planton._status import TaskStatus
@@ -33,6 +34,7 @@ __all__ = [
     "Claim",
     "DuplicateTaskNameError",
     "ErrorEvent",
+    "Health",
     "InstructionEvent",
     "InvalidArgumentError",
     "InvalidQueryError",
@@ -50,4 +52,5 @@ __all__ = [
     "UnexpectedLimitError",
     "UnknownTaskError",
     "delays",
+    "health",
 ]

@@ -8,7 +8,7 @@ import trio
 
 from planton._callbacks import Ask, Callback, ThreadCall
 from planton._errors import InvalidTaskError
-from planton._status import OVERDUE_AFTER, Decisions, State, TaskStatus, wall_time
+from planton._status import OVERDUE_AFTER, Decisions, State, TaskStatus, WakeUps, wall_time
 from planton._task import Claim, GetActiveInstructions, Task, to_seconds
 
 
@@ -153,7 +153,12 @@ class Entry:
             consecutive_errors=self.consecutive_errors,
             overdue=state in ("waiting", "attempting")
             and trio.current_time() > self.due + OVERDUE_AFTER,
+            wake_ups=self._wake_ups(),
         )
+
+    def _wake_ups(self) -> WakeUps | None:
+        found = getattr(self.task.schedule, "wake_ups", None)
+        return found if found in ("live", "polling") else None
 
     def _state(self, running: bool) -> State:
         if self.in_hand:

@@ -12,6 +12,7 @@ import trio
 from planton._task import Cap
 
 State: TypeAlias = Literal["waiting", "attempting", "paused", "stopped"]
+WakeUps: TypeAlias = Literal["live", "polling"]
 
 # An attempt that has not ended this many seconds after it was due makes its task overdue.
 OVERDUE_AFTER = 10.0
@@ -38,6 +39,9 @@ class TaskStatus:
         consecutive_errors: Attempts in a row that failed.
         overdue: Whether an attempt should have ended by now and has not: it is hung, a consumer
             does not take what it claimed, or the loop is blocked.
+        wake_ups: `"live"` when whatever changes in the storage wakes the task; `"polling"` when
+            that is turned off or broken, so that it is found by the next attempt; None when the
+            source of the task does not say.
     """
 
     name: str
@@ -51,6 +55,7 @@ class TaskStatus:
     last_error: str | None
     consecutive_errors: int
     overdue: bool
+    wake_ups: WakeUps | None = None
 
 
 def wall_time(at: float) -> datetime:

@@ -185,6 +185,9 @@ class Task:
     sequence of requests (or task names) in, a sequence of results or exceptions in the same
     order out. Tasks that are due together and share it are asked in one call.
 
+    A `schedule` object may also have an attribute (or property) `wake_ups`, `"live"` or
+    `"polling"`, which `status()` reads and shows.
+
     Attributes:
         name: Non-empty, unique within a Planton.
         schedule: Claims up to `request.limit` instructions and returns them, as a list or tuple

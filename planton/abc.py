@@ -177,7 +177,9 @@ class Storage(Protocol):
         `StorageError` that says so.
         """
 
-    # Sources: each makes a strict task whose schedule has `many`. All of them, in one transaction
+    # Sources: each makes a strict task whose schedule has `many`, and `wake_ups`, which is "live"
+    # while `serve` would wake it for a change of another process, else "polling", or None where
+    # there are no such changes. All of them, in one transaction
     # that serialises per task: nothing if paused; claims whose lease expired change hands (they
     # hold their slots already), or end as dead if their deliveries are used up; room is what is
     # left of min(limit, concurrency or its override - active); due rows of the queue; then the

@@ -1,0 +1,104 @@
+"""Health measures progress, not process life."""
+
+import pytest
+import trio
+
+from planton import Health, InstructionEvent, Planton, Task, health
+
+
+async def test_a_planton_that_runs_and_waits_is_healthy(bench):
+    """Also in a long delay, and while it drains."""
+    one = bench(lambda _: trio.sleep(8), delay=3600)
+    async with one.planton:
+        await trio.sleep(3000)
+
+        assert Health(ok=True) == health(one.planton)
+        await trio.sleep(605)
+        one.planton._request_stop()
+        await trio.sleep(1)
+
+        assert health(one.planton)
+
+
+async def test_a_planton_that_does_not_run_is_not_healthy(bench):
+    """Before and after."""
+    one = bench()
+
+    assert Health(ok=False, reasons=("Planton does not run",)) == health(one.planton)
+    assert not health(one.planton)
+    await one.run_for(1)
+
+    assert not health(one.planton)
+
+
+async def test_a_callback_that_hangs_is_not_healthy(bench):
+    """Though the process lives."""
+    one = bench(lambda _: trio.sleep(60))
+    async with one.planton:
+        await trio.sleep(12)
+
+        (reason,) = health(one.planton).reasons
+
+        assert reason.startswith("task 'task' is overdue: a callback hangs, or a consumer")
+        one.planton.pause("task")
+
+
+async def test_a_consumer_that_takes_nothing_is_not_healthy(bench):
+    """The same."""
+    one = bench(["a"])
+    one.planton.on(InstructionEvent, lambda _: trio.sleep(30))
+    async with one.planton:
+        await trio.sleep(12)
+
+        assert not health(one.planton)
+
+
+async def test_a_loop_that_was_blocked_is_not_healthy(bench):
+    """Its tasks should have been attempted long ago, and nobody got to it."""
+    one = bench()
+    async with one.planton:
+        await trio.sleep(0.5)
+        clock = trio.lowlevel.current_clock()
+        clock.jump(60)
+
+        assert ("task 'task' is overdue: the loop was blocked",) == health(one.planton).reasons
+
+
+async def test_a_task_that_fails_again_and_again_is_a_warning(bench):
+    """A new start would not bring the database back."""
+    one = bench(*[OSError("down")] * 9)
+    async with one.planton:
+        await trio.sleep(2.5)
+
+        assert Health(ok=True) == health(one.planton)
+        await trio.sleep(1)
+
+        assert (
+            True,
+            ("task 'task' failed 3 times in a row, the last time with OSError: down",),
+        ) == (health(one.planton).ok, health(one.planton).warnings)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), (("live", "live"), ("polling", "polling"), ("?", None), (None, None))
+)
+def test_status_shows_what_a_schedule_says_of_its_wake_ups(said, shown, script):
+    """As it is at that moment."""
+    schedule = script()
+    planton = Planton(tasks=[Task(name="task", schedule=schedule, cap="strict")])
+
+    assert planton.status()[0].wake_ups is None
+    schedule.wake_ups = said
+
+    assert shown == planton.status()[0].wake_ups
+
+
+def test_wake_ups_that_are_down_are_a_warning(script):
+    """Polling goes on."""
+    schedule = script()
+    schedule.wake_ups = "polling"
+    planton = Planton(tasks=[Task(name="task", schedule=schedule, cap="strict")])
+
+    assert ("task 'task' is polled: its wake-ups are down or turned off",) == health(
+        planton
+    ).warnings
