@@ -184,6 +184,18 @@ class Storage(Protocol):
     # hold their slots already), or end as dead if their deliveries are used up; room is what is
     # left of min(limit, concurrency or its override - active); due rows of the queue; then the
     # source's own. One instruction of a task is never active twice.
+    #
+    # A source of the user's own (`claim_task`) that finds rows without changing them, a plain
+    # SELECT, finds them again: it leaves out those that are active, those that are queued, and
+    # those that rest in the history as failed or dead, until `retry` or `prune` takes them from
+    # there. Not those that succeeded: a row that comes round is due again. What is left out does
+    # not count against the limit, so that the rows behind are reached.
+    #
+    # The `release` of a task takes back what could not be delivered. It counts how often in a row
+    # that happened to an instruction: the first time it is claimable at once, then after 1, 2, 4,
+    # … 60 seconds, so that one that no listener takes does not starve the others. Whatever a
+    # consumer reports that ends a claim (complete, fail, release) begins the count anew; an
+    # expired lease does not.
 
     def queue_task(
         self,
@@ -273,7 +285,10 @@ class Storage(Protocol):
         """
 
     async def release(self, receipts: str | Sequence[str]) -> Acknowledged:
-        """Give claims back unfinished, at once claimable again; frees slots, wakes tasks."""
+        """Give claims back unfinished, at once claimable again; frees slots, wakes tasks.
+
+        For consumers; what could not even be delivered comes back through `Task.release`.
+        """
 
     # Operations; kept in the storage and seen by all
 

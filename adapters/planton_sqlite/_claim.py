@@ -185,20 +185,20 @@ class _Claiming:
         active = active_instructions(self.connection, self.request.task_name)
         limit = self.room
         if source.is_select:
-            # It finds again what is active or waits for a retry: ask for so many more.
-            limit += len(active) + int(self._execute("waiting").fetchone()[0])
+            # It finds again what is active, waits for a retry, or failed: ask for so many more.
+            limit += len(active) + int(self._execute("left_out").fetchone()[0])
         parameters = {"limit": limit, "active": json.dumps(active), "now": self.state.now}
         found = source.run(self.connection, parameters)
-        recorded = self._record(found)
+        recorded = self._record(found, is_select=source.is_select)
         lost = set(found) - recorded
         if lost and not source.is_select:
             instructions = json.dumps(sorted(lost))
             self._execute("postpone", instructions=instructions, retries=self.rule.retries)
 
-    def _record(self, instructions: Sequence[str]) -> set[str]:
+    def _record(self, instructions: Sequence[str], *, is_select: bool = False) -> set[str]:
         if not instructions:
             return set()
-        options = {"retries": self.rule.retries, "limit": self.room}
+        options = {"retries": self.rule.retries, "limit": self.room, "is_select": is_select}
         rows = self._execute("record", instructions=json.dumps(instructions), **options).fetchall()
         place = {instruction: index for index, instruction in enumerate(instructions)}
         self._claimed(sorted(rows, key=lambda row: place[row[0]]))

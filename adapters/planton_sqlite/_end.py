@@ -51,8 +51,20 @@ def fail(
 
 
 def release(connection: sqlite3.Connection, receipts: Sequence[int]) -> Found:
-    """Make claims pending again."""
-    connection.execute(END["release"], {"receipts": json.dumps(receipts)})
+    """Make claims pending again that a consumer gives back."""
+    return _give_back(connection, receipts, is_undelivered=False)
+
+
+def take_back(connection: sqlite3.Connection, receipts: Sequence[int]) -> Found:
+    """Make claims pending again that could not be delivered; they pause if that happens again."""
+    return _give_back(connection, receipts, is_undelivered=True)
+
+
+def _give_back(
+    connection: sqlite3.Connection, receipts: Sequence[int], *, is_undelivered: bool
+) -> Found:
+    parameters = {"receipts": json.dumps(receipts), "is_undelivered": is_undelivered}
+    connection.execute(END["release"], parameters)
     return _end(connection, receipts)
 
 

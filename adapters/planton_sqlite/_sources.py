@@ -163,7 +163,7 @@ class Sources(Base):
     async def _release(self, claims: Sequence[Claim]) -> None:
         # Not a wake-up: Planton gives back what it cannot deliver now, and would claim it again.
         numbers = [int(receipt) for receipt in receipts_of(claims)]
-        await self._owner.write(lambda connection: _end.release(connection, numbers))
+        await self._owner.write(lambda connection: _end.take_back(connection, numbers))
 
 
 def _seconds(delay: Any) -> float | None:

@@ -64,10 +64,10 @@ ORDER BY priority DESC, run_at, id LIMIT :limit;
 -- name: activate
 INSERT INTO planton_active (
     receipt, task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
-    created_at, claimed_at, lease, lease_expires_at
+    given_back, created_at, claimed_at, lease, lease_expires_at
 )
 SELECT random(), task_name, instruction, payload, priority, tags, retries, timeout, delivery + 1,
-    error, created_at, :now, :lease, :now + min(:lease, coalesce(timeout, :lease))
+    error, given_back, created_at, :now, :lease, :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
 RETURNING instruction, receipt, payload, delivery;
 
@@ -77,12 +77,15 @@ DELETE FROM planton_pending WHERE id IN (SELECT value FROM json_each(:ids));
 -- name: next_run
 SELECT min(run_at) FROM planton_pending WHERE task_name = :task_name AND run_at > :now;
 
--- name: waiting
-SELECT count(*) FROM planton_pending WHERE task_name = :task_name;
+-- name: left_out
+-- How many rows, besides the active ones, a plain SELECT may find that are not to be claimed.
+SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name)
+    + (SELECT count(*) FROM planton_ended WHERE task_name = :task_name AND status <> 'succeeded');
 
 -- name: record
 -- What the user's own statement gave, or the times of a cron task. One is active already, or
 -- waits for a retry, when a plain SELECT finds its row again: it is not claimed a second time.
+-- Nor is one that failed for good: it would be claimed again at once, before all others.
 INSERT INTO planton_active (
     receipt, task_name, instruction, retries, delivery, created_at, claimed_at, lease,
     lease_expires_at
@@ -93,7 +96,10 @@ WHERE NOT EXISTS (
     SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = found.value
 ) AND NOT EXISTS (
     SELECT 1 FROM planton_active WHERE task_name = :task_name AND instruction = found.value
-)
+) AND NOT (:is_select AND EXISTS (
+    SELECT 1 FROM planton_ended
+    WHERE task_name = :task_name AND instruction = found.value AND status <> 'succeeded'
+))
 ORDER BY found.key LIMIT :limit
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING instruction, receipt, payload, delivery;

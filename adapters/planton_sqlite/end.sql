@@ -51,11 +51,16 @@ ORDER BY given.key
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
 -- name: release
+-- What a consumer gives back is claimable at once. What the dispatcher gives back, time and again
+-- because nobody takes it, pauses: 1, 2, 4 … 60 seconds from the second time on.
 INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, tags, retries, timeout, delivery, error, created_at
+    task_name, instruction, payload, priority, tags, retries, timeout, delivery, error, created_at,
+    given_back, run_at
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
-    created_at
+    created_at, iif(:is_undelivered, given_back + 1, 0),
+    (julianday('now') - 2440587.5) * 86400.0
+    + iif(:is_undelivered AND given_back > 0, min(1 << (min(given_back, 7) - 1), 60), 0)
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
 WHERE true
 ORDER BY given.key

@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
 from typing import Any
 
+import trio
+
 from planton._task import Batch, Claim, ScheduleRequest, Task
 from planton.abc import InstructionRecord, Status
 
@@ -64,6 +66,19 @@ class Hooks:
 async def claim(task: Task, limit: int | None = None) -> list[Claim]:
     """Claim as a dispatcher would."""
     return [each for each in (await attempt(task, limit)).claims if isinstance(each, Claim)]
+
+
+async def claim_at_once(tasks: Sequence[Task]) -> list[Claim]:
+    """Let dispatchers claim two each at the same time."""
+    claimed: list[Claim] = []
+
+    async def one(task: Task) -> None:
+        claimed.extend(await claim(task, 2))
+
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(one, task)
+    return claimed
 
 
 async def attempt(task: Task, limit: int | None = None) -> Batch:

@@ -1,11 +1,12 @@
 # ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of the strict claim: cap, leases, take over, release."""
 
+from datetime import timedelta
 from typing import Any
 
 import trio
 
-from planton._events import InstructionEvent
+from planton._events import ErrorEvent, InstructionEvent
 from planton._planton import Planton
 from planton.abc import Storage
 from planton.testing._collector import EventCollector
@@ -13,7 +14,9 @@ from planton.testing._conformance_base import (
     Hooks,
     attempt,
     claim,
+    claim_at_once,
     claim_one,
+    clock,
     enqueue,
     failing,
     names,
@@ -60,12 +63,16 @@ class ClaimPromises(Hooks):
         assert [2, 1] == [len(await claim(task, 2)), len(await claim(task, 2))]
 
     async def test_two_dispatchers_keep_one_cap(self, storage: Any, other: Any) -> None:
-        """However many claim at the same time, nobody gets what another has."""
+        """However many claim at the same time, nobody gets what another has.
+
+        One that finds another claiming waits for it, or goes away empty and comes again.
+        """
         await enqueue(storage, "task", *map(str, range(12)))
         tasks = [each.queue_task("task", concurrency=3) for each in (storage, other)]
         seen: list[str] = []
         for count in (3, 6, 9, 12):
-            claimed = await _claim_at_once(tasks, 6)
+            claimed = await claim_at_once(tasks * 3)
+            claimed += await claim(tasks[0])
             seen += names(claimed)
 
             assert count == len(seen)
@@ -166,6 +173,65 @@ class ClaimPromises(Hooks):
 
         assert [("a", "queued"), ("b", "queued")] == await statuses(storage)
 
+    async def test_what_cannot_be_delivered_pauses_longer_and_longer(self, storage: Any) -> None:
+        """It is claimable at once the first time, then after 1, 2, 4, … 60 seconds."""
+        await enqueue(storage, "task", "a")
+        task = storage.queue_task("task")
+        give_back: Any = task.release
+        for pause in (0, 1, 2, 4, 8, 16, 32, 60, 60):
+            (claimed,) = await claim(task)
+            before = await clock(storage)
+            await give_back([claimed])
+            run_at = (await record(storage, "a")).run_at
+            after = await clock(storage)
+
+            assert run_at is not None
+            assert before <= run_at - timedelta(seconds=pause) <= after
+            await self.advance(storage, pause)
+
+    async def test_a_report_of_a_consumer_ends_the_pauses(self, storage: Any) -> None:
+        """It was delivered after all: what happened before does not count any more."""
+        await enqueue(storage, "task", "a", retries=1)
+        task = storage.queue_task("task")
+        give_back: Any = task.release
+        for end in (failing(storage), storage.release, storage.complete):
+            await give_back(await claim(task))
+            await give_back(await claim(task))
+
+            assert [] == await claim(task)
+            await self.advance(storage, 61)
+            (claimed,) = await claim(task)
+            await end(claimed.receipt)
+
+        assert [("a", "succeeded")] == await statuses(storage)
+
+    async def test_one_that_no_listener_takes_does_not_starve_the_others(
+        self, storage: Any
+    ) -> None:
+        """Although what was given back comes first, and there is one slot."""
+        await enqueue(storage, "task", "poison", priority=9)
+        await enqueue(storage, "task", "a", "b")
+        planton = Planton(tasks=[storage.queue_task("task", delay=0.01)])
+        EventCollector(planton, ErrorEvent)
+        taken: list[str] = []
+        all_taken = trio.Event()
+
+        @planton.on(InstructionEvent)
+        async def take(event: InstructionEvent) -> None:
+            if event.instruction == "poison":
+                raise ValueError(event.instruction)
+            taken.append(event.instruction)
+            await storage.complete(event.receipt)
+            if len(taken) == 2:
+                all_taken.set()
+
+        with trio.fail_after(30):
+            async with planton:
+                await all_taken.wait()
+
+        assert ["a", "b"] == taken
+        assert "queued" == (await record(storage, "poison")).status
+
     async def test_an_ended_claim_wakes_its_task(self, storage: Any) -> None:
         """A freed slot does not wait for the next poll."""
         await enqueue(storage, "task", "a", "b", "c")
@@ -192,15 +258,3 @@ class ClaimPromises(Hooks):
                 heard += names(await claim(task, 1))
 
         assert sorted(heard) == sorted(await storage.get_active_instructions("task"))
-
-
-async def _claim_at_once(tasks: list[Any], times: int) -> list[Any]:
-    claimed: list[Any] = []
-
-    async def one(task: Any) -> None:
-        claimed.extend(await claim(task, 2))
-
-    async with trio.open_nursery() as nursery:
-        for number in range(times):
-            nursery.start_soon(one, tasks[number % len(tasks)])
-    return claimed

@@ -148,6 +148,44 @@ class DatabasePromises(Hooks):
         assert [["1", "2"], ["3"]] == [sorted(names(first)), names(second)]
         assert [] == await claim(task)
 
+    async def test_rows_that_failed_for_good_do_not_starve_the_rest(
+        self, storage: Any, other: Any
+    ) -> None:
+        """A plain SELECT leaves them out, until they are retried or forgotten."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2, 3, 4)
+        task, again = [each.claim_task("task", sql=self.select_sql) for each in (storage, other)]
+        (dead,) = await claim(task)
+        await storage.fail(dead.receipt, "broken")
+        (failed,) = await claim(again)
+        await storage.fail(failed.receipt, "broken", retry=False)
+        (done,) = await claim(task)
+        await self.remove_rows(storage, 3)
+        await storage.complete(done.receipt)
+        (last,) = await claim(again)
+
+        assert ["1", "2", "3", "4"] == names([dead, failed, done, last])
+        await storage.retry("task", ["2"])
+        await storage.complete(last.receipt)
+        (retried,) = await claim(task)
+        await storage.complete(retried.receipt)
+        await self.remove_rows(storage, 2, 4)
+
+        assert (["2"], []) == (names([retried]), await claim(task))
+        await storage.prune()
+        assert ["1"] == names(await claim(task))
+
+    async def test_rows_that_succeeded_are_found_again(self, storage: Any) -> None:
+        """By a plain SELECT of rows that come round, such as what is due every hour."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1)
+        task = storage.claim_task("task", sql=self.select_sql)
+        for _ in range(3):
+            (claimed,) = await claim(task)
+            await storage.complete(claimed.receipt)
+
+        assert [("1", "succeeded")] * 3 == await statuses(storage)
+
     async def test_deliveries_of_rows_can_be_used_up(self, storage: Any) -> None:
         """As of what is queued."""
         need(self.has_sql)

@@ -232,7 +232,7 @@ class MemoryStorage(MemoryOperations):
         return await self._report(receipts, _release)
 
     async def _release_claims(self, claims: Sequence[Claim]) -> None:
-        await self._report(receipts_of(claims), _release, frees=False)
+        await self._report(receipts_of(claims), _take_back, frees=False)
 
     async def _report(
         self,
@@ -262,6 +262,12 @@ class MemoryStorage(MemoryOperations):
 
 def _release(transaction: Transaction, row: Row, now: float) -> None:
     transaction.requeue(row.left("pending", run_at=now))
+
+
+def _take_back(transaction: Transaction, row: Row, now: float) -> None:
+    pause = min(1 << min(row.given_back - 1, 6), 60) if row.given_back else 0
+    changes = {"run_at": now + pause, "given_back": row.given_back + 1}
+    transaction.requeue(row.left("pending", **changes))
 
 
 def _fail(transaction: Transaction, row: Row, now: float, report: FailureReport) -> None:

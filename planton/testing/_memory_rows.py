@@ -31,6 +31,7 @@ class Row:
         lease: Seconds that a claim lasts without a heartbeat; None for ever.
         lease_expires_at: End of the claim.
         outcome: How it ended.
+        given_back: How often in a row a dispatcher could not deliver it.
         id: Its place in the order of arrival.
     """
 
@@ -53,6 +54,7 @@ class Row:
     created_at: float = 0.0
     claimed_at: float | None = None
     ended_at: float | None = None
+    given_back: int = 0
     id: int = 0
 
     @property
@@ -91,7 +93,8 @@ class Row:
 
     def left(self, status: Literal["pending", "ended"], **changes: Any) -> "Row":
         """Give it as it is when it is active no more."""
-        return attrs.evolve(self, status=status, receipt=None, lease_expires_at=None, **changes)
+        ended = {"status": status, "receipt": None, "lease_expires_at": None, "given_back": 0}
+        return attrs.evolve(self, **{**ended, **changes})
 
 
 @attrs.frozen

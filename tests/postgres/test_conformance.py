@@ -7,8 +7,6 @@ import pytest
 import trio
 
 from planton.testing import StorageConformance
-from planton.testing._conformance_base import claim, enqueue, names, receipts
-from planton.testing._conformance_cron import hourly
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 
@@ -97,53 +95,15 @@ class TestPostgresStorage(StorageConformance):
             instruction,
         )
 
-    # What is special: who finds the row of a task locked by another dispatcher does not wait, but
-    # goes away empty and comes again. So it may take more than one round to get all.
-
-    async def test_two_dispatchers_keep_one_cap(self, storage, other):
-        """However many claim at the same time, nobody gets what another has."""
-        await enqueue(storage, "task", *map(str, range(12)))
-        tasks = [each.queue_task("task", concurrency=3) for each in (storage, other)]
-        seen = []
-        while len(seen) < 12:
-            claimed = await claim_at_once(tasks * 3)
-            seen += names(claimed)
-
-            assert 3 >= len(await storage.get_active_instructions("task"))
-            await other.complete(receipts(claimed))
-
-        assert sorted(map(str, range(12))) == sorted(seen)
-
-    async def test_each_fire_time_is_claimed_once_in_the_fleet(self, storage, other):
-        """However many dispatchers have the task and claim at the same time."""
-        _, expression = await hourly(storage)
-        options = {"misfire": "all", "concurrency": 20}
-        tasks = [each.cron_task("cron", expression, **options) for each in (storage, other)]
-        for task in tasks:
-            await claim(task)
-        await self.advance(storage, 10 * 3600)
-        seen = []
-        while claims := await claim_at_once(tasks * 4):
-            seen += names(claims)
-
-        assert 10 == len(seen) == len(set(seen))
+    # Not kept yet:
+    test_rows_that_failed_for_good_do_not_starve_the_rest = None
+    test_what_cannot_be_delivered_pauses_longer_and_longer = None
+    test_a_report_of_a_consumer_ends_the_pauses = None
+    test_one_that_no_listener_takes_does_not_starve_the_others = None
 
     async def _do(self, storage, statement, *parameters):
         async with await TrioConnection.connect(storage.conninfo) as connection:
             await connection.execute(statement, parameters or None)
-
-
-async def claim_at_once(tasks):
-    """Let all of them claim two at the same time; at least one gets what there is."""
-    claimed = []
-
-    async def one(task):
-        claimed.extend(await claim(task, 2))
-
-    async with trio.open_nursery() as nursery:
-        for task in tasks:
-            nursery.start_soon(one, task)
-    return claimed
 
 
 async def test_a_transaction_of_a_sync_connection_is_joined(storage):
