@@ -12,6 +12,7 @@ from planton import Batch, Claim, ScheduleRequest
 from planton.abc import TimeTable
 from planton_postgres._database import Connection, Database
 from planton_postgres._rule import ClaimRule
+from planton_postgres._source import Source
 from planton_postgres._statements import CLAIM
 
 
@@ -162,11 +163,32 @@ class Claimer:
         if rule.source is None or not found.room:
             return [], None
         with self._database.limited(shield=False):
-            async with connection.pipeline():
-                await connection.execute(CLAIM["replan"], prepare=False)
-                active = await connection.execute(CLAIM["active"], {"task_names": [task_name]})
-            names = [instruction for _, instruction in await active.fetchall()]
-            return await rule.source.run(connection, found.room, names, found.now), None
+            return await self._from_table(connection, task_name, rule.source, found), None
+
+    async def _from_table(
+        self, connection: Connection, task_name: str, source: Source, found: Found
+    ) -> list[str]:
+        """Run the user's statement; what it gave that is not recorded yet."""
+        parameters = {"task_name": task_name, "is_marked": source.marks}
+        async with connection.pipeline():
+            await connection.execute(CLAIM["replan"], prepare=False)
+            known = await connection.execute(CLAIM["known"], parameters)
+        ((active, others),) = await known.fetchall()
+        if source.marks:
+            return await source.run(connection, found.room, active, found.now)
+        # A plain SELECT finds what is active again, and others that are not to be claimed. These
+        # may be many and are rarely in front: it is asked for them if they took all the places.
+        limit = found.room + len(active)
+        given = await source.run(connection, limit, active, found.now)
+        if not others or len(given) < limit:
+            return given
+        recorded = await connection.execute(CLAIM["record"], self._row(task_name, given, found))
+        claims = [_claim(*row) for row in await recorded.fetchall()]
+        found.claims += claims
+        found.room -= len(claims)
+        if not found.room:
+            return []
+        return await source.run(connection, limit + others, active, found.now)
 
     async def _finish(
         self,
@@ -180,7 +202,8 @@ class Claimer:
         recorded = None
         async with connection.pipeline():
             if given:
-                recorded = await connection.execute(CLAIM["record"], self._row(task_name, given))
+                row = self._row(task_name, given, found)
+                recorded = await connection.execute(CLAIM["record"], row)
             if fire_at and fire_at != found.next_fire_at:
                 statement = CLAIM["fire_next" if found.is_held else "fire_sooner"]
                 moment = {"task_name": task_name, "next_fire_at": fire_at}
@@ -190,14 +213,16 @@ class Claimer:
             await connection.execute(CLAIM["commit"], prepare=False)
         return [] if recorded is None else [_claim(*row) for row in await recorded.fetchall()]
 
-    def _row(self, task_name: str, given: list[str]) -> dict[str, Any]:
+    def _row(self, task_name: str, given: list[str], found: Found) -> dict[str, Any]:
         rule = self.rules[task_name]
+        is_marked = rule.source is not None and rule.source.marks
         return {
             "task_name": task_name,
             "instructions": given,
             "retries": rule.retries,
             "lease": rule.lease,
-            "is_marked": rule.source is not None and rule.source.marks,
+            "is_marked": is_marked,
+            "room": None if is_marked else found.room,
         }
 
 

@@ -106,6 +106,7 @@ class Reports:
             keep=keep,
         )
         self.release = Report(database, END["release"])
+        self.give_back = Report(database, END["give_back"])
 
 
 def _check(receipt: str) -> None:

@@ -140,7 +140,7 @@ class Sources(Base):
 
     async def _release(self, claims: Sequence[Claim]) -> None:
         # Not a wake-up: Planton gives back what it cannot deliver now, and would claim it again.
-        await self._reports.release(receipts_of(claims))
+        await self._reports.give_back(receipts_of(claims))
 
 
 def _seconds(task: Task) -> float | None:

@@ -200,10 +200,10 @@ claimed AS MATERIALIZED (
 activated AS (
     INSERT INTO planton_active (
         receipt, task_name, instruction, payload, priority, tags, retries, timeout, delivery,
-        error, created_at, claimed_at, lease, lease_expires_at
+        error, given_back, created_at, claimed_at, lease, lease_expires_at
     )
     SELECT receipt, task_name, instruction, payload, priority, tags, retries, timeout,
-           delivery + 1, error, created_at, clock.now, lease,
+           delivery + 1, error, given_back, created_at, clock.now, lease,
            clock.now + least(lease, timeout) * interval '1 second'
     FROM claimed, clock WHERE NOT is_used_up
 ),
@@ -258,10 +258,24 @@ SELECT task_name, instruction FROM planton_active
 WHERE task_name = ANY (%(task_names)s::text[])
 ORDER BY claimed_at, instruction;
 
+-- name: known
+-- The active instructions of a task; and how many rows a plain SELECT may find besides, in vain.
+SELECT ARRAY(
+           SELECT instruction FROM planton_active
+           WHERE task_name = %(task_name)s ORDER BY claimed_at, instruction
+       ),
+       CASE WHEN %(is_marked)s THEN 0 ELSE (
+           SELECT count(*) FROM planton_pending WHERE task_name = %(task_name)s
+       ) + (
+           SELECT count(*) FROM planton_ended
+           WHERE task_name = %(task_name)s AND status <> 'succeeded'
+       ) END;
+
 -- name: record
--- What the task's own source gave. It is active already, or waits for a retry, when a plain
--- SELECT finds its row again: then it is not claimed a second time. A statement that has marked
--- the row as claimed will not give it again: then it waits in the queue for the claim to end.
+-- What the task's own source gave. A plain SELECT finds a row again while it is active, waits for
+-- a retry, or rests because it failed for good: then it is not claimed, and what is behind it is.
+-- A statement that has marked the row as claimed will not give it again: then it waits in the
+-- queue for the claim to end.
 WITH given AS (
     SELECT given.instruction, given.number, EXISTS (
         SELECT 1 FROM planton_active AS active
@@ -271,7 +285,16 @@ WITH given AS (
     WHERE NOT EXISTS (
         SELECT 1 FROM planton_pending AS pending
         WHERE pending.task_name = %(task_name)s AND pending.instruction = given.instruction
-    )
+    ) AND (%(is_marked)s OR NOT EXISTS (
+        SELECT 1 FROM planton_ended AS failed
+        WHERE failed.task_name = %(task_name)s AND failed.instruction = given.instruction
+          AND failed.status <> 'succeeded'
+          AND NOT EXISTS (
+              SELECT 1 FROM planton_ended AS later
+              WHERE later.task_name = %(task_name)s AND later.instruction = given.instruction
+                AND later.id > failed.id AND later.status = 'succeeded'
+          )
+    ))
 ),
 queued AS (
     INSERT INTO planton_pending (task_name, instruction, retries)
@@ -287,7 +310,7 @@ SELECT gen_random_uuid(), %(task_name)s, instruction, %(retries)s, 1, clock.now,
        %(lease)s::double precision,
        clock.now + %(lease)s::double precision * interval '1 second'
 FROM given, (SELECT clock_timestamp() AS now) AS clock
-WHERE NOT is_active ORDER BY number
+WHERE NOT is_active ORDER BY number LIMIT %(room)s::bigint
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING instruction, receipt::text, payload, delivery;
 

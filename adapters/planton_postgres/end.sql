@@ -84,3 +84,25 @@ queued AS (
     ON CONFLICT (task_name, instruction) DO NOTHING
 )
 SELECT receipt::text, task_name FROM gone;
+
+-- name: give_back
+-- By a dispatcher that could not deliver it. What nobody takes, time and again, pauses: 1, 2, 4 …
+-- 60 seconds from the second time on.
+WITH gone AS (
+    DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s::uuid[])
+    RETURNING *
+),
+queued AS (
+    INSERT INTO planton_pending (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+        created_at, given_back, run_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+           created_at, given_back + 1, clock_timestamp() + CASE
+               WHEN given_back = 0 THEN interval '0'
+               ELSE least(1 << least(given_back - 1, 6), 60) * interval '1 second'
+           END
+    FROM gone
+    ON CONFLICT (task_name, instruction) DO NOTHING
+)
+SELECT receipt::text, task_name FROM gone;

@@ -419,6 +419,62 @@ async def test_active_instructions_are_text_even_if_there_are_none(storage):
     assert [["1", "2"], ["3", "4"]] == [names(await claim(task, 2)) for _ in range(2)]
 
 
+# Rows that a plain SELECT finds and that are not to be claimed
+
+
+SELECT_SQL = "SELECT id FROM account ORDER BY id LIMIT %(limit)s"
+
+
+async def fail_all(storage, claims):
+    await storage.fail([str(each.receipt) for each in claims], "broken")
+
+
+async def test_rows_behind_those_that_failed_are_reached(storage):
+    """However much room there is: those in front take none of it."""
+    task = storage.claim_task("send", sql=SELECT_SQL, concurrency=3)
+    await fail_all(storage, await claim(task, 2))
+
+    assert ["3", "4", "5"] == names(await claim(task))
+
+
+async def test_rows_that_failed_and_have_gone_take_nobodys_place(storage, observer):
+    """They are in the history only: all that the first look finds is claimed."""
+    task = storage.claim_task("send", sql=SELECT_SQL, concurrency=3)
+    await fail_all(storage, await claim(task, 2))
+    await observer.execute("DELETE FROM account WHERE id <= 2")
+
+    assert ["3", "4", "5"] == names(await claim(task))
+
+
+async def test_a_row_that_succeeded_after_it_had_failed_is_found_again(storage):
+    """Its last end counts."""
+    task = storage.claim_task("send", sql=SELECT_SQL)
+    await fail_all(storage, await claim(task))
+    await storage.enqueue("send", "1")
+    (again,) = await claim(task)
+    await storage.complete(again.receipt)
+
+    assert ["1", "1"] == [again.instruction, *names(await claim(task))]
+
+
+async def test_a_row_that_failed_and_is_marked_anew_is_claimed(storage, observer):
+    """An UPDATE finds only what its user wants to be done."""
+    task = storage.claim_task("send", sql=CLAIM_SQL)
+    await fail_all(storage, await claim(task))
+    await observer.execute("UPDATE account SET sent_at = NULL")
+
+    assert ["1"] == names(await claim(task))
+
+
+async def test_rows_that_failed_come_back_where_no_history_is_kept(schema_dsn, storage):
+    """Nobody knows of them any more."""
+    async with PostgresStorage(schema_dsn, retention=0) as forgetful:
+        task = forgetful.claim_task("send", sql=SELECT_SQL)
+        await fail_all(forgetful, await claim(task))
+
+        assert ["1"] == names(await claim(task))
+
+
 # Reports
 
 

@@ -7,6 +7,7 @@ from psycopg.conninfo import make_conninfo
 from planton import InvalidArgumentError, StorageError
 from planton.testing._conformance_base import claim, enqueue, names
 from planton_postgres import PostgresStorage
+from planton_postgres._schema import migrations
 from planton_postgres.demo import Accounts
 
 
@@ -86,7 +87,7 @@ async def test_a_missing_migration_is_a_clear_error(schema_dsn):
 async def test_tables_that_are_newer_are_a_clear_error(schema_dsn, observer):
     """An old program does not touch them."""
     async with PostgresStorage(schema_dsn) as storage:
-        assert [1, 0] == [await storage.migrate(), await storage.migrate()]
+        assert [len(migrations()), 0] == [await storage.migrate(), await storage.migrate()]
         await observer.execute("INSERT INTO planton_schema VALUES (99)")
         with pytest.raises(StorageError, match="install a newer planton"):
             await storage.migrate()
@@ -100,7 +101,7 @@ async def test_a_migration_that_fails_is_undone(schema_dsn, observer):
             await storage.migrate()
         await observer.execute("DROP TABLE planton_ended")
 
-        assert 1 == await storage.migrate()
+        assert len(migrations()) == await storage.migrate()
 
 
 async def test_unlogged_tables(schema_dsn, observer):

@@ -16,7 +16,8 @@ FROM unnest(ARRAY['task', 'another']) AS task_name, generate_series(1, 50000) AS
 """
 HISTORY = """
 INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at)
-SELECT 'task', n, 1, 'succeeded', now() FROM generate_series(1, 50000) AS n
+SELECT 'task', n, 1, CASE WHEN n % 50 = 0 THEN 'dead' ELSE 'succeeded' END, now()
+FROM generate_series(1, 50000) AS n
 """
 ACTIVE = """
 INSERT INTO planton_active (
@@ -116,6 +117,20 @@ def test_a_prepared_claim_has_the_same_plan(backlog, statement):
 
     assert {"Index Scan", "Index Only Scan"} >= {node for node, _ in reads(plan, "planton_pending")}
     assert ("Index Scan", "planton_pending_due") in reads(plan, "planton_pending")
+
+
+def test_a_plain_select_leaves_out_by_an_index_of_what_failed(backlog):
+    """The history is looked into, not read: neither for their number nor for those given."""
+    given = {"instructions": [str(n) for n in range(49_900, 50_100)], "room": 100}
+    parameters = {"task_name": "task", "is_marked": False, "retries": 0, "lease": 60, **given}
+    with backlog.transaction(force_rollback=True):
+        known = explain(backlog, CLAIM["known"], parameters)
+        record = explain(backlog, CLAIM["record"], parameters)
+
+    for plan in (known, record):
+        assert "planton_ended_failed" in {node.get("Index Name") for node in nodes(plan)}
+        assert ("Seq Scan", None) not in reads(plan, "planton_ended")
+        assert pages(plan) < PLENTY
 
 
 def test_a_report_looks_up_its_receipts(backlog):
