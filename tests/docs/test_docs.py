@@ -83,8 +83,8 @@ def test_the_first_example_of_the_readme_stands_at_its_top():
     assert lines.index("```") <= 31
 
 
-def test_all_links_between_pages_lead_somewhere():
+def test_all_links_between_pages_lead_somewhere(linked):
     """No page promises another that is not there."""
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ALL_PAGES]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+            assert linked(page, target).exists(), f"{page.name} -> {target}"
