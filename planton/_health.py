@@ -44,8 +44,8 @@ def health(planton: "Planton") -> Health:
     reasons = [f"task {task.name!r} is overdue: {_where(task)}" for task in tasks if task.overdue]
     if planton._session is None:
         reasons.insert(0, "Planton does not run")
-    warnings = tuple(warning for task in tasks for warning in _warnings(task))
-    return Health(ok=not reasons, reasons=tuple(reasons), warnings=warnings)
+    warnings = [*filter(None, map(_failures, tasks)), *_polled(tasks)]
+    return Health(ok=not reasons, reasons=tuple(reasons), warnings=tuple(warnings))
 
 
 def _where(task: TaskStatus) -> str:
@@ -54,13 +54,17 @@ def _where(task: TaskStatus) -> str:
     return "the loop was blocked"
 
 
-def _warnings(task: TaskStatus) -> list[str]:
-    warnings = []
-    if task.consecutive_errors >= MANY_ERRORS:
-        warnings.append(
-            f"task {task.name!r} failed {task.consecutive_errors} times in a row, "
-            f"the last time with {task.last_error}"
-        )
-    if task.wake_ups == "polling":
-        warnings.append(f"task {task.name!r} is polled: its wake-ups are down or turned off")
-    return warnings
+def _failures(task: TaskStatus) -> str | None:
+    if task.consecutive_errors < MANY_ERRORS:
+        return None
+    times = f"{task.consecutive_errors} times in a row"
+    return f"task {task.name!r} failed {times}, the last time with {task.last_error}"
+
+
+def _polled(tasks: list[TaskStatus]) -> list[str]:
+    """Warn of all of them at once: they mostly share what wakes them."""
+    names = [repr(task.name) for task in tasks if task.wake_ups == "polling"]
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"wake-ups are down or turned off, and polled are {', '.join(names[:3])}{more}"]

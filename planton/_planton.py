@@ -305,6 +305,20 @@ class Planton:
             await session.ended.wait()
         return await self._attempt_alone(entry)
 
+    async def report(self, error: Exception) -> None:
+        """Tell the listeners of errors what befell a service that goes on all the same.
+
+        For services: an error that one raises is reported too, and the service started again. It
+        becomes an `ErrorEvent` of stage `"service"`.
+
+        Raises:
+            InvalidArgumentError: If it is no `Exception`.
+        """
+        if not isinstance(error, Exception):
+            raise InvalidArgumentError("error", error, "give an Exception")
+        event = ErrorEvent(task_name=None, error=error, stage="service")
+        await self._listeners.report(event)
+
     def status(self) -> list[TaskStatus]:
         """Tell where every task stands, in the order of registration."""
         is_running = self._session is not None

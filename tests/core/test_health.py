@@ -93,12 +93,14 @@ def test_status_shows_what_a_schedule_says_of_its_wake_ups(said, shown, script):
     assert shown == planton.status()[0].wake_ups
 
 
-def test_wake_ups_that_are_down_are_a_warning(script):
-    """Polling goes on."""
+@pytest.mark.parametrize(
+    ("count", "names"), ((1, "'0'"), (3, "'0', '1', '2'"), (5, "'0', '1', '2' and 2 more"))
+)
+def test_wake_ups_that_are_down_are_a_warning(script, count, names):
+    """One for all tasks; polling goes on."""
     schedule = script()
     schedule.wake_ups = "polling"
-    planton = Planton(tasks=[Task(name="task", schedule=schedule, cap="strict")])
+    tasks = [Task(name=str(number), schedule=schedule, cap="strict") for number in range(count)]
+    warnings = health(Planton(tasks=tasks)).warnings
 
-    assert ("task 'task' is polled: its wake-ups are down or turned off",) == health(
-        planton
-    ).warnings
+    assert (f"wake-ups are down or turned off, and polled are {names}",) == warnings

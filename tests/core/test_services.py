@@ -191,3 +191,24 @@ async def test_a_service_may_unregister_before_attempts_begin(script):
         await trio.sleep(5)
 
     assert [] == schedule.times
+
+
+async def test_a_service_that_goes_on_reports_its_errors(script):
+    """As one that fails, but for the new start."""
+    schedule = script()
+
+    async def service(planton, *, task_status):
+        task_status.started()
+        await planton.report(OSError("for once"))
+        await trio.sleep_forever()
+
+    planton = Planton(tasks=[strict(schedule)], services=[service])
+    seen = EventCollector(planton, ErrorEvent)
+    async with planton:
+        await trio.sleep(100.5)
+    with pytest.raises(ValueError, match="error"):
+        await planton.report("no exception")
+
+    assert [("for once", None, "service")] == [
+        (str(event.error), event.task_name, event.stage) for event in seen.of(ErrorEvent)
+    ]
