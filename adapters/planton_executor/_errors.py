@@ -1,0 +1,48 @@
+"""What handlers raise to say more, and what the executor reports."""
+
+from planton import PlantonError
+
+
+class GiveUp(Exception):  # noqa: N818  what a handler does, not what went wrong
+    """Raised by a handler: the work failed, and another try would not help.
+
+    The instruction ends as failed, whatever retries are left.
+    """
+
+
+class NoHandlerError(PlantonError, LookupError):
+    """An instruction came for a task that has no handler.
+
+    Attributes:
+        task_name: The task.
+        known: Tasks that have one.
+    """
+
+    def __init__(self, task_name: str, known: tuple[str, ...]) -> None:
+        self.task_name = task_name
+        self.known = known
+        names = ", ".join(sorted(known)[:10]) or "none"
+        super().__init__(
+            f"the executor has no handler for task {task_name!r}, but for {names}: decorate a "
+            f"function with @executor.handler({task_name!r}), then retry what failed"
+        )
+
+
+class LostLeaseError(PlantonError):
+    """A claim was lost while it was worked on; what the handler did was not stored.
+
+    Its lease expired before it was renewed, its time was up, or somebody ended it. Another
+    consumer may have it by now.
+
+    Attributes:
+        task_name: The task.
+        instruction: What was claimed.
+    """
+
+    def __init__(self, task_name: str, instruction: str) -> None:
+        self.task_name = task_name
+        self.instruction = instruction
+        super().__init__(
+            f"the claim of {instruction!r} of task {task_name!r} was lost: its lease expired and "
+            "it was given to another consumer, or somebody ended it; nothing was stored"
+        )

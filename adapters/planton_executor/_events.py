@@ -1,0 +1,91 @@
+"""What the executor tells its listeners."""
+
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from planton import ErrorEvent
+from planton_executor._work import Work
+
+Reason: TypeAlias = Literal["error", "timeout", "result", "no_handler", "lost"]
+
+
+@attrs.frozen(kw_only=True)
+class StartedEvent:
+    """A handler is about to be called.
+
+    Attributes:
+        work: What it is called with.
+    """
+
+    work: Work
+
+
+@attrs.frozen(kw_only=True)
+class SucceededEvent:
+    """A handler returned, and that is stored.
+
+    Attributes:
+        work: What it was called with.
+        result: What it returned.
+        duration: Seconds that it took.
+    """
+
+    work: Work
+    result: Any
+    duration: float
+
+
+@attrs.frozen(kw_only=True)
+class FailedEvent:
+    """Work failed, and that is stored, if the claim was not lost.
+
+    Attributes:
+        work: What the handler was called with.
+        error: What it raised, or what was wrong.
+        reason: `"error"` (the handler raised), `"timeout"`, `"result"` (it returned what is not
+            JSON), `"no_handler"`, or `"lost"` (the claim is somebody else's or nobody's: whatever
+            the handler did, nothing was stored).
+        duration: Seconds that it took.
+    """
+
+    work: Work
+    error: Exception
+    reason: Reason
+    duration: float
+
+
+@attrs.frozen(kw_only=True)
+class IdleEvent:
+    """The last of what was to be done is done: nothing runs, nothing waits for a slot."""
+
+
+@attrs.frozen(kw_only=True)
+class LeaseAtRiskEvent:
+    """Half of a lease has passed without a renewal: act, or the claim will be lost.
+
+    Told once for a claim, until it is renewed. Listeners are plain functions and are called in a
+    thread of the executor's own, as trio's may be the one that hangs.
+
+    Attributes:
+        work: Whose lease it is.
+        expires_in: Seconds until it expires.
+        is_blocked: Whether trio's loop has stood still all the time; else it is the storage that
+            does not answer.
+        stack: Where the thread of trio is, as text, if its loop is blocked.
+    """
+
+    work: Work
+    expires_in: float
+    is_blocked: bool
+    stack: str
+
+
+EVENT_TYPES: tuple[type[Any], ...] = (
+    StartedEvent,
+    SucceededEvent,
+    FailedEvent,
+    IdleEvent,
+    LeaseAtRiskEvent,
+    ErrorEvent,
+)

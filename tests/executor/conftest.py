@@ -1,0 +1,106 @@
+"""One executor, three storages."""
+
+import pytest
+import trio
+
+from planton import InstructionEvent, Planton
+from planton.testing import MemoryStorage
+from planton_executor import Executor, FailedEvent, IdleEvent, StartedEvent, SucceededEvent
+from planton_postgres import PostgresStorage
+from planton_sqlite import SQLiteStorage
+
+STORAGES = ("memory", "sqlite", "postgres")
+
+
+def open_storage(kind, where):
+    """Open the storage of a test."""
+    return {"memory": lambda _: MemoryStorage(), "sqlite": SQLiteStorage}.get(
+        kind, PostgresStorage
+    )(where)
+
+
+@pytest.fixture(params=STORAGES)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def where(kind, request, tmp_path):
+    """Where the data is: what a storage is opened with."""
+    return request.getfixturevalue("schema_dsn") if kind == "postgres" else tmp_path / "app.db"
+
+
+@pytest.fixture
+async def storage(kind, where):
+    async with open_storage(kind, where) as storage:
+        await storage.migrate()
+        yield storage
+
+
+class Seen:
+    """All that an executor told, as short words in their order."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.words = []
+        self.failed = []
+        self.succeeded = []
+        executor.on(StartedEvent, lambda event: self._add("started", event))
+        executor.on(SucceededEvent, lambda event: self._add("succeeded", event))
+        executor.on(FailedEvent, lambda event: self._add("failed", event))
+        executor.on(IdleEvent, lambda event: self.words.append("idle"))
+        self._changed = trio.Event()
+
+    def _add(self, word, event):
+        self.words.append(f"{word} {event.work.instruction}")
+        if word != "started":
+            getattr(self, word).append(event)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def until(self, count):
+        """Wait until so many have ended."""
+        with trio.fail_after(10):
+            while len(self.failed) + len(self.succeeded) < count:
+                await self._changed.wait()
+
+
+class Bench:
+    """An executor beside a Planton with one queue task, on a storage."""
+
+    def __init__(self, storage, **options):
+        self.storage = storage
+        self.executor = Executor(storage, **options)
+        self.seen = Seen(self.executor)
+
+    def planton(self, *, name="task", concurrency=10, delay=0.02, **options):
+        """Make the Planton that feeds the executor."""
+        task = self.storage.queue_task(
+            name,
+            concurrency=concurrency,
+            delay=delay,
+            capacity=self.executor.capacity,
+            **options,
+        )
+        planton = Planton(tasks=[task], services=[self.storage.serve, self.executor.serve])
+        planton.on(InstructionEvent, self.executor.submit)
+        return planton
+
+    async def enqueue(self, *instructions, name="task", **options):
+        for instruction in instructions:
+            assert await self.storage.enqueue(name, instruction, **options)
+
+    async def record(self, instruction="a", name="task"):
+        found = await self.storage.find(task_name=name)
+        (only,) = [each for each in found if each.instruction == instruction]
+        return only
+
+
+@pytest.fixture
+def bench(storage):
+    return lambda **options: Bench(storage, **options)
+
+
+@pytest.fixture
+def memory_bench(autojump_clock):
+    """On the storage in memory, in virtual time."""
+    return lambda **options: Bench(MemoryStorage(), **options)

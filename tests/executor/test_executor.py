@@ -1,0 +1,165 @@
+"""What an executor does with instructions, on each storage."""
+
+import threading
+
+import trio
+
+from planton import CallbackTimeoutError
+from planton_executor import GiveUp
+
+
+async def test_what_a_handler_returns_is_the_result(bench):
+    """Of an async one as of a sync one, which runs in a thread of its own."""
+    one = bench()
+    threads = []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        return {"got": work.payload, "delivery": work.delivery}
+
+    @one.executor.handler("other")
+    def handle_in_thread(work):
+        threads.append(threading.get_ident())
+        return [work.instruction, work.task_name]
+
+    await one.enqueue("a", payload=[1])
+    await one.enqueue("b", name="other")
+    planton = one.planton()
+    planton.register(one.storage.queue_task("other", delay=0.02))
+    async with planton:
+        await one.seen.until(2)
+
+    assert {"got": [1], "delivery": 1} == (await one.record()).result
+    assert ["b", "other"] == (await one.record("b", "other")).result
+    assert threading.get_ident() not in threads
+    assert {"started a", "succeeded a", "started b", "succeeded b", "idle"} == set(one.seen.words)
+
+
+async def test_no_more_run_than_the_concurrency(bench):
+    """And no more are claimed than can start; all are done in the end."""
+    one = bench(concurrency=3)
+    running, most, claimed = 0, 0, []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        claimed.append(len(await one.storage.get_active_instructions("task")))
+        await trio.sleep(0.01)
+        running -= 1
+
+    await one.enqueue(*map(str, range(12)))
+    async with one.planton(delay=60) as planton:
+        planton.wake()
+        await one.seen.until(12)
+
+    assert 3 == most
+    assert 3 >= max(claimed)
+    assert "idle" == one.seen.words[-1]
+
+
+async def test_a_failure_is_tried_again_by_what_the_instruction_brought(bench):
+    """`enqueue(retries=…)`; then it is dead, with the error."""
+    one = bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        raise ValueError(f"no such user, delivery {work.delivery}")
+
+    await one.enqueue("a", retries=2)
+    async with one.planton():
+        await one.seen.until(3)
+    found = await one.record()
+
+    assert ("dead", "ValueError: no such user, delivery 3") == (found.status, found.error)
+    assert ["error"] * 3 == [event.reason for event in one.seen.failed]
+
+
+async def test_a_handler_may_give_up(bench):
+    """Another try would not help."""
+    one = bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        raise GiveUp("no such user")
+
+    await one.enqueue("a", retries=2)
+    async with one.planton():
+        await one.seen.until(1)
+    found = await one.record()
+
+    assert ("failed", "no such user", 2) == (found.status, found.error, found.retries)
+
+
+async def test_work_without_a_handler_ends_as_failed(bench):
+    """With an error that names what there is."""
+    one = bench()
+
+    @one.executor.handler("known")
+    async def handle(work):
+        pass
+
+    await one.enqueue("a", retries=2)
+    async with one.planton():
+        await one.seen.until(1)
+    found = await one.record()
+
+    assert "failed" == found.status
+    assert "no handler for task 'task', but for known" in found.error
+    assert ["no_handler"] == [event.reason for event in one.seen.failed]
+
+
+async def test_a_result_that_is_not_json_is_told(bench):
+    """The work is done, and is not to be done again."""
+    one = bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        return {1, 2}
+
+    await one.enqueue("a", retries=2)
+    async with one.planton():
+        await one.seen.until(1)
+    found = await one.record()
+
+    assert "failed" == found.status
+    assert "{1, 2}" in found.error
+    assert "JSON" in found.error
+    assert ["result"] == [event.reason for event in one.seen.failed]
+
+
+async def test_a_handler_that_takes_too_long_has_failed(bench):
+    """An async one is cancelled; a sync one is told, and keeps its slot until it returns."""
+    one = bench(concurrency=2)
+    let_go = threading.Event()
+    cancelled = []
+
+    @one.executor.handler("task", timeout=0.05)
+    async def handle(work):
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(work.is_cancelled)
+
+    @one.executor.handler("other", timeout=0.05)
+    def hang(work):
+        let_go.wait(10)
+        cancelled.append(work.is_cancelled)
+
+    await one.enqueue("a")
+    await one.enqueue("b", name="other")
+    planton = one.planton()
+    planton.register(one.storage.queue_task("other", delay=0.02))
+    async with planton:
+        await one.seen.until(2)
+
+        assert 1 == one.executor.capacity()
+        let_go.set()
+    errors = [event.error for event in one.seen.failed]
+
+    assert 2 == len(cancelled)
+    assert cancelled[-1]
+    assert all(isinstance(error, CallbackTimeoutError) for error in errors)
+    assert "dead" == (await one.record()).status
+    assert "within 0.05 s" in (await one.record("b", "other")).error
