@@ -1,6 +1,6 @@
 """The strict claim: counts and claims in one transaction, which only one has at a time per task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -53,6 +53,9 @@ class Found:
         return seconds if seconds < delay else None
 
 
+# Up to so many tasks are asked for at once; the statements are told a line for each of them.
+_FEW = 50
+
 Answer: TypeAlias = Batch | Exception
 
 
@@ -68,18 +71,36 @@ class Claimer:
         self._database = database
         self._keep = keep
         self.rules: dict[str, ClaimRule] = {}
+        self._known: set[str] = set()
 
     async def from_queue(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
-        """Claim for tasks that have nothing but the queue: one round trip for all of them."""
+        """Claim for tasks that have nothing but the queue: one round trip for all of them.
 
+        Of very many it is first asked which have anything; mostly that is all.
+        """
+        busy = requests if len(requests) <= _FEW else await self._busy(requests)
+        found = await self._queued(busy) if busy else {}
+        names = [request.task_name for request in requests]
+        return [
+            found[name].batch(self.rules[name]) if name in found else Batch([], active=0)
+            for name in names
+        ]
+
+    async def _queued(self, requests: Sequence[ScheduleRequest]) -> dict[str, Found]:
         async def claim(connection: Connection) -> dict[str, Found]:
             return await self._common(connection, requests, commit=True)
 
-        found = await self._database.claim(claim)
-        if await self._introduce(found):
-            found = await self._database.claim(claim)
-        names = [request.task_name for request in requests]
-        return [found[name].batch(self.rules[name]) for name in names]
+        await self._introduce(requests)
+        return self._known_of(await self._database.claim(claim))
+
+    async def _busy(self, requests: Sequence[ScheduleRequest]) -> Sequence[ScheduleRequest]:
+        """Leave out tasks that have nothing queued and nothing active."""
+        limit = len(requests)
+        rows = await self._database.rows(CLAIM["busy"], {"limit": limit})
+        if len(rows) > limit:
+            return requests  # those of others may have hidden one of these
+        busy = {name for (name,) in rows}
+        return [request for request in requests if request.task_name in busy]
 
     async def from_source(self, request: ScheduleRequest) -> Batch:
         """Claim for a task that has a source of its own: three round trips, or four.
@@ -94,9 +115,9 @@ class Claimer:
                 await connection.rollback()  # noqa: ASYNC102  bounded by settle_limit
                 raise
 
+        await self._introduce([request])
         found = await self._database.claim_in_parts(claim)
-        if await self._introduce({request.task_name: found}):
-            found = await self._database.claim_in_parts(claim)
+        self._known_of({request.task_name: found})
         return found.batch(self.rules[request.task_name])
 
     async def from_sources(self, requests: Sequence[ScheduleRequest]) -> list[Answer]:
@@ -120,12 +141,21 @@ class Claimer:
                 raise
         return [answers.get(request.task_name, Batch([])) for request in requests]
 
-    async def _introduce(self, found: Mapping[str, Found]) -> bool:
-        """Give tasks the row that is their lock, once; whether there were such."""
-        unknown = sorted(name for name, one in found.items() if not one.is_known)
+    async def _introduce(self, requests: Sequence[ScheduleRequest]) -> None:
+        """Give tasks the row that is their lock, before their first claim.
+
+        Not after a claim that finds none: what it has claimed for others would have to be kept
+        through whatever happens to the second claim.
+        """
+        unknown = sorted({request.task_name for request in requests} - self._known)
         if unknown:
             await self._database.count(CLAIM["introduce"], {"task_names": unknown})
-        return bool(unknown)
+            self._known.update(unknown)
+
+    def _known_of(self, found: dict[str, Found]) -> dict[str, Found]:
+        """Forget tasks whose row somebody has deleted: they get it anew at their next attempt."""
+        self._known -= {name for name, one in found.items() if not one.is_known}
+        return found
 
     async def _common(
         self, connection: Connection, requests: Sequence[ScheduleRequest], *, commit: bool

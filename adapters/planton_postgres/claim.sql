@@ -9,6 +9,31 @@
 -- got hold of is handed on in a setting that ends with the transaction, so that both go to the
 -- server together: one round trip.
 
+-- name: busy
+-- The tasks that have anything queued or active, from name to name through the indexes: hardly a
+-- page when nearly all of very many are idle. At most one more than asked for.
+WITH RECURSIVE queued AS (
+    (SELECT task_name FROM planton_pending ORDER BY task_name LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT pending.task_name FROM planton_pending AS pending
+        WHERE pending.task_name > queued.task_name ORDER BY pending.task_name LIMIT 1
+    )
+    FROM queued WHERE queued.task_name IS NOT NULL
+),
+running AS (
+    (SELECT task_name FROM planton_active ORDER BY task_name LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT active.task_name FROM planton_active AS active
+        WHERE active.task_name > running.task_name ORDER BY active.task_name LIMIT 1
+    )
+    FROM running WHERE running.task_name IS NOT NULL
+)
+(SELECT task_name FROM queued WHERE task_name IS NOT NULL LIMIT %(limit)s + 1)
+UNION ALL
+(SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
+
 -- name: begin
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 

@@ -1,6 +1,8 @@
 """What is special about the claim on PostgreSQL: fresh counts, locks of others, the user's SQL."""
 
 import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -417,6 +419,66 @@ async def test_active_instructions_are_text_even_if_there_are_none(storage):
     task = storage.claim_task("send", sql=sql, concurrency=4)
 
     assert [["1", "2"], ["3", "4"]] == [names(await claim(task, 2)) for _ in range(2)]
+
+
+# Very many tasks at once
+
+
+async def attempt_many(storage, count, **options):
+    """The answers for as many queue tasks, asked for in one call; by name."""
+    tasks = [storage.queue_task(f"task {n}", concurrency=2, **options) for n in range(count)]
+    answers = await tasks[0].schedule.many([request(task) for task in tasks])
+    return {task.name: answer for task, answer in zip(tasks, answers, strict=True)}
+
+
+async def test_very_many_tasks_get_what_each_of_them_has(schema_dsn, storage, observer):
+    """Though it is first asked which of them have anything: due, expired, later, or active."""
+    await enqueue(storage, "task 3", "due")
+    await enqueue(storage, "task 5", "later", run_at=datetime.now(UTC) + timedelta(seconds=30))
+    for number in (7, 9):
+        await enqueue(storage, f"task {number}", "held")
+        await claim(storage.queue_task(f"task {number}"))
+    await observer.execute(
+        "UPDATE planton_active SET lease_expires_at = now() WHERE task_name = 'task 9'"
+    )
+    async with PostgresStorage(schema_dsn) as dispatcher:
+        answers = await attempt_many(dispatcher, 200, delay=60)
+
+    claimed = {name: names(answer.claims) for name, answer in answers.items() if answer.claims}
+    assert {"task 3": ["due"], "task 9": ["held"]} == claimed
+    assert {0: 198, 1: 2} == Counter(answer.active for answer in answers.values())
+    assert ["task 5"] == [name for name, answer in answers.items() if answer.next_in]
+
+
+async def test_a_task_that_is_new_takes_nothing_from_those_beside_it(storage):
+    """What is claimed for them in the same call is delivered."""
+    old, new = [storage.queue_task(name) for name in ("old", "new")]
+    assert [] == await claim(old)
+    await enqueue(storage, "old", "a")
+    answers = await old.schedule.many([request(task) for task in (old, new)])
+
+    assert [["a"], []] == [names(answer.claims) for answer in answers]
+
+
+async def test_a_task_whose_row_was_deleted_gets_it_anew(storage, observer):
+    """Somebody has emptied the tables under a running dispatcher."""
+    task = storage.queue_task("task")
+    await claim(task)
+    await observer.execute("TRUNCATE planton_task, planton_pending, planton_active")
+    await enqueue(storage, "task", "a")
+
+    assert [[], ["a"]] == [names(await claim(task)) for _ in range(2)]
+
+
+async def test_other_tasks_do_not_hide_those_that_are_asked_for(schema_dsn, storage):
+    """However many there are that another program has queued for."""
+    for number in range(120):
+        await enqueue(storage, f"other {number}", "a")
+    await enqueue(storage, "task 3", "due")
+    async with PostgresStorage(schema_dsn) as dispatcher:
+        answers = await attempt_many(dispatcher, 100)
+
+    assert ["task 3"] == [name for name, answer in answers.items() if answer.claims]
 
 
 # Rows that a plain SELECT finds and that are not to be claimed

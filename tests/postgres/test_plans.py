@@ -119,6 +119,15 @@ def test_a_prepared_claim_has_the_same_plan(backlog, statement):
     assert ("Index Scan", "planton_pending_due") in reads(plan, "planton_pending")
 
 
+def test_who_is_busy_is_found_from_name_to_name(backlog):
+    """Through the indexes, a few pages for each name, whatever its backlog."""
+    plan = explain(backlog, CLAIM["busy"], {"limit": 10_000})
+
+    assert ("Seq Scan", None) not in reads(plan, "planton_pending") | reads(plan, "planton_active")
+    assert 102 == plan["Actual Rows"]
+    assert pages(plan) < 1000
+
+
 def test_a_plain_select_leaves_out_by_an_index_of_what_failed(backlog):
     """The history is looked into, not read: neither for their number nor for those given."""
     given = {"instructions": [str(n) for n in range(49_900, 50_100)], "room": 100}
