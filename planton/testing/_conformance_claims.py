@@ -195,8 +195,9 @@ class ClaimPromises(Hooks):
         task = storage.queue_task("task")
         give_back: Any = task.release
         for end in (failing(storage), storage.release, storage.complete):
-            await give_back(await claim(task))
-            await give_back(await claim(task))
+            for _ in range(2):
+                (claimed,) = await claim(task)
+                await give_back([claimed])
 
             assert [] == await claim(task)
             await self.advance(storage, 61)
