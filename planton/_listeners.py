@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from planton._callbacks import is_async
-from planton._errors import InvalidArgumentError
+from planton._errors import InvalidArgumentError, PlantonError
 from planton._events import EVENT_TYPES, AttemptEvent, ErrorEvent, Event
 
 logger = logging.getLogger("planton")
@@ -89,12 +89,13 @@ async def tell(listener: Listener, event: Event) -> None:
 
 
 def log(event: ErrorEvent) -> None:
-    """Log an error that nobody listens to."""
+    """Log an error that nobody listens to; of Planton's own the words say it all."""
+    is_told = isinstance(event.error, PlantonError) and not logger.isEnabledFor(logging.DEBUG)
     logger.error(
         "%s of task %r failed: %s",
         event.stage,
         event.task_name,
         event.error,
-        exc_info=event.error,
+        exc_info=None if is_told else event.error,
         extra={"task_name": event.task_name, "stage": event.stage},
     )

@@ -37,7 +37,7 @@ class Base:
             raise InvalidArgumentError("synchronous", synchronous, 'give "FULL" or "NORMAL"')
         self._history = History(to_number("retention", retention))
         self._synchronous = synchronous
-        self._owner = Owner(self._open, self.path)
+        self._owner = Owner(self._open, self.path, self._check)
         self._rules: dict[str, ClaimRule] = {}
         self._get_active_instructions = ActiveInstructions(self._owner)
         self._schedule = StrictSchedule(self._owner, self._rules)
@@ -66,7 +66,7 @@ class Base:
         Raises:
             StorageError: If the tables are newer than this code, or cannot be written.
         """
-        return await self._owner.write(lambda connection: _schema.migrate(connection, self.path))
+        return await self._owner.migrate(lambda connection: _schema.migrate(connection, self.path))
 
     @property
     def get_active_instructions(self) -> ActiveInstructions:
@@ -91,6 +91,9 @@ class Base:
                     planton.wake(name)
                 except UnknownTaskError:
                     pass  # a task of another Planton
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        _schema.check(connection, self.path)
 
     def _open(self) -> sqlite3.Connection:
         return _open.open_database(self.path, self._synchronous)

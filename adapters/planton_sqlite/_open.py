@@ -74,8 +74,6 @@ def to_storage_error(path: str, error: sqlite3.Error) -> StorageError:
 
 def _remedy(path: str, error: sqlite3.Error) -> str:
     text = str(error)
-    if "no such table: planton_" in text:
-        return ": call `await storage.migrate()` first"
     if "unable to open" in text and not Path(path).absolute().parent.is_dir():
         return f": the folder {Path(path).absolute().parent} does not exist, make it first"
     if "unable to open" in text or "readonly" in text:

@@ -49,11 +49,19 @@ class Owner:
     Args:
         open_connection: Opens the connection, on the thread.
         database: What to call the database in errors.
+        check: Raises if the tables are not those that this code needs; asked until it does not.
     """
 
-    def __init__(self, open_connection: Callable[[], sqlite3.Connection], database: str) -> None:
+    def __init__(
+        self,
+        open_connection: Callable[[], sqlite3.Connection],
+        database: str,
+        check: Callable[[sqlite3.Connection], None],
+    ) -> None:
         self._open = open_connection
         self._database = database
+        self._check = check
+        self._is_checked = False
         self._jobs: deque[Job[Any]] = deque()
         self._lock = threading.Condition()
         self._is_closing = False
@@ -67,6 +75,7 @@ class Owner:
         if self._thread is not None and self._thread.is_alive():
             raise StorageError(self._database, "the storage is open already: make a second one")
         self._is_closing, self._failure, self._opened = False, None, threading.Event()
+        self._is_checked = False
         # A daemon, so that a program that crashes is not kept alive; `close` waits for it.
         self._thread = threading.Thread(target=self._main, name="planton-sqlite", daemon=True)
         self._thread.start()
@@ -86,7 +95,11 @@ class Owner:
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run `function` on the thread, without a transaction."""
-        return await self._do(function, is_write=False)
+        return await self._do(self._checked(function), is_write=False)
+
+    async def migrate(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `function` in a transaction, whatever tables there are."""
+        return await self._do(function, is_write=True)
 
     async def write(
         self,
@@ -104,7 +117,23 @@ class Owner:
         Raises:
             StorageError: If the database stays locked by others, or cannot be written.
         """
-        return await self._do(function, is_write=True, look=look)
+        checked_look = None if look is None else self._checked(look)
+        return await self._do(self._checked(function), is_write=True, look=checked_look)
+
+    def _checked(
+        self, function: Callable[[sqlite3.Connection], T]
+    ) -> Callable[[sqlite3.Connection], T]:
+        """Let `function` see only tables that it knows."""
+        if self._is_checked:
+            return function
+
+        def checked(connection: sqlite3.Connection) -> T:
+            if not self._is_checked:
+                self._check(connection)
+                self._is_checked = True
+            return function(connection)
+
+        return checked
 
     async def _do(
         self,

@@ -105,6 +105,7 @@ class SQLiteStorage(Sources):
             remedy = "give a sqlite3.Connection or a sqlite_utils.Database"
             raise InvalidArgumentError("connection", connection, remedy)
         try:
+            self._check(connection)
             return _operate.enqueue(connection, new)
         except sqlite3.Error as error:
             raise to_storage_error(self.path, error) from error

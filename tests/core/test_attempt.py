@@ -16,6 +16,7 @@ from planton import (
     InvalidTaskError,
     Planton,
     ScheduleRequest,
+    StorageError,
     Task,
     UndeliveredInstructionsError,
     UnexpectedDelayError,
@@ -516,6 +517,21 @@ async def test_errors_nobody_listens_to_are_logged(script, caplog):
     assert ("planton", "ERROR") == (record.name, record.levelname)
     assert ("task", "schedule") == (record.task_name, record.stage)
     assert "down" in record.getMessage()
+    assert record.exc_info, "what nobody expected is looked for"
+
+
+@pytest.mark.parametrize(("level", "has_traceback"), (("INFO", False), ("DEBUG", True)))
+async def test_an_error_that_says_what_to_do_is_one_line(script, caplog, level, has_traceback):
+    """Its traceback is for those who ask for it."""
+    caplog.set_level(level, "planton")
+    error = StorageError("app.db", "call `await storage.migrate()` first")
+    planton = Planton(tasks=[Task(name="task", schedule=script(error), cap="strict")])
+    async with planton:
+        await trio.sleep(1.5)
+    (record,) = caplog.records
+
+    assert "migrate()" in record.getMessage()
+    assert has_traceback == bool(record.exc_info)
 
 
 async def test_a_listener_of_errors_that_raises_is_logged_and_does_not_recurse(bench, caplog):
