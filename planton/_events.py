@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeAlias
 import attrs
 
 from planton._errors import InvalidArgumentError
-from planton._task import Claim, is_int, slot_setters, to_claim
+from planton._task import Claim, is_int, slot_setters, to_claim, to_seconds
 
 Stage: TypeAlias = Literal[
     "delay",
@@ -41,6 +41,9 @@ class InstructionEvent(Event):
         payload: Whatever came with the instruction.
         delivery: Counts from 1; above 1 the instruction was handed out before and its lease
             expired.
+        lease: Seconds until the claim expires unless a heartbeat renews it; None if it does not
+            expire, or if nobody says so.
+        timeout: Seconds that this delivery may take, heartbeats or not; None for no limit.
     """
 
     task_name: str
@@ -48,6 +51,8 @@ class InstructionEvent(Event):
     receipt: str | None = None
     payload: Any = None
     delivery: int = 1
+    lease: float | None = None
+    timeout: float | None = None
 
     def to_json(self) -> str:
         """Give the event as one JSON object, for a broker.
@@ -79,9 +84,15 @@ class InstructionEvent(Event):
         return cls(**{name: _member(members, name) for name in names})
 
 
-_set_task_name, _set_instruction, _set_receipt, _set_payload, _set_delivery = slot_setters(
-    InstructionEvent
-)
+(
+    _set_task_name,
+    _set_instruction,
+    _set_receipt,
+    _set_payload,
+    _set_delivery,
+    _set_lease,
+    _set_timeout,
+) = slot_setters(InstructionEvent)
 
 
 def make_instruction_event(task_name: str, member: str | Claim) -> InstructionEvent:
@@ -93,12 +104,16 @@ def make_instruction_event(task_name: str, member: str | Claim) -> InstructionEv
         _set_receipt(event, None)
         _set_payload(event, None)
         _set_delivery(event, 1)
+        _set_lease(event, None)
+        _set_timeout(event, None)
         return event
     claim = to_claim(member)
     _set_instruction(event, claim.instruction)
     _set_receipt(event, claim.receipt)
     _set_payload(event, claim.payload)
     _set_delivery(event, claim.delivery)
+    _set_lease(event, claim.lease)
+    _set_timeout(event, claim.timeout)
     return event
 
 
@@ -109,6 +124,8 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     "receipt": lambda value: value is None or isinstance(value, str),
     "payload": lambda _: True,
     "delivery": lambda value: is_int(value, 1),
+    "lease": lambda value: value is None or to_seconds(value) is not None,
+    "timeout": lambda value: value is None or to_seconds(value) is not None,
 }
 
 

@@ -136,21 +136,56 @@ class FailureReport:
         delay: Seconds until it may be claimed again.
         retry: Whether to try again while retries are left.
         lower_priority: Whether it then comes after others.
+        retries: How many it is given if it failed for the first time and has none of its own.
     """
 
     error: str
     delay: float
     retry: bool
     lower_priority: bool
+    retries: int = 0
 
     @classmethod
-    def of(cls, error: object, *, retry_in: object, retry: bool, lower_priority: bool) -> Self:
+    def of(
+        cls,
+        error: object,
+        *,
+        retry_in: object,
+        retry: bool,
+        lower_priority: bool,
+        retries: object = 0,
+    ) -> Self:
         """Look at it, or raise `InvalidArgumentError`."""
         return cls(
             error=to_error_text(error),
             delay=0.0 if retry_in is None else to_number("retry_in", retry_in),
             retry=retry,
             lower_priority=lower_priority,
+            retries=to_count("retries", retries),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class AdvanceReport:
+    """What `advance` was given, looked at.
+
+    Attributes:
+        payload: JSON text; None for none.
+        retries: How many there are from now on.
+        delay: Seconds until it is to go on; None if the consumer goes on at once.
+    """
+
+    payload: str | None
+    retries: int
+    delay: float | None
+
+    @classmethod
+    def of(cls, payload: object, *, retries: object, run_in: object) -> Self:
+        """Look at it, or raise `InvalidArgumentError`."""
+        return cls(
+            payload=to_json("payload", payload),
+            retries=to_count("retries", retries),
+            delay=None if run_in is None else to_number("run_in", run_in),
         )
 
 

@@ -54,12 +54,17 @@ class Claim:
         receipt: Opaque name of this claim; a storage checks every later write against it.
         payload: Anything that consumers get with the instruction.
         delivery: How often the instruction has been handed out, this time included; from 1.
+        lease: Seconds until the claim expires unless a heartbeat renews it; None if it does not
+            expire.
+        timeout: Seconds that this delivery may take, heartbeats or not; None for no limit.
     """
 
     instruction: str = attrs.field()
     receipt: str | None = None
     payload: Any = None
     delivery: int = 1
+    lease: float | None = None
+    timeout: float | None = None
 
     @instruction.validator
     def _check(self, _: object, value: object) -> None:

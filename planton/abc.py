@@ -15,6 +15,7 @@ import trio
 from planton._errors import InvalidArgumentError
 from planton._planton import Planton
 from planton._storing import (
+    AdvanceReport,
     FailureReport,
     Misfire,
     NewInstruction,
@@ -31,6 +32,7 @@ from planton._task import Claim, Task
 __all__ = [
     "Acknowledged",
     "ActiveSource",
+    "AdvanceReport",
     "FailureReport",
     "InstructionRecord",
     "Misfire",
@@ -275,6 +277,7 @@ class Storage(Protocol):
         retry_in: float | None = None,
         retry: bool = True,
         lower_priority: bool = False,
+        retries: int = 0,
     ) -> Acknowledged:
         """Report that the work failed.
 
@@ -282,6 +285,25 @@ class Storage(Protocol):
         one retry less, and a priority one lower if `lower_priority`. With none left it ends as
         dead; with `retry=False` it ends as failed. Frees the slot and wakes the task. Of an
         exception the name and the message are kept.
+
+        `retries` is what the consumer grants: an instruction that fails for the first time (or
+        for the first time since `retry`) and has none of its own is given so many.
+        """
+
+    async def advance(
+        self,
+        receipts: str | Sequence[str],
+        payload: Any = None,
+        *,
+        retries: int = 0,
+        run_in: float | None = None,
+    ) -> Acknowledged:
+        """Store how far the work has come: it begins anew with another payload.
+
+        Its retries are `retries` from now on; its deliveries, its time-out and its error begin
+        anew. Without `run_in` the consumer keeps the claim, with its receipt and a new lease, and
+        goes on at once. With it the claim is queued again, due so many seconds from now; that
+        frees the slot. Whoever gets it next, also after a crash, gets the new payload.
         """
 
     async def release(self, receipts: str | Sequence[str]) -> Acknowledged:

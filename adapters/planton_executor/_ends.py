@@ -62,6 +62,7 @@ class Fail:
             retry_in=report.delay,
             retry=report.retry,
             lower_priority=report.lower_priority,
+            retries=report.retries,
         )
 
 

@@ -171,7 +171,7 @@ class Executor:
         if not self._is_open:
             problem = "the executor does not run: give executor.serve to the services of Planton, "
             raise _undelivered(run, f"{problem}or use it as a context manager", released=False)
-        self._leases.add(run, None)
+        self._leases.add(run, event.lease, event.timeout)
         self._waiting.add(run)
         try:
             with run.scope:

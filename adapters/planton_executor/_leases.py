@@ -42,9 +42,9 @@ class Leases:
         self._sleeps_until = 0.0
         self._watchdog = Watchdog(self._leases, warn)
 
-    def add(self, run: Run, lease: float | None) -> None:
+    def add(self, run: Run, lease: float | None, timeout: float | None) -> None:
         """Keep the lease of a claim alive."""
-        seconds = lease or USUAL
+        seconds = min(lease or USUAL, timeout or USUAL)
         next_beat_at = trio.current_time() + seconds / 3
         self._leases[run.work.receipt] = Lease(run, seconds, next_beat_at)
         self._watchdog.watch(seconds)

@@ -22,6 +22,7 @@ class Run:
 
     Attributes:
         work: What the handler is called with.
+        timeout: Seconds that the instruction itself allows.
         scope: Cancelled to break it off.
         is_lost: Whether the claim is no longer ours.
         is_stopped: Whether it was broken off because the executor ends.
@@ -33,6 +34,7 @@ class Run:
     """
 
     work: Work
+    timeout: float | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_lost: bool = False
     is_stopped: bool = False
@@ -49,7 +51,7 @@ class Run:
         if event.receipt is None:
             remedy = "the task's schedule must give claims with a receipt, as storages do"
             raise InvalidArgumentError("event.receipt", None, remedy)
-        return cls(Work.of(event, event.receipt))
+        return cls(Work.of(event, event.receipt), event.timeout)
 
     @property
     def duration(self) -> float:
@@ -75,7 +77,7 @@ class Run:
     async def call(self, handler: Handler, limiter: trio.CapacityLimiter) -> None:
         """Call the handler, and note what came of it; what it returned counts in any case."""
         self.began_at = trio.current_time()
-        timeout = math.inf if handler.timeout is None else handler.timeout
+        timeout = min(_or_never(handler.timeout), _or_never(self.timeout))
         try:
             with self.scope, trio.move_on_after(timeout) as limit:
                 self.result = await self._call(handler, limiter)
@@ -86,7 +88,7 @@ class Run:
             if not self.is_ending and limit.cancelled_caught:
                 self.work.is_cancelled = True
                 name = self.work.task_name
-                self.error = CallbackTimeoutError(name, "the handler", handler.timeout)
+                self.error = CallbackTimeoutError(name, "the handler", timeout)
                 self.reason = "timeout"
         self.is_ending = True
 
@@ -152,8 +154,13 @@ class Run:
                 delay=retry_in,
                 retry=not is_hopeless,
                 lower_priority=handler is not None and handler.lower_priority,
+                retries=0 if handler is None else handler.retries,
             )
         )
 
     def _fail(self, error: Exception, reason: Reason) -> None:
         self.error, self.reason = error, reason
+
+
+def _or_never(timeout: float | None) -> float:
+    return math.inf if timeout is None else timeout

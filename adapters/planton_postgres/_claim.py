@@ -262,17 +262,31 @@ def _has_claims(answer: Answer) -> bool:
 
 def _found(looked: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> dict[str, Found]:
     found = {name: Found(*known) for name, *known, _, _ in looked}
-    for step, name, instruction, receipt, payload, delivery, active, room in rows:
+    for step, name, active, room, *claim in rows:
         if step == 0:
             found[name].is_held = True
             found[name].active, found[name].room = active, room
         else:
-            found[name].claims.append(_claim(instruction, receipt, payload, delivery))
+            found[name].claims.append(_claim(*claim))
     return found
 
 
-def _claim(instruction: str, receipt: str, payload: Any, delivery: int) -> Claim:
-    return Claim(instruction=instruction, receipt=receipt, payload=payload, delivery=delivery)
+def _claim(
+    instruction: str,
+    receipt: str,
+    payload: Any,
+    delivery: int,
+    lease: float,
+    timeout: float | None,
+) -> Claim:
+    return Claim(
+        instruction=instruction,
+        receipt=receipt,
+        payload=payload,
+        delivery=delivery,
+        lease=lease,
+        timeout=timeout,
+    )
 
 
 def _fire(times: TimeTable, found: Found) -> tuple[list[str], datetime]:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from planton.abc import Acknowledged, FailureReport, to_json
-from planton_postgres._limits import to_error_column, to_json_column, to_seconds
+from planton.abc import Acknowledged, AdvanceReport, FailureReport, to_json
+from planton_postgres._limits import to_error_column, to_integer, to_json_column, to_seconds
 from planton_postgres._sources import Sources
 
 
@@ -39,6 +39,7 @@ class Consumers(Sources):
         retry_in: float | None = None,
         retry: bool = True,
         lower_priority: bool = False,
+        retries: int = 0,
     ) -> Acknowledged:
         """Report that the work failed, and wake the tasks.
 
@@ -50,20 +51,57 @@ class Consumers(Sources):
             retry_in: Seconds until it is due again; None for at once.
             retry: False ends it as failed, retries left or not.
             lower_priority: Queue it with a priority one lower.
+            retries: How many it is given if it fails for the first time, or the first time since
+                `retry`, and has none of its own.
 
         Raises:
             InvalidArgumentError: If an argument cannot be used; nothing was changed.
         """
         report = FailureReport.of(
-            error, retry_in=retry_in, retry=retry, lower_priority=lower_priority
+            error,
+            retry_in=retry_in,
+            retry=retry,
+            lower_priority=lower_priority,
+            retries=retries,
         )
         values = (
             to_error_column(report.error),
             to_seconds("retry_in", report.delay),
             bool(report.retry),
             bool(report.lower_priority),
+            to_integer("retries", report.retries),
         )
         return await self._end(self._reports.fail, receipts, *values)
+
+    async def advance(
+        self,
+        receipts: str | Sequence[str],
+        payload: Any = None,
+        *,
+        retries: int = 0,
+        run_in: float | None = None,
+    ) -> Acknowledged:
+        """Store how far the work has come: it begins anew with another payload.
+
+        What several consumers report at the same time is written in one statement.
+
+        Args:
+            receipts: One receipt or many.
+            payload: For whoever goes on; anything that JSON holds.
+            retries: How many there are from now on.
+            run_in: Seconds until it goes on; that frees its slot. If None the claim is kept, with
+                a new lease, and the caller goes on.
+
+        Raises:
+            InvalidArgumentError: If an argument cannot be used; nothing was changed.
+        """
+        report = AdvanceReport.of(payload, retries=retries, run_in=run_in)
+        values = (to_json_column(report.payload), to_integer("retries", report.retries))
+        if report.delay is None:
+            acknowledged, _ = await self._reports.advance(receipts, *values)
+            return acknowledged
+        delay = to_seconds("run_in", report.delay)
+        return await self._end(self._reports.put_off, receipts, *values, delay)
 
     async def release(self, receipts: str | Sequence[str]) -> Acknowledged:
         """Give claims back unfinished, at once claimable again, and wake their tasks."""

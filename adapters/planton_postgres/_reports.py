@@ -102,9 +102,11 @@ class Reports:
         self.fail = Report(
             database,
             END["fail"],
-            *("errors", "retry_ins", "retries", "lower_priorities"),
+            *("errors", "retry_ins", "retries", "lower_priorities", "granted"),
             keep=keep,
         )
+        self.advance = Report(database, END["advance"], "payloads", "retries")
+        self.put_off = Report(database, END["put_off"], "payloads", "retries", "run_ins")
         self.release = Report(database, END["release"])
         self.give_back = Report(database, END["give_back"])
 

@@ -250,7 +250,7 @@ dead AS (
     ) AS used_up
     WHERE %(keep)s
 )
-SELECT step, task_name, instruction, receipt::text, payload, delivery, active, room
+SELECT step, task_name, active, room, instruction, receipt::text, payload, delivery, lease, timeout
 FROM (
     SELECT 0 AS step, task_name, NULL AS instruction, NULL::uuid AS receipt, NULL::json AS payload,
            NULL::integer AS delivery, counted.active,
@@ -258,14 +258,16 @@ FROM (
                SELECT count(*) FROM claimed
                WHERE claimed.task_name = counted.task_name AND NOT claimed.is_used_up
            ) AS room,
-           NULL::integer AS priority, NULL::timestamptz AS run_at, NULL::bigint AS id
+           NULL::integer AS priority, NULL::timestamptz AS run_at, NULL::bigint AS id,
+           NULL::double precision AS lease, NULL::double precision AS timeout
     FROM counted
     UNION ALL
-    SELECT 1, task_name, instruction, receipt, payload, delivery, NULL, NULL, NULL, NULL, NULL
+    SELECT 1, task_name, instruction, receipt, payload, delivery, NULL, NULL, NULL, NULL, NULL,
+           lease, timeout
     FROM taken_over
     UNION ALL
     SELECT 2, task_name, instruction, receipt, payload, delivery + 1, NULL, NULL, priority, run_at,
-           id
+           id, lease, timeout
     FROM claimed WHERE NOT is_used_up
 ) AS answer
 ORDER BY step, priority DESC, run_at, id;
@@ -337,7 +339,7 @@ SELECT gen_random_uuid(), %(task_name)s, instruction, %(retries)s, 1, clock.now,
 FROM given, (SELECT clock_timestamp() AS now) AS clock
 WHERE NOT is_active ORDER BY number LIMIT %(room)s::bigint
 ON CONFLICT (task_name, instruction) DO NOTHING
-RETURNING instruction, receipt::text, payload, delivery;
+RETURNING instruction, receipt::text, payload, delivery, lease, timeout;
 
 -- name: fire_next
 UPDATE planton_task SET next_fire_at = %(next_fire_at)s WHERE task_name = %(task_name)s;

@@ -36,22 +36,30 @@ SELECT receipt::text, task_name FROM gone;
 WITH given AS (
     SELECT * FROM unnest(
         %(receipts)s::uuid[], %(errors)s::text[], %(retry_ins)s::double precision[],
-        %(retries)s::boolean[], %(lower_priorities)s::boolean[]
-    ) AS given (receipt, message, retry_in, is_to_retry, lower_priority)
+        %(retries)s::boolean[], %(lower_priorities)s::boolean[], %(granted)s::integer[]
+    ) AS given (receipt, message, retry_in, is_to_retry, lower_priority, granted)
 ),
 gone AS (
     DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s::uuid[])
     RETURNING *
 ),
+-- One that has no retries of its own is given some when it fails for the first time, or for the
+-- first time since it was retried.
+reckoned AS MATERIALIZED (
+    SELECT *, CASE
+        WHEN retries = 0 AND (error IS NULL OR delivery = 1) THEN granted ELSE retries
+    END AS retries_left
+    FROM gone JOIN given USING (receipt)
+),
 failed AS MATERIALIZED (
-    SELECT *, is_to_retry AND retries > 0 AS is_retried FROM gone JOIN given USING (receipt)
+    SELECT *, is_to_retry AND retries_left > 0 AS is_retried FROM reckoned
 ),
 queued AS (
     INSERT INTO planton_pending (
         task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
         created_at, run_at
     )
-    SELECT task_name, instruction, payload, priority - lower_priority::integer, tags, retries - 1,
+    SELECT task_name, instruction, payload, priority - lower_priority::integer, tags, retries_left - 1,
            timeout, delivery, message, created_at,
            clock_timestamp() + retry_in * interval '1 second'
     FROM failed WHERE is_retried
@@ -103,6 +111,41 @@ queued AS (
                ELSE least(1 << least(given_back - 1, 6), 60) * interval '1 second'
            END
     FROM gone
+    ON CONFLICT (task_name, instruction) DO NOTHING
+)
+SELECT receipt::text, task_name FROM gone;
+
+-- name: advance
+-- The work goes on with another payload, under the same claim.
+UPDATE planton_active AS active
+SET payload = given.payload::json, retries = given.retries, error = NULL, delivery = 1,
+    given_back = 0, claimed_at = clock.now,
+    lease_expires_at = clock.now + least(active.lease, active.timeout) * interval '1 second'
+FROM unnest(%(receipts)s::uuid[], %(payloads)s::text[], %(retries)s::integer[])
+        AS given (receipt, payload, retries),
+    (SELECT clock_timestamp() AS now) AS clock
+WHERE active.receipt = given.receipt
+RETURNING active.receipt::text, active.task_name;
+
+-- name: put_off
+-- The work is to go on later, with another payload.
+WITH given AS (
+    SELECT * FROM unnest(
+        %(receipts)s::uuid[], %(payloads)s::text[], %(retries)s::integer[],
+        %(run_ins)s::double precision[]
+    ) AS given (receipt, new_payload, new_retries, run_in)
+),
+gone AS (
+    DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s::uuid[])
+    RETURNING *
+),
+queued AS (
+    INSERT INTO planton_pending (
+        task_name, instruction, payload, priority, tags, retries, timeout, created_at, run_at
+    )
+    SELECT task_name, instruction, new_payload::json, priority, tags, new_retries, timeout,
+           created_at, clock_timestamp() + run_in * interval '1 second'
+    FROM gone JOIN given USING (receipt)
     ON CONFLICT (task_name, instruction) DO NOTHING
 )
 SELECT receipt::text, task_name FROM gone;

@@ -204,7 +204,7 @@ class _Claiming:
         self._claimed(sorted(rows, key=lambda row: place[row[0]]))
         return {row[0] for row in rows}
 
-    def _claimed(self, rows: Sequence[tuple[str, int, str | None, int]]) -> None:
+    def _claimed(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self.state.active += len(rows)
         self.claims += [
             Claim(
@@ -212,8 +212,10 @@ class _Claiming:
                 receipt=str(receipt),
                 payload=None if payload is None else json.loads(payload),
                 delivery=delivery,
+                lease=lease,
+                timeout=timeout,
             )
-            for instruction, receipt, payload, delivery in rows
+            for instruction, receipt, payload, delivery, lease, timeout in rows
         ]
 
     def _next_in(self) -> float | None:

@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from planton.abc import FailureReport
+from planton.abc import AdvanceReport, FailureReport
 from planton_sqlite._statements import END
 
 Found = dict[int, str]
@@ -43,10 +43,26 @@ def fail(
         "delay": report.delay,
         "retry": report.retry,
         "lower_priority": report.lower_priority,
+        "retries": report.retries,
     }
     connection.execute(END["requeue"], parameters)
     if is_kept:
         connection.execute(END["give_up"], parameters)
+    return _end(connection, receipts)
+
+
+def advance(
+    connection: sqlite3.Connection, receipts: Sequence[int], *, report: AdvanceReport
+) -> Found:
+    """Go on with another payload, at once or later."""
+    parameters = {
+        "receipts": json.dumps(receipts),
+        "payload": report.payload,
+        "retries": report.retries,
+    }
+    if report.delay is None:
+        return dict(connection.execute(END["advance"], parameters).fetchall())
+    connection.execute(END["put_off"], {**parameters, "delay": report.delay})
     return _end(connection, receipts)
 
 

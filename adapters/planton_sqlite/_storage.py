@@ -10,6 +10,7 @@ import sqlite_utils
 from planton import InvalidArgumentError
 from planton.abc import (
     Acknowledged,
+    AdvanceReport,
     FailureReport,
     InstructionRecord,
     NewInstruction,
@@ -134,6 +135,7 @@ class SQLiteStorage(Sources):
         retry_in: float | None = None,
         retry: bool = True,
         lower_priority: bool = False,
+        retries: int = 0,
     ) -> Acknowledged:
         """Report that the work failed, and wake its tasks.
 
@@ -144,9 +146,15 @@ class SQLiteStorage(Sources):
                 None.
             retry: False ends it as failed, whatever retries are left.
             lower_priority: Whether a retry has a priority one lower.
+            retries: How many it is given if it fails for the first time, or the first time since
+                `retry`, and has none of its own.
         """
         report = FailureReport.of(
-            error, retry_in=retry_in, retry=retry, lower_priority=lower_priority
+            error,
+            retry_in=retry_in,
+            retry=retry,
+            lower_priority=lower_priority,
+            retries=retries,
         )
 
         def change(connection: sqlite3.Connection, numbers: Sequence[int]) -> _end.Found:
@@ -154,6 +162,30 @@ class SQLiteStorage(Sources):
             return _end.fail(connection, numbers, report=report, is_kept=self._history.is_kept)
 
         return await self._report(receipts, change, frees=True)
+
+    async def advance(
+        self,
+        receipts: str | Sequence[str],
+        payload: Any = None,
+        *,
+        retries: int = 0,
+        run_in: float | None = None,
+    ) -> Acknowledged:
+        """Store how far the work has come: it begins anew with another payload.
+
+        Args:
+            receipts: One receipt or many.
+            payload: Any JSON, for whoever goes on.
+            retries: How many there are from now on.
+            run_in: Seconds until it goes on; that frees its slot. If None the claim is kept, with
+                a new lease, and the caller goes on.
+        """
+        report = AdvanceReport.of(payload, retries=retries, run_in=run_in)
+        return await self._report(
+            receipts,
+            lambda connection, numbers: _end.advance(connection, numbers, report=report),
+            frees=report.delay is not None,
+        )
 
     async def release(self, receipts: str | Sequence[str]) -> Acknowledged:
         """Give claims back unfinished, at once claimable again, and wake their tasks."""

@@ -45,7 +45,7 @@ WHERE receipt IN (
     WHERE task_name = :task_name AND lease_expires_at <= :now
     ORDER BY lease_expires_at LIMIT :limit
 )
-RETURNING instruction, receipt, payload, delivery;
+RETURNING instruction, receipt, payload, delivery, lease, timeout;
 
 -- name: due
 -- Not one whose instruction is active: it waits for that claim to end.
@@ -69,7 +69,7 @@ INSERT INTO planton_active (
 SELECT random(), task_name, instruction, payload, priority, tags, retries, timeout, delivery + 1,
     error, given_back, created_at, :now, :lease, :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
-RETURNING instruction, receipt, payload, delivery;
+RETURNING instruction, receipt, payload, delivery, lease, timeout;
 
 -- name: unqueue
 DELETE FROM planton_pending WHERE id IN (SELECT value FROM json_each(:ids));
@@ -102,7 +102,7 @@ WHERE NOT EXISTS (
 ))
 ORDER BY found.key LIMIT :limit
 ON CONFLICT (task_name, instruction) DO NOTHING
-RETURNING instruction, receipt, payload, delivery;
+RETURNING instruction, receipt, payload, delivery, lease, timeout;
 
 -- name: postpone
 -- What the user's statement has marked as claimed although it is active still: its row will not

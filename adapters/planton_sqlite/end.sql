@@ -34,19 +34,23 @@ SELECT task_name, instruction, payload, priority, tags, retries, timeout, delive
     iif(:retry, 'dead', 'failed'), :error, created_at, claimed_at,
     (julianday('now') - 2440587.5) * 86400.0
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
-WHERE NOT (:retry AND retries > 0)
+WHERE NOT (
+    :retry
+    AND (retries > 0 OR :retries > 0 AND (error IS NULL OR delivery = 1))
+)
 ORDER BY given.key;
 
 -- name: requeue
--- To be tried again. A row that was enqueued meanwhile is the same unit of work.
+-- To be tried again. A row that was enqueued meanwhile is the same unit of work. One that has no
+-- retries of its own is given `:retries` when it fails for the first time, or since it was retried.
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, tags, retries, timeout, delivery, error, created_at,
     run_at
 )
-SELECT task_name, instruction, payload, priority - :lower_priority, tags, retries - 1, timeout,
-    delivery, :error, created_at, (julianday('now') - 2440587.5) * 86400.0 + :delay
+SELECT task_name, instruction, payload, priority - :lower_priority, tags,
+    iif(retries > 0, retries, :retries) - 1, timeout, delivery, :error, created_at, (julianday('now') - 2440587.5) * 86400.0 + :delay
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
-WHERE :retry AND retries > 0
+WHERE :retry AND (retries > 0 OR :retries > 0 AND (error IS NULL OR delivery = 1))
 ORDER BY given.key
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
@@ -61,6 +65,27 @@ SELECT task_name, instruction, payload, priority, tags, retries, timeout, delive
     created_at, iif(:is_undelivered, given_back + 1, 0),
     (julianday('now') - 2440587.5) * 86400.0
     + iif(:is_undelivered AND given_back > 0, min(1 << (min(given_back, 7) - 1), 60), 0)
+FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
+WHERE true
+ORDER BY given.key
+ON CONFLICT (task_name, instruction) DO NOTHING;
+
+-- name: advance
+-- The work goes on with another payload, under the same claim.
+UPDATE planton_active
+SET payload = :payload, retries = :retries, error = NULL, delivery = 1, given_back = 0,
+    claimed_at = (julianday('now') - 2440587.5) * 86400.0,
+    lease_expires_at = (julianday('now') - 2440587.5) * 86400.0 + min(lease, coalesce(timeout, lease))
+WHERE receipt IN (SELECT value FROM json_each(:receipts))
+RETURNING receipt, task_name;
+
+-- name: put_off
+-- The work is to go on later, with another payload.
+INSERT INTO planton_pending (
+    task_name, instruction, payload, priority, tags, retries, timeout, created_at, run_at
+)
+SELECT task_name, instruction, :payload, priority, tags, :retries, timeout, created_at,
+    (julianday('now') - 2440587.5) * 86400.0 + :delay
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
 WHERE true
 ORDER BY given.key

@@ -1,5 +1,6 @@
 """One suite for all storages: every promise of `planton.abc` as a test."""
 
+from planton.testing._conformance_advance import AdvancePromises
 from planton.testing._conformance_claims import ClaimPromises
 from planton.testing._conformance_cron import CronPromises
 from planton.testing._conformance_database import DatabasePromises
@@ -13,6 +14,7 @@ class StorageConformance(
     ClaimPromises,
     QueuePromises,
     ReportPromises,
+    AdvancePromises,
     OperationPromises,
     CronPromises,
     InputPromises,

@@ -19,12 +19,14 @@ from planton.testing._conformance_base import (
 
 
 def reports(storage: Any) -> dict[str, Any]:
-    """Give the four reports, each as a function of receipts."""
+    """Give the reports, each as a function of receipts."""
     return {
         "heartbeat": storage.heartbeat,
         "complete": storage.complete,
         "fail": failing(storage),
         "release": storage.release,
+        "advance": lambda receipts: storage.advance(receipts, "next"),
+        "advance later": lambda receipts: storage.advance(receipts, "next", run_in=0),
     }
 
 

@@ -11,6 +11,7 @@ from planton._errors import InvalidArgumentError
 from planton._task import Batch, Claim, Delay, ScheduleRequest, Seconds, Task, to_seconds
 from planton.abc import (
     Acknowledged,
+    AdvanceReport,
     FailureReport,
     Misfire,
     TimeTable,
@@ -218,13 +219,37 @@ class MemoryStorage(MemoryOperations):
         retry_in: float | None = None,
         retry: bool = True,
         lower_priority: bool = False,
+        retries: int = 0,
     ) -> Acknowledged:
         """Queue claims again or end them; see `planton.abc.Storage`."""
         report = FailureReport.of(
-            error, retry_in=retry_in, retry=retry, lower_priority=lower_priority
+            error,
+            retry_in=retry_in,
+            retry=retry,
+            lower_priority=lower_priority,
+            retries=retries,
         )
         return await self._report(
             receipts, lambda transaction, row, now: _fail(transaction, row, now, report)
+        )
+
+    async def advance(
+        self,
+        receipts: str | Sequence[str],
+        payload: Any = None,
+        *,
+        retries: int = 0,
+        run_in: float | None = None,
+    ) -> Acknowledged:
+        """Begin anew with another payload; see `planton.abc.Storage`."""
+        report = AdvanceReport.of(payload, retries=retries, run_in=run_in)
+        changes = {"payload": payload, "retries": report.retries, "error": None}
+        return await self._report(
+            receipts,
+            lambda transaction, row, now: _advance(
+                transaction, attrs.evolve(row, **changes), now, report.delay
+            ),
+            frees=report.delay is not None,
         )
 
     async def release(self, receipts: str | Sequence[str]) -> Acknowledged:
@@ -271,10 +296,12 @@ def _take_back(transaction: Transaction, row: Row, now: float) -> None:
 
 
 def _fail(transaction: Transaction, row: Row, now: float, report: FailureReport) -> None:
-    if report.retry and row.retries:
+    is_first = row.error is None or row.delivery == 1
+    retries = report.retries if is_first and not row.retries else row.retries
+    if report.retry and retries:
         changes: dict[str, Any] = {
             "error": report.error,
-            "retries": row.retries - 1,
+            "retries": retries - 1,
             "priority": row.priority - report.lower_priority,
             "run_at": now + report.delay,
         }
@@ -282,3 +309,11 @@ def _fail(transaction: Transaction, row: Row, now: float, report: FailureReport)
     else:
         outcome = "dead" if report.retry else "failed"
         transaction.write(row.left("ended", outcome=outcome, error=report.error, ended_at=now))
+
+
+def _advance(transaction: Transaction, row: Row, now: float, delay: float | None) -> None:
+    if delay is None:
+        again = attrs.evolve(row, delivery=1, claimed_at=now)
+        transaction.write(again.renewed(now, row.lease))
+    else:
+        transaction.requeue(row.left("pending", delivery=0, run_at=now + delay))

@@ -213,6 +213,8 @@ class Transaction:
                     receipt=claimed.receipt,
                     payload=row.payload,
                     delivery=claimed.delivery,
+                    lease=lease,
+                    timeout=row.timeout,
                 )
             )
         return claims

@@ -4,7 +4,7 @@ import threading
 
 import trio
 
-from planton import CallbackTimeoutError
+from planton import CallbackTimeoutError, InstructionEvent, Planton
 from planton_executor import GiveUp
 
 
@@ -163,3 +163,60 @@ async def test_a_handler_that_takes_too_long_has_failed(bench):
     assert all(isinstance(error, CallbackTimeoutError) for error in errors)
     assert "dead" == (await one.record()).status
     assert "within 0.05 s" in (await one.record("b", "other")).error
+
+
+async def test_a_handler_grants_retries_to_what_has_none(bench):
+    """Such as fire times of a cron task; with a delay by the number of deliveries."""
+    one = bench()
+    delays = []
+
+    def retry_delay(number):
+        delays.append(number)
+        return 0.01 * number
+
+    @one.executor.handler("task", retries=2, retry_delay=retry_delay)
+    def handle(work):
+        raise ValueError("broken")
+
+    await one.enqueue("a")
+    async with one.planton():
+        await one.seen.until(3)
+
+    assert "dead" == (await one.record()).status
+    assert [0, 1, 2] == delays
+
+
+async def test_the_time_limit_of_an_instruction_holds_too(bench):
+    """Whatever the handler's own."""
+    one = bench()
+
+    @one.executor.handler("task", timeout=60)
+    async def handle(work):
+        await trio.sleep_forever()
+
+    await one.enqueue("a", timeout=0.1)
+    async with one.planton():
+        await one.seen.until(1)
+
+    assert ["timeout"] == [event.reason for event in one.seen.failed]
+    assert "within 0.1 s" in (await one.record()).error
+
+
+async def test_leases_are_renewed_while_handlers_run_and_wait(bench):
+    """Async ones, ones that block their thread, and those that wait for a slot."""
+    one = bench(concurrency=2)
+    deliveries = []
+
+    @one.executor.handler("task")
+    def handle(work):
+        deliveries.append(work.delivery)
+        threading.Event().wait(0.7)
+
+    await one.enqueue("a", "b", "c")
+    task = one.storage.queue_task("task", concurrency=10, lease=0.3, delay=0.05)
+    planton = Planton(tasks=[task], services=[one.executor.serve])
+    planton.on(InstructionEvent, one.executor.submit)
+    async with planton:
+        await one.seen.until(3)
+
+    assert [1] * 3 == deliveries
