@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -56,10 +57,19 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def kill(tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Kill an example that has printed a line: `kill("running 3", "tasq", database)`."""
+    """Kill an example that has printed a line: `kill("running 3", "tasq", database)`.
+
+    With `when` it waits for that to come true as well.
+    """
     processes = []
 
-    def kill(line: str, example: str, *arguments: str, **environment: str) -> None:
+    def kill(
+        line: str,
+        example: str,
+        *arguments: str,
+        when: Callable[[], object] = lambda: True,
+        **environment: str,
+    ) -> None:
         process = subprocess.Popen(
             command(example, *arguments),
             cwd=tmp_path,
@@ -70,6 +80,10 @@ def kill(tmp_path: Path) -> Iterator[Callable[..., None]]:
         processes.append(process)
         assert process.stdout is not None
         assert any(line in each for each in process.stdout), f"it ended without {line!r}"
+        deadline = time.monotonic() + 30
+        while not when():
+            assert time.monotonic() < deadline, "it does not come to that"
+            time.sleep(0.02)
         process.kill()
         assert -signal.SIGKILL == process.wait(30)
 
