@@ -48,8 +48,9 @@ WHERE receipt IN (
 RETURNING instruction, receipt, payload, delivery, lease, timeout;
 
 -- name: due
--- Not one whose instruction is active: it waits for that claim to end.
-SELECT id, instruction FROM planton_pending AS pending
+-- Not one whose instruction is active: it waits for that claim to end. Left to itself the planner
+-- takes the index of the times, and sorts the whole backlog at every claim.
+SELECT id, instruction FROM planton_pending AS pending INDEXED BY planton_pending_due
 WHERE task_name = :task_name AND run_at <= :now AND instruction GLOB :key
   AND (tags = '[]' OR NOT EXISTS (
     SELECT 1 FROM json_each(pending.tags) AS tag

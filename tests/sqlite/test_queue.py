@@ -135,14 +135,17 @@ def test_patterns_for_like_become_patterns_for_glob(like, glob):
         ("active", "sqlite_autoindex_planton_active"),
     ),
 )
-async def test_a_long_backlog_is_read_through_an_index(storage, rows, statement, index):
-    """Also after the planner has seen how the rows are spread; nothing is sorted."""
+@pytest.mark.parametrize("is_analysed", (False, True))
+async def test_a_long_backlog_is_read_through_an_index(
+    storage, rows, statement, index, is_analysed
+):
+    """Whether or not the planner has seen how the rows are spread; nothing is sorted."""
     rows(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 5000) "
         "INSERT INTO planton_pending (task_name, instruction) SELECT 'send', n FROM n"
     )
-    rows("ANALYZE")
-    parameters = {"task_name": "send", "now": 0.0, "key": "*", "tags": "[]", "limit": 1}
+    rows("ANALYZE" if is_analysed else "SELECT 1")
+    parameters = {"task_name": "send", "now": 9e9, "key": "*", "tags": "[]", "limit": 1}
     with closing(sqlite3.connect(storage.path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {CLAIM[statement]}", parameters).fetchall()
     steps = [step for *_, step in plan]
