@@ -160,8 +160,8 @@ class ActiveSource(Protocol):
 class Storage(Protocol):
     """Claims instructions, and is told by consumers what became of them.
 
-    It is an async context manager; the methods below are called inside its block, but for the
-    ones that make tasks all are async. A method that changes something does so in one
+    It is an async context manager; the methods below are called inside its block. All are async
+    but for `schema` and the ones that make tasks. A method that changes something does so in one
     transaction, returns after the commit, and once it has begun is not cut off by a
     cancellation: what is committed is heard of. Times that are stored or compared come from the
     storage's own clock. Methods of consumers take one receipt or many, and compare them in the
@@ -177,6 +177,12 @@ class Storage(Protocol):
 
         Safe when many processes start at once. Tables that are newer than the code are a
         `StorageError` that says so.
+        """
+
+    def schema(self) -> str:
+        """Give the SQL that `migrate` runs on an empty database; empty if there are no tables.
+
+        Whoever applies it by hand need not migrate. The storage need not be open.
         """
 
     # Sources: each makes a strict task whose schedule has `many`, and `wake_ups`, which is "live"

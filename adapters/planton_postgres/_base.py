@@ -80,6 +80,10 @@ class Base:
             lambda connection: _schema.migrate(connection, name, unlogged=unlogged)
         )
 
+    def schema(self) -> str:
+        """Give the SQL that `migrate` runs on an empty database, for those who apply it by hand."""
+        return _schema.script()
+
     @property
     def get_active_instructions(self) -> ActiveInstructions:
         """Callback for `Planton(get_active_instructions=…)`: what this storage has active."""

@@ -20,7 +20,7 @@ _REMEDIES = {
     "26000": "behind a pooler, make the storage with prepare_threshold=None",
     "42P05": "behind a pooler, make the storage with prepare_threshold=None",
 }
-_MIGRATE = "call `await storage.migrate()` first"
+_MIGRATE = "call `await storage.migrate()` first, or run `planton migrate URL`"
 
 
 def name_of(conninfo: str) -> str:

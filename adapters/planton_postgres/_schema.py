@@ -14,6 +14,12 @@ def migrations() -> list[str]:
     return [folder.joinpath(name).read_text(encoding="utf-8") for name in found]
 
 
+def script() -> str:
+    """Give all that `migrate` does on an empty database, as one script."""
+    applied = f"INSERT INTO planton_schema VALUES ({len(migrations())});\n"
+    return "\n".join([*migrations(), SCHEMA["create"], applied])
+
+
 async def migrate(connection: Connection, database: str, *, unlogged: bool) -> int:
     """Bring the tables up to date, inside a transaction; how many migrations were applied.
 

@@ -18,6 +18,12 @@ def migrations() -> list[str]:
     return [folder.joinpath(name).read_text(encoding="utf-8") for name in found]
 
 
+def script() -> str:
+    """Give all that `migrate` does on an empty database, as one script."""
+    applied = f"INSERT INTO planton_schema VALUES ({len(migrations())});\n"
+    return "\n".join([*migrations(), f"{_CREATE_VERSION};", applied])
+
+
 def migrate(connection: sqlite3.Connection, database: str) -> int:
     """Bring the tables up to date, inside a transaction; how many migrations were applied.
 
@@ -45,7 +51,8 @@ def check(connection: sqlite3.Connection, database: str) -> None:
     if version < len(migrations()):
         tables = f"its tables are of version {version}" if version else "it has no planton tables"
         problem = f"{tables}, this planton needs version {len(migrations())}"
-        raise StorageError(database, f"{problem}: call `await storage.migrate()` first")
+        remedy = "call `await storage.migrate()` first, or run `planton migrate URL`"
+        raise StorageError(database, f"{problem}: {remedy}")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `planton demo`, `planton run`. Needs the extra `cli`."""
+"""The command line: `planton run`, `planton status` and so on. Needs the extra `cli`."""
 
 import sys
 

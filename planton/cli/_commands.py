@@ -7,12 +7,17 @@ from urllib.parse import quote
 import click
 
 from planton.cli._exits import EXIT_CODES, reported
+from planton.cli._operations import COMMANDS
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="planton")
 def planton() -> None:
-    """Dispatch work from a database."""
+    """Dispatch work from a database, and look after it."""
+
+
+for _command in COMMANDS:
+    planton.add_command(_command)
 
 
 @planton.command(epilog=EXIT_CODES)

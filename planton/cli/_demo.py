@@ -3,7 +3,6 @@
 import sys
 import time
 from email.message import EmailMessage
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ from rich.table import Table
 from planton import delays
 from planton._events import AttemptEvent, InstructionEvent
 from planton._planton import Planton
-from planton.cli._exits import SIGNAL, Mistake
+from planton.cli._exits import SIGNAL
+from planton.cli._plugins import plugin, storage_at
 from planton.cli._signals import StopOnSignals
 
 TASK = "send_user_email"
 CONCURRENCY = 20
 # Short, so that what a killed demo had claimed is sent soon after it is started again.
 LEASE = 10.0
-# Where the extra is not called as the scheme of the URL.
-EXTRAS = {"postgresql": "postgres"}
 
 
 @attrs.define
@@ -84,24 +82,10 @@ def _message(name: str, address: str) -> EmailMessage:
 
 def run_demo(url: str, outbox: Path, accounts: int) -> None:
     """Run the demo on the storage that a URL names; ends the process with its exit code."""
-    storage = _plugin("storages", url)(url)
-    code = trio.run(_demo, storage, _plugin("demos", url), accounts, outbox)
+    storage = storage_at(url, create=True)
+    code = trio.run(_demo, storage, plugin("demos", url), accounts, outbox)
     if code:
         sys.exit(code)
-
-
-def _plugin(kind: str, url: str) -> Any:
-    scheme = url.partition(":")[0]
-    for entry in entry_points(group=f"planton.{kind}", name=scheme):
-        try:
-            return entry.load()
-        except ModuleNotFoundError as error:
-            remedy = f"pip install 'planton[{EXTRAS.get(scheme, scheme)}]'"
-            raise Mistake(f"{error.name} is not installed: {remedy}") from error
-    problem = f"{url.partition('@')[-1] or url} names no storage that is installed"
-    raise Mistake(
-        f"{problem}: write sqlite:///app.db or postgresql://…, pip install 'planton[all]'"
-    )
 
 
 async def _demo(storage: Any, accounts_of: Any, count: int, outbox: Path) -> int:

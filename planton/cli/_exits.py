@@ -1,5 +1,7 @@
 """Exit codes, and mistakes told in one line instead of a traceback."""
 
+import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ EXIT_CODES = """\b
 Exit codes:
   0    ended, or terminated by a signal within the grace period
   1    something failed while it ran
-  2    a mistake in what was asked for; nothing was run
+  2    a mistake in what was asked for, or a storage that cannot be used
   3    the grace period was over before all was handed over
   130  stopped by SIGINT before it was done (143: by SIGTERM)
 """
@@ -36,6 +38,8 @@ def reported() -> Iterator[None]:
         if isinstance(cause, PlantonError):
             raise Mistake(str(cause)) from error
         raise
+    except KeyboardInterrupt:
+        sys.exit(SIGNAL + signal.SIGINT)
 
 
 def place(error: BaseException) -> str:

@@ -47,6 +47,10 @@ class MemoryBase:
         """There are no tables to bring up to date."""
         return 0
 
+    def schema(self) -> str:
+        """Nor is there any SQL."""
+        return ""
+
     async def serve(
         self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from planton.cli._demo import _plugin
 from planton.cli._exits import Mistake
+from planton.cli._plugins import plugin
 
 
 def outbox(command):
@@ -120,8 +120,8 @@ def test_without_the_extra_for_the_database_the_demo_says_what_to_install(tmp_pa
 
 def test_a_url_that_no_storage_is_installed_for_is_a_mistake():
     """It names the scheme."""
-    with pytest.raises(Mistake, match="localhost/app names no storage") as caught:
-        _plugin("storages", "mysql://me:secret@localhost/app")
+    with pytest.raises(Mistake, match="no storage is installed for mysql") as caught:
+        plugin("storages", "mysql://me:secret@localhost/app")
 
     assert "secret" not in str(caught.value)
 

@@ -1,0 +1,211 @@
+"""The commands on a storage."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import click
+
+from planton.abc import InstructionRecord, Status
+from planton.cli import _types
+from planton.cli._storage import check_known, operation
+from planton.cli._types import LARGEST, duration, json_value, moment, text
+
+task_argument = click.argument("task_name", metavar="TASK", type=text)
+
+
+@operation(create=True)
+async def migrate(storage: Any, output: Any) -> None:
+    """Bring Planton's tables up to date.
+
+    A SQLite file that is not there is made. Several processes may do so at once.
+    """
+    applied = await storage.migrate()
+    plural = "" if applied == 1 else "s"
+    told = f"applied {applied} migration{plural}" if applied else "the tables are up to date"
+    output.tell(told, applied=applied)
+
+
+@operation(create=True, is_opened=False)
+async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all operations
+    """Print the SQL of Planton's tables, for those who apply it themselves.
+
+    It is all that `planton migrate` does on an empty database. Nothing is connected to.
+    """
+    sql = storage.schema()
+    output.tell_lines(sql, schema=sql)
+
+
+@operation()
+@task_argument
+@click.argument("instruction", type=text)
+@click.option("--payload", type=json_value, metavar="JSON", help="What consumers get with it.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-LARGEST, LARGEST),
+    default=0,
+    help="High ones are claimed first.",
+)
+@click.option(
+    "--run-at", type=moment, metavar="TIME", help="When it is due, like 2030-12-31T18:00:00+01:00."
+)
+@click.option("--in", "run_in", type=duration, help="When it is due, like 30m from now.")
+@click.option(
+    "--tag", "tags", multiple=True, type=text, metavar="TEXT", help="What a task must offer."
+)
+@click.option(
+    "--retries", type=click.IntRange(0, LARGEST), default=0, help="How often it is tried again."
+)
+@click.option("--timeout", type=duration, help="How long one delivery may take.")
+async def enqueue(
+    storage: Any,
+    output: Any,
+    task_name: str,
+    instruction: str,
+    run_at: datetime | None,
+    run_in: float | None,
+    **options: Any,
+) -> None:
+    """Queue INSTRUCTION for TASK; nothing changes if it is queued already."""
+    if run_in is not None:
+        if run_at is not None:
+            raise click.UsageError("--run-at and --in: give one of them")
+        run_at = datetime.now(UTC) + timedelta(seconds=run_in)
+    is_new = await storage.enqueue(task_name, instruction, run_at=run_at, **options)
+    told = "queued" if is_new else "it was queued already"
+    output.tell(told, task_name=task_name, instruction=instruction, queued=is_new)
+
+
+@operation()
+@click.option("--status", type=click.Choice(get_args(Status)), help="Only of this status.")
+@click.option("--task", "task_name", type=text, help="Only of this task.")
+@click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, LARGEST),
+    default=100,
+    show_default=True,
+    help="How many at the most.",
+)
+async def find(storage: Any, output: Any, limit: int, **filters: Any) -> None:
+    """List instructions, the oldest first."""
+    found = await storage.find(limit=limit, **filters)
+    if output.is_json:
+        output.tell("", instructions=found)
+    elif found:
+        output.show(output.table(_COLUMNS, [_row(each) for each in found]))
+    else:
+        output.tell("nothing found")
+    if len(found) == limit:
+        click.echo(f"These are the first {limit}: give a higher --limit for more.", err=True)
+
+
+_COLUMNS = ("task", "instruction", "status", "delivery", "retries", "created", "due", "error")
+
+
+def _row(found: InstructionRecord) -> tuple[object, ...]:
+    from planton.cli._output import ago
+
+    return (
+        found.task_name,
+        found.instruction,
+        found.status,
+        found.delivery,
+        found.retries,
+        ago(found.created_at),
+        ago(found.run_at),
+        found.error,
+    )
+
+
+@operation()
+@task_argument
+@click.argument("instructions", metavar="[INSTRUCTION]...", nargs=-1, type=text)
+async def retry(storage: Any, output: Any, task_name: str, instructions: tuple[str, ...]) -> None:
+    """Queue ended instructions of TASK again.
+
+    Those that are named, or all that failed or are dead.
+    """
+    await check_known(storage, task_name)
+    count = await storage.retry(task_name, instructions or None)
+    output.tell(f"queued {count} again", task_name=task_name, retried=count)
+
+
+@operation()
+@task_argument
+@click.option("--force", is_flag=True, help="Also a task that the storage knows nothing of yet.")
+async def pause(storage: Any, output: Any, task_name: str, force: bool) -> None:
+    """Let no dispatcher claim for TASK, until `planton resume`."""
+    if not force:
+        await check_known(storage, task_name)
+    await storage.pause(task_name)
+    output.tell(f"{task_name} is paused", task_name=task_name, paused=True)
+
+
+@operation()
+@task_argument
+async def resume(storage: Any, output: Any, task_name: str) -> None:
+    """Let dispatchers claim for TASK again."""
+    await check_known(storage, task_name)
+    await storage.resume(task_name)
+    output.tell(f"{task_name} is not paused", task_name=task_name, paused=False)
+
+
+@operation("set-concurrency")
+@task_argument
+@click.argument("concurrency", type=_types.concurrency)
+@click.option("--force", is_flag=True, help="Also a task that the storage knows nothing of yet.")
+async def set_concurrency(
+    storage: Any, output: Any, task_name: str, concurrency: int | None, force: bool
+) -> None:
+    """Let at most CONCURRENCY of TASK be active, in the whole fleet.
+
+    `default` goes back to what the code says.
+    """
+    if not force:
+        await check_known(storage, task_name)
+    await storage.set_concurrency(task_name, concurrency)
+    is_now = "what the code says" if concurrency is None else concurrency
+    told = f"the concurrency of {task_name} is {is_now}"
+    output.tell(told, task_name=task_name, concurrency=concurrency)
+
+
+@operation()
+@click.option(
+    "--older-than",
+    type=duration,
+    required=True,
+    help="Only what ended that long ago, like 7d; 0 for all.",
+)
+async def prune(storage: Any, output: Any, older_than: float) -> None:
+    """Delete ended instructions from the history."""
+    count = await storage.prune(older_than)
+    output.tell(f"deleted {count} from the history", pruned=count)
+
+
+@operation()
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
+@click.option(
+    "--interval", type=duration, default="2s", show_default=True, help="How often --watch looks."
+)
+async def status(storage: Any, output: Any, watch: bool, interval: float) -> None:
+    """Tell what there is of every task."""
+    from planton.cli._status import show_status, watch_status
+
+    if watch:
+        await watch_status(storage, output, max(interval, 0.1))
+    else:
+        await show_status(storage, output)
+
+
+COMMANDS = (
+    migrate,
+    schema,
+    status,
+    enqueue,
+    find,
+    retry,
+    pause,
+    resume,
+    set_concurrency,
+    prune,
+)

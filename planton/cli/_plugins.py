@@ -1,0 +1,39 @@
+"""From the scheme of a URL to what an adapter has for it, by entry points."""
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from planton.cli._exits import Mistake
+
+# Where the extra is not called as the scheme of the URL.
+EXTRAS = {"postgresql": "postgres"}
+URLS = "write sqlite:///app.db, or postgresql://user@host/database"
+
+
+def plugin(kind: str, url: str) -> Any:
+    """Give what the group `planton.KIND` has for the scheme of a URL.
+
+    Raises:
+        Mistake: If there is nothing for it. The rest of the URL may hold a password, and is not
+            shown.
+    """
+    scheme, colon, _ = url.partition(":")
+    for entry in entry_points(group=f"planton.{kind}", name=scheme):
+        try:
+            return entry.load()
+        except ModuleNotFoundError as error:
+            remedy = f"pip install 'planton[{EXTRAS.get(scheme, scheme)}]'"
+            raise Mistake(f"{error.name} is not installed: {remedy}") from error
+    if not colon:
+        raise Mistake(f"that is no storage URL: {URLS}")
+    raise Mistake(f"no storage is installed for {scheme}: {URLS}, pip install 'planton[all]'")
+
+
+def storage_at(url: str, *, create: bool) -> Any:
+    """Give the storage that a URL names, not yet opened.
+
+    Args:
+        url: Its scheme tells the adapter.
+        create: Whether a database that is not there is to be made.
+    """
+    return plugin("storages", url)(url, create=create)

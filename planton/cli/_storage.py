@@ -1,0 +1,115 @@
+"""Commands on a storage: its URL, `--json`, and what they have in common."""
+
+import functools
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import Any
+
+import click
+import trio
+
+from planton.cli._exits import EXIT_CODES, Mistake, reported
+from planton.cli._plugins import URLS, storage_at
+
+VARIABLE = "PLANTON_STORAGE"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class StorageCommand(click.Command):
+    """Takes the URL of a storage as its first argument, as `--storage`, or from the environment."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Show the URL, too."""
+        options, *arguments = super().collect_usage_pieces(ctx)
+        return [options, "[URL]", *arguments]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the URL out, if the first argument is one; no task is called like one."""
+        place = self._first_argument(args)
+        takes_arguments = any(isinstance(each, click.Argument) for each in self.params)
+        if place is not None and _URL.match(args[place]):
+            if any(each.split("=")[0] == "--storage" for each in args):
+                raise click.UsageError("the storage is given twice: as an argument, as --storage")
+            args = ["--storage", args[place], *args[:place], *args[place + 1 :]]
+        elif place is not None and not takes_arguments:
+            raise click.UsageError(f"{args[place]!r} is no storage URL: {URLS}", ctx)
+        return super().parse_args(ctx, args)
+
+    def _first_argument(self, args: list[str]) -> int | None:
+        """Find the first of `args` that is neither an option nor the value of one."""
+        valued = {
+            name
+            for each in self.params
+            if isinstance(each, click.Option) and not each.is_flag
+            for name in each.opts
+        }
+        is_value = False
+        for place, each in enumerate(args):
+            if not is_value and (not each.startswith("-") or each == "-"):
+                return place
+            if each == "--":
+                return place + 1 if place + 1 < len(args) else None
+            is_value = not is_value and each in valued
+        return None
+
+
+def operation(
+    name: str | None = None, *, create: bool = False, is_opened: bool = True
+) -> Callable[[Callable[..., Awaitable[None]]], click.Command]:
+    """Make a command of an async function of the storage, the output and its own options.
+
+    Args:
+        name: Name of the command; that of the function if None.
+        create: Whether a database that is not there is to be made.
+        is_opened: Whether the storage is to be opened around it.
+    """
+
+    def decorate(function: Callable[..., Awaitable[None]]) -> click.Command:
+        @functools.wraps(function)
+        def command(url: str | None, is_json: bool, **options: Any) -> None:
+            from planton.cli._output import Output
+
+            async def operate() -> None:
+                storage = storage_at(_given(url), create=create)
+                output = Output(is_json=is_json)
+                async with storage if is_opened else nullcontext():
+                    await function(storage, output, **options)
+
+            with reported():
+                trio.run(operate)
+
+        for option in (_json_option, _url_option):
+            command = option(command)
+        return click.command(name, cls=StorageCommand, epilog=EXIT_CODES)(command)
+
+    return decorate
+
+
+def _given(url: str | None) -> str:
+    if not url:
+        raise Mistake(f"which storage? give its URL, or set {VARIABLE}: {URLS}")
+    return url
+
+
+_url_option = click.option(
+    "--storage",
+    "url",
+    metavar="URL",
+    envvar=VARIABLE,
+    show_envvar=True,
+    help="The storage, such as sqlite:///app.db; may also be the first argument.",
+)
+_json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON, for programs.")
+
+
+async def check_known(storage: Any, task_name: str) -> None:
+    """Refuse the name of a task that the storage knows nothing of; most likely it is misspelt.
+
+    Raises:
+        Mistake: It says which are known.
+    """
+    known = [each.task_name for each in await storage.stats()]
+    if task_name not in known:
+        names = ", ".join(map(repr, known[:10])) or "none"
+        raise Mistake(f"the storage knows no task {task_name!r}; those it knows: {names}")
