@@ -60,5 +60,5 @@ class ClaimRule:
             "lease": self.lease,
             "deliveries": self.deliveries,
             "source": self.kind,
-            "delay": self.delay,
+            "looks_ahead": self.delay != 0,
         }

@@ -1,0 +1,72 @@
+"""What the statements of a claim found out about a task."""
+
+import math
+from datetime import UTC, datetime
+from typing import Self
+
+import attrs
+
+from planton import Claim
+from planton_postgres._driver import full_jitter
+
+
+@attrs.define
+class Found:
+    """What is known of a task after the statements that all kinds of claims have in common.
+
+    Attributes:
+        is_known: Whether the task has its row in the database.
+        active: How many were active before.
+        next_fire_at: When a cron task fires next.
+        now: The time, by the database's clock.
+        next_expiry_at: When the first lease expires; it may have.
+        is_wanted: Whether there was something to do, at first sight.
+        next_due_at: When something in the queue becomes due.
+        is_held: Whether this transaction alone may claim for the task.
+        room: How many more may be claimed from the task's own source.
+        claims: What was taken over, and what was due in the queue.
+    """
+
+    is_known: bool
+    active: int
+    next_fire_at: datetime | None
+    now: datetime
+    next_expiry_at: datetime | None
+    is_wanted: bool
+    next_due_at: datetime | None
+    is_held: bool = False
+    room: int = 0
+    claims: list[Claim] = attrs.field(factory=list)
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Make what is found of a task that has nothing queued and nothing active."""
+        return cls(True, 0, None, datetime.now(UTC), None, False, None)
+
+    def next_in(self, delay: float | None, attempt_number: int, rest: float) -> float | None:
+        """Give the seconds until the next attempt, where it should not be the delay.
+
+        Something may become due before. Who was turned away by another dispatcher, which may leave
+        something, comes again soon. And with nothing to do there is no need to look every time.
+
+        Args:
+            delay: Seconds until the next attempt otherwise; None if that varies.
+            attempt_number: Its number.
+            rest: Seconds that a task with nothing to do may rest because it would be woken; 0 if
+                it would not.
+        """
+        moment = self._next_moment()
+        is_idle = not self.is_wanted and rest > 0
+        if delay is None:
+            return moment if is_idle and moment < math.inf else None
+        latest = max(delay, rest) if is_idle else delay
+        if self.is_wanted and not self.is_held:
+            latest = min(delay, full_jitter(attempt_number, initial=0.02, maximum=1.0))
+        seconds = min(latest, moment)
+        return None if seconds == delay else seconds
+
+    def _next_moment(self) -> float:
+        """Give the seconds until something happens by itself."""
+        known = (self.next_due_at, self.next_fire_at, self.next_expiry_at)
+        moments = [at for at in known if at and at > self.now]
+        return (min(moments) - self.now).total_seconds() if moments else math.inf
