@@ -1,19 +1,57 @@
 """The strict claim: counts and claims in one transaction, which only one has at a time per task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+import attrs
 import trio
 from psycopg.types.json import Jsonb
 
 from planton import Batch, Claim, ScheduleRequest
 from planton.abc import TimeTable
-from planton_postgres._database import Connection, Database, fetch
-from planton_postgres._found import Found
+from planton_postgres._database import Connection, Database
 from planton_postgres._rule import ClaimRule
 from planton_postgres._source import Source
 from planton_postgres._statements import CLAIM
+
+
+@attrs.define
+class Found:
+    """What is known of a task after the statements that all kinds of claims have in common.
+
+    Attributes:
+        is_known: Whether the task has its row in the database.
+        active: How many were active before.
+        next_fire_at: When a cron task fires next.
+        next_due_at: When something in the queue becomes due.
+        now: The time, by the database's clock.
+        is_held: Whether this transaction alone may claim for the task.
+        room: How many more may be claimed from the task's own source.
+        claims: What was taken over, and what was due in the queue.
+    """
+
+    is_known: bool
+    active: int
+    next_fire_at: datetime | None
+    now: datetime
+    next_due_at: datetime | None
+    is_held: bool = False
+    room: int = 0
+    claims: list[Claim] = attrs.field(factory=list)
+
+    def batch(self, rule: ClaimRule) -> Batch:
+        """Give it as a schedule answers."""
+        return Batch(self.claims, active=self.active, next_in=self._next_in(rule.delay))
+
+    def _next_in(self, delay: float | None) -> float | None:
+        """Give the seconds until there is something to do, if that is before the next attempt."""
+        moments = [at for at in (self.next_due_at, self.next_fire_at) if at and at > self.now]
+        if delay is None or not moments:
+            return None
+        seconds = (min(moments) - self.now).total_seconds()
+        return seconds if seconds < delay else None
+
 
 # Up to so many tasks are asked for at once; the statements are told a line for each of them.
 _FEW = 50
@@ -27,14 +65,11 @@ class Claimer:
     Args:
         database: Where.
         keep: Whether there is a history.
-        rest: Gives the seconds that a task with nothing to do may rest, because it would be woken;
-            0 if it would not.
     """
 
-    def __init__(self, database: Database, *, keep: bool, rest: Callable[[], float]) -> None:
+    def __init__(self, database: Database, *, keep: bool) -> None:
         self._database = database
         self._keep = keep
-        self._rest = rest
         self.rules: dict[str, ClaimRule] = {}
         self._known: set[str] = set()
 
@@ -45,8 +80,11 @@ class Claimer:
         """
         busy = requests if len(requests) <= _FEW else await self._busy(requests)
         found = await self._queued(busy) if busy else {}
-        nothing = Found.nothing()
-        return [self._batch(each, found.get(each.task_name, nothing)) for each in requests]
+        names = [request.task_name for request in requests]
+        return [
+            found[name].batch(self.rules[name]) if name in found else Batch([], active=0)
+            for name in names
+        ]
 
     async def _queued(self, requests: Sequence[ScheduleRequest]) -> dict[str, Found]:
         async def claim(connection: Connection) -> dict[str, Found]:
@@ -80,11 +118,11 @@ class Claimer:
         await self._introduce([request])
         found = await self._database.claim_in_parts(claim)
         self._known_of({request.task_name: found})
-        return self._batch(request, found)
+        return found.batch(self.rules[request.task_name])
 
     async def from_sources(self, requests: Sequence[ScheduleRequest]) -> list[Answer]:
         """Claim for several, each in a transaction of its own; one that fails undoes no other."""
-        answers: dict[str, Answer] = {**await self._at_rest(requests)}
+        answers: dict[str, Answer] = {}
 
         async def claim(request: ScheduleRequest) -> None:
             try:
@@ -95,51 +133,13 @@ class Claimer:
         try:
             async with trio.open_nursery() as nursery:
                 for request in requests:
-                    if request.task_name not in answers:
-                        nursery.start_soon(claim, request)
+                    nursery.start_soon(claim, request)
         except BaseExceptionGroup as group:
             # Some were cancelled, but what others have committed must be heard of. The
             # cancellation strikes again, at the caller's next checkpoint.
             if group.split(trio.Cancelled)[1] or not any(map(_has_claims, answers.values())):
                 raise
         return [answers.get(request.task_name, Batch([])) for request in requests]
-
-    async def _at_rest(self, requests: Sequence[ScheduleRequest]) -> dict[str, Batch]:
-        """Give the answers of cron tasks with nothing to do: one look for all of them."""
-        timed = [each for each in requests if self.rules[each.task_name].times is not None]
-        if len(timed) < 2:
-            return {}
-        looked = await self._database.use(lambda connection: self._look(connection, timed))
-        return {
-            request.task_name: self._batch(request, found)
-            for request in timed
-            if self._rests(request.task_name, found := looked[request.task_name])
-        }
-
-    async def _look(
-        self, connection: Connection, requests: Sequence[ScheduleRequest]
-    ) -> dict[str, Found]:
-        rows = await fetch(connection, CLAIM["lock"], self._parameters(requests, locks=False))
-        return _found(rows, [])
-
-    def _rests(self, task_name: str, found: Found) -> bool:
-        """Whether a cron task is not due, and its time table is the one that is kept."""
-        times = self.rules[task_name].times
-        assert times is not None
-        if found.is_wanted or found.next_fire_at is None:
-            return False
-        return _fire(times, found) == ([], found.next_fire_at)
-
-    def _parameters(self, requests: Sequence[ScheduleRequest], *, locks: bool) -> dict[str, Any]:
-        asked = [self.rules[request.task_name].asked(request) for request in requests]
-        return {"asked": Jsonb(asked), "keep": self._keep, "locks": locks}
-
-    def _batch(self, request: ScheduleRequest, found: Found) -> Batch:
-        """Give it as a schedule answers."""
-        number = 0 if found.claims else request.attempt_number + 1
-        delay = self.rules[request.task_name].delay
-        next_in = found.next_in(delay, number, self._rest())
-        return Batch(found.claims, active=found.active, next_in=next_in)
 
     async def _introduce(self, requests: Sequence[ScheduleRequest]) -> None:
         """Give tasks the row that is their lock, before their first claim.
@@ -161,7 +161,8 @@ class Claimer:
         self, connection: Connection, requests: Sequence[ScheduleRequest], *, commit: bool
     ) -> dict[str, Found]:
         """Lock, count, take over, claim from the queue, in one round trip."""
-        parameters = self._parameters(requests, locks=True)
+        asked = [self.rules[request.task_name].asked(request) for request in requests]
+        parameters = {"asked": Jsonb(asked), "keep": self._keep}
         async with connection.pipeline():
             await connection.execute(CLAIM["begin"], prepare=False)
             lock = await connection.execute(CLAIM["lock"], parameters)
@@ -201,7 +202,6 @@ class Claimer:
         parameters = {"task_name": task_name, "is_marked": source.marks}
         async with connection.pipeline():
             await connection.execute(CLAIM["replan"], prepare=False)
-            await connection.execute(CLAIM["claims"], parameters)
             known = await connection.execute(CLAIM["known"], parameters)
         ((active, others),) = await known.fetchall()
         if source.marks:

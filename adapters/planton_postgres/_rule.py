@@ -60,5 +60,5 @@ class ClaimRule:
             "lease": self.lease,
             "deliveries": self.deliveries,
             "source": self.kind,
-            "looks_ahead": self.delay != 0,
+            "delay": self.delay,
         }

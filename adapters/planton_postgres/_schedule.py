@@ -1,7 +1,6 @@
 """The callbacks that tasks of a storage have."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import attrs
 
@@ -9,7 +8,6 @@ from planton import Batch, ScheduleRequest
 from planton_postgres._claim import Answer, Claimer
 from planton_postgres._database import Database
 from planton_postgres._statements import CLAIM
-from planton_postgres._wake import Channel
 
 
 @attrs.frozen(eq=False)
@@ -36,12 +34,6 @@ class QueueSchedule:
     """Callback: claims from the queue, for a task or for many in one statement."""
 
     _claimer: Claimer
-    _channel: Channel
-
-    @property
-    def wake_ups(self) -> Literal["live", "polling"]:
-        """Whether what others change wakes the task."""
-        return self._channel.state
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
         """Claim for one task."""
@@ -61,12 +53,6 @@ class SourceSchedule:
     """
 
     _claimer: Claimer
-    _channel: Channel
-
-    @property
-    def wake_ups(self) -> Literal["live", "polling"]:
-        """Whether what others change wakes the task."""
-        return self._channel.state
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
         """Claim for one task."""

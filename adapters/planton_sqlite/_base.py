@@ -8,13 +8,14 @@ from typing import Self
 
 import trio
 
-from planton import InvalidArgumentError, Planton, UnknownTaskError
+from planton import InvalidArgumentError, Planton
 from planton.abc import to_number, to_receipts
 from planton_sqlite import _open, _schema
 from planton_sqlite._callbacks import ActiveInstructions, StrictSchedule
 from planton_sqlite._claim import ClaimRule
 from planton_sqlite._history import History
 from planton_sqlite._owner import Owner
+from planton_sqlite._watching import WakeUps
 
 LARGEST = 2**63
 
@@ -28,6 +29,7 @@ class Base:
         *,
         synchronous: str = "FULL",
         retention: float = 7 * 24 * 3600.0,
+        wake_ups: bool = True,
     ) -> None:
         self.path = os.fspath(path)
         if self.path in ("", ":memory:") or self.path.startswith("file:"):
@@ -40,8 +42,10 @@ class Base:
         self._owner = Owner(self._open, self.path, self._check)
         self._rules: dict[str, ClaimRule] = {}
         self._get_active_instructions = ActiveInstructions(self._owner)
-        self._schedule = StrictSchedule(self._owner, self._rules)
-        self._plantons: set[Planton] = set()
+        if not isinstance(wake_ups, bool):
+            raise InvalidArgumentError("wake_ups", wake_ups, "give True, or False to poll only")
+        self._wake_ups = WakeUps(self.path, self._rules, is_wanted=wake_ups)
+        self._schedule = StrictSchedule(self._owner, self._rules, self._wake_ups)
 
     async def __aenter__(self) -> Self:
         """Open the database."""
@@ -80,21 +84,18 @@ class Base:
     async def serve(
         self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Service for `Planton(services=[storage.serve])`: wakes a task when a slot frees up."""
-        self._plantons.add(planton)
-        task_status.started()
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._plantons.discard(planton)
+        """Service for `Planton(services=[storage.serve])`: wakes tasks that may have work.
+
+        What is done in this process wakes them directly; what others commit is noticed by a
+        watch, unless the storage was made with `wake_ups=False`. A watch that fails is reported
+        and started again; until then tasks are polled, which `status()` shows.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._wake_ups.serve, planton)
+            task_status.started()
 
     def _wake(self, task_names: Iterable[str]) -> None:
-        for name in task_names:
-            for planton in self._plantons:
-                try:
-                    planton.wake(name)
-                except UnknownTaskError:
-                    pass  # a task of another Planton
+        self._wake_ups.wake(task_names)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         _schema.check(connection, self.path)

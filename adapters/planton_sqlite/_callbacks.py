@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 
@@ -9,6 +10,7 @@ from planton import Batch, ScheduleRequest
 from planton_sqlite import _claim
 from planton_sqlite._claim import ClaimRule
 from planton_sqlite._owner import Owner
+from planton_sqlite._watching import WakeUps
 
 
 @attrs.frozen(eq=False)
@@ -34,6 +36,12 @@ class StrictSchedule:
 
     _owner: Owner
     _rules: dict[str, ClaimRule]
+    _wake_ups: WakeUps
+
+    @property
+    def wake_ups(self) -> Literal["live", "polling"]:
+        """Whether a change of another process wakes the tasks, for `TaskStatus.wake_ups`."""
+        return self._wake_ups.state
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
         """Claim for one task."""

@@ -1,8 +1,9 @@
 """The strict claim: counts and claims in one transaction, which only one process has at a time."""
 
 import json
+import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,23 @@ from planton import Batch, Claim, ScheduleRequest
 from planton.abc import TimeTable
 from planton_sqlite._source import Source
 from planton_sqlite._statements import CLAIM
+
+# While changes of other processes wake its task, an idle one looks no more often than that, in
+# seconds: to be on the safe side, as nothing should be found then.
+REST = 150.0
+
+
+@attrs.define(eq=False)
+class Memory:
+    """What the last attempt of a task saw, for whoever wakes it.
+
+    Attributes:
+        concurrency: That of the code, as asked for; plenty before the first attempt.
+        is_saturated: Whether there was no room.
+    """
+
+    concurrency: int = 2**31
+    is_saturated: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +46,9 @@ class ClaimRule:
         source: The user's statement, if there is one.
         times: The time table of a cron task.
         is_kept: Whether there is a history.
+        is_concurrency_fixed: Whether the code has a number for it, and no function.
+        is_live: Tells whether changes of other processes wake the task.
+        memory: Of the last attempt.
     """
 
     lease: float
@@ -39,6 +60,9 @@ class ClaimRule:
     source: Source | None = None
     times: TimeTable | None = None
     is_kept: bool = True
+    is_concurrency_fixed: bool = True
+    is_live: Callable[[], bool] = bool
+    memory: Memory = attrs.field(factory=Memory, eq=False)
 
 
 @attrs.define
@@ -53,6 +77,8 @@ class State:
     active: int
     expired: int
     first_run_at: float | None
+    lease_expires_at: float | None
+    changes: int
 
 
 def active_instructions(connection: sqlite3.Connection, task_name: str) -> list[str]:
@@ -69,6 +95,21 @@ def look(connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRu
 def claim(connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule) -> Batch:
     """Claim up to what the cap leaves room for; the transaction is the caller's."""
     return _Claiming.of(connection, request, rule).run()
+
+
+def next_at(
+    connection: sqlite3.Connection, task_name: str, rule: ClaimRule
+) -> tuple[float | None, float]:
+    """Tell when an attempt may find something, None if nothing says so; and what time it is now."""
+    request = ScheduleRequest(
+        task_name=task_name,
+        active_instructions=(),
+        concurrency=rule.memory.concurrency,
+        limit=rule.memory.concurrency,
+        attempt_number=0,
+    )
+    claiming = _Claiming.of(connection, request, rule)
+    return claiming.next_at(), claiming.state.now
 
 
 @attrs.define
@@ -94,9 +135,29 @@ class _Claiming:
         state = self.state
         is_idle = self.rule.source is None and not self._is_due()
         if state.is_paused or (not state.expired and (self.room <= 0 or is_idle)):
+            self._remember()
             self.next_times = [t for t in (state.first_run_at, self._kept_fire_at()) if t]
             return Batch([], active=state.active, next_in=self._next_in())
         return None
+
+    def next_at(self) -> float | None:
+        """Tell when an attempt may find something; None if nothing says so."""
+        state = self.state
+        if state.is_paused:
+            return None
+        if state.expired or (self.room > 0 and self._may_claim()):
+            return state.now
+        times = [state.lease_expires_at]
+        times += [state.first_run_at, self._kept_fire_at()] if self.room > 0 else []
+        return min((time for time in times if time and time > state.now), default=None)
+
+    def _may_claim(self) -> bool:
+        """Tell whether there is something for this very task, or may be in the user's table."""
+        if self.rule.source is not None and self.rule.memory.is_saturated:
+            return True
+        if not self._is_due():
+            return False
+        return self.rule.times is not None or bool(self._due(1))
 
     def _is_due(self) -> bool:
         """Tell whether something of the queue or of the calendar may be due."""
@@ -122,6 +183,7 @@ class _Claiming:
             self._take_times(self.rule.times)
         if self.rule.source is not None and self.room > 0:
             self._take_from(self.rule.source)
+        self._remember()
         return Batch(self.claims, active=active, next_in=self._next_in())
 
     @property
@@ -145,15 +207,15 @@ class _Claiming:
 
     def _take_pending(self, first_run_at: float) -> None:
         if first_run_at <= self.state.now and self.room > 0:
-            self._activate(self._due())
+            self._activate(self._due(self.room))
         if first_run_at > self.state.now:
             self.next_times.append(first_run_at)
         elif self.room > 0:
             (next_run_at,) = self._execute("next_run").fetchone()
             self.next_times += [] if next_run_at is None else [next_run_at]
 
-    def _due(self) -> list[tuple[int, str]]:
-        options = {"key": self.rule.key, "tags": self.rule.tags, "limit": self.room}
+    def _due(self, limit: int) -> list[tuple[int, str]]:
+        options = {"key": self.rule.key, "tags": self.rule.tags, "limit": limit}
         return self._execute("due", **options).fetchall()
 
     def _activate(self, due: list[tuple[int, str]]) -> None:
@@ -189,6 +251,9 @@ class _Claiming:
             limit += len(active) + int(self._execute("left_out").fetchone()[0])
         parameters = {"limit": limit, "active": json.dumps(active), "now": self.state.now}
         found = source.run(self.connection, parameters)
+        if self.state.changes:
+            # What a claim changes in the user's table does not wake its own task.
+            self._execute("keep_changes", changes=self.state.changes)
         recorded = self._record(found, is_select=source.is_select)
         lost = set(found) - recorded
         if lost and not source.is_select:
@@ -218,13 +283,26 @@ class _Claiming:
             for instruction, receipt, payload, delivery, lease, timeout in rows
         ]
 
+    def _remember(self) -> None:
+        self.rule.memory.concurrency = self.request.concurrency
+        self.rule.memory.is_saturated = self.room <= 0
+
     def _next_in(self) -> float | None:
-        """Give the seconds until something is due, if the task would not look before."""
-        waits = [time - self.state.now for time in self.next_times if time > self.state.now]
-        shortest = min(waits, default=None)
-        if shortest is None or self.rule.delay is None or shortest >= self.rule.delay:
-            return None
-        return shortest
+        """Give the seconds until something is due, if the task would not look before or after."""
+        times = [*self.next_times, self.state.lease_expires_at or 0.0]
+        waits = [time - self.state.now for time in times if time > self.state.now]
+        shortest, delay = min(waits, default=math.inf), self.rule.delay
+        if self._may_rest():
+            return min(shortest, max(REST, delay or 0.0))
+        return None if delay is None or shortest >= delay else shortest
+
+    def _may_rest(self) -> bool:
+        """Tell whether the task is woken as soon as there is something to claim."""
+        rule, state = self.rule, self.state
+        # The end of the first lease is known, and if that is over no other one.
+        is_rescue = state.lease_expires_at is not None and state.lease_expires_at <= state.now
+        is_told = rule.source is None and (rule.is_concurrency_fixed or self.room > 0)
+        return rule.is_live() and is_told and not (self.claims or is_rescue)
 
     def _execute(self, statement: str, **parameters: Any) -> sqlite3.Cursor:
         common = {

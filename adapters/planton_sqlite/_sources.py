@@ -145,6 +145,7 @@ class Sources(Base):
             lease=to_lease(lease),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
             is_kept=self._history.is_kept,
+            is_live=self._wake_ups.is_live,
             **rest,
         )
 
@@ -157,7 +158,10 @@ class Sources(Base):
         if task.name in self._rules:
             remedy = "this storage has a task of that name already"
             raise InvalidArgumentError("name", task.name, remedy)
-        self._rules[task.name] = attrs.evolve(rule, delay=_seconds(task.delay))
+        is_fixed = not callable(task.concurrency)
+        self._rules[task.name] = attrs.evolve(
+            rule, delay=_seconds(task.delay), is_concurrency_fixed=is_fixed
+        )
         return task
 
     async def _release(self, claims: Sequence[Claim]) -> None:

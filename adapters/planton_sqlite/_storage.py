@@ -23,7 +23,7 @@ from planton.abc import (
     to_status,
     to_strings,
 )
-from planton_sqlite import _end, _operate
+from planton_sqlite import _end, _operate, _watch_tables
 from planton_sqlite._base import to_numbers
 from planton_sqlite._open import to_storage_error
 from planton_sqlite._sources import Sources
@@ -41,6 +41,8 @@ class SQLiteStorage(Sources):
         synchronous: `"FULL"` survives a power failure; `"NORMAL"` is ten times as fast for small
             transactions, survives a crash of the process, and may lose the last commits when
             the power goes.
+        wake_ups: Whether what other processes commit wakes tasks (see `serve`); if not, they find
+            it when they poll. What this process does wakes them in any case.
         retention: Seconds that ended instructions are kept, a week if nothing is said; with 0
             none is. What is older is deleted along with other writes, once a minute.
 
@@ -226,6 +228,36 @@ class SQLiteStorage(Sources):
             count = to_count("concurrency", concurrency, 1)
             await self._change_task("set_concurrency", task_name, concurrency=count)
         self._wake([task_name])
+
+    async def wake_on_change(self, table: str, task_name: str) -> bool:
+        """Let rows that are inserted or updated in a table of the user's wake a task.
+
+        It makes two triggers, in the database, for all who write to the table and all who dispatch;
+        once made they stay. The rows that a claim of the task itself changes do not wake it.
+
+        Args:
+            table: A table of this database.
+            task_name: The task, which this process need not have.
+
+        Returns:
+            Whether they were made; False if they are there already.
+
+        Raises:
+            InvalidArgumentError: If there is no such table.
+            StorageError: If the database cannot be written.
+        """
+        name = to_name(task_name)
+        return await self._owner.write(lambda own: _watch_tables.wake_on_change(own, table, name))
+
+    async def ignore_changes(self, table: str, task_name: str) -> bool:
+        """Take back what `wake_on_change` made; False if there is nothing to take back.
+
+        Raises:
+            InvalidArgumentError: If there is no such table.
+            StorageError: If the database cannot be written.
+        """
+        name = to_name(task_name)
+        return await self._owner.write(lambda own: _watch_tables.ignore_changes(own, table, name))
 
     async def _change_task(self, statement: str, task_name: str, **parameters: Any) -> None:
         name = to_name(task_name)

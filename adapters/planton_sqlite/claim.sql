@@ -13,7 +13,11 @@ SELECT
         SELECT count(*) FROM planton_active
         WHERE task_name = :task_name AND lease_expires_at <= clock.now
     ) AS expired,
-    (SELECT min(run_at) FROM planton_pending WHERE task_name = :task_name) AS first_run_at
+    (SELECT min(run_at) FROM planton_pending WHERE task_name = :task_name) AS first_run_at,
+    (
+        SELECT min(lease_expires_at) FROM planton_active WHERE task_name = :task_name
+    ) AS lease_expires_at,
+    coalesce(task.changes, 0) AS changes
 FROM (SELECT (julianday('now') - 2440587.5) * 86400.0 AS now) AS clock
 LEFT JOIN planton_task AS task ON task.task_name = :task_name;
 
@@ -113,6 +117,9 @@ SELECT :task_name, found.value, :retries, :now, :now
 FROM json_each(:instructions) AS found
 WHERE true
 ON CONFLICT (task_name, instruction) DO NOTHING;
+
+-- name: keep_changes
+UPDATE planton_task SET changes = :changes WHERE task_name = :task_name AND changes <> :changes;
 
 -- name: keep_next_fire
 INSERT INTO planton_task (task_name, next_fire_at, cron) VALUES (:task_name, :next_fire_at, :cron)
