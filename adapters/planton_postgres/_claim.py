@@ -1,57 +1,19 @@
 """The strict claim: counts and claims in one transaction, which only one has at a time per task."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-import attrs
 import trio
 from psycopg.types.json import Jsonb
 
 from planton import Batch, Claim, ScheduleRequest
 from planton.abc import TimeTable
-from planton_postgres._database import Connection, Database
+from planton_postgres._cron import Fires, fires_of
+from planton_postgres._database import Connection, Database, fetch
+from planton_postgres._found import Fire, Found, found_from, to_claim
 from planton_postgres._rule import ClaimRule
 from planton_postgres._source import Source
 from planton_postgres._statements import CLAIM
-
-
-@attrs.define
-class Found:
-    """What is known of a task after the statements that all kinds of claims have in common.
-
-    Attributes:
-        is_known: Whether the task has its row in the database.
-        active: How many were active before.
-        next_fire_at: When a cron task fires next.
-        next_due_at: When something in the queue becomes due.
-        now: The time, by the database's clock.
-        is_held: Whether this transaction alone may claim for the task.
-        room: How many more may be claimed from the task's own source.
-        claims: What was taken over, and what was due in the queue.
-    """
-
-    is_known: bool
-    active: int
-    next_fire_at: datetime | None
-    now: datetime
-    next_due_at: datetime | None
-    is_held: bool = False
-    room: int = 0
-    claims: list[Claim] = attrs.field(factory=list)
-
-    def batch(self, rule: ClaimRule) -> Batch:
-        """Give it as a schedule answers."""
-        return Batch(self.claims, active=self.active, next_in=self._next_in(rule.delay))
-
-    def _next_in(self, delay: float | None) -> float | None:
-        """Give the seconds until there is something to do, if that is before the next attempt."""
-        moments = [at for at in (self.next_due_at, self.next_fire_at) if at and at > self.now]
-        if delay is None or not moments:
-            return None
-        seconds = (min(moments) - self.now).total_seconds()
-        return seconds if seconds < delay else None
-
 
 # Up to so many tasks are asked for at once; the statements are told a line for each of them.
 _FEW = 50
@@ -169,31 +131,42 @@ class Claimer:
             claim = await connection.execute(CLAIM["claim"], parameters)
             if commit:
                 await connection.execute(CLAIM["commit"], prepare=False)
-        return _found(await lock.fetchall(), await claim.fetchall())
+        return found_from(await lock.fetchall(), await claim.fetchall())
 
     async def _with_source(self, connection: Connection, request: ScheduleRequest) -> Found:
         """Claim what all kinds do, then from the source for the room that is left, and commit."""
         with self._database.limited(shield=True):
             common = await self._common(connection, [request], commit=False)
         found = common[request.task_name]
-        given, fire_at = await self._given(connection, request.task_name, found)
+        given, fires = await self._given(connection, request.task_name, found)
         with self._database.limited(shield=True):
-            recorded = await self._finish(connection, request.task_name, found, given, fire_at)
-        found.claims += recorded
-        found.next_fire_at = fire_at
+            found.claims += await self._finish(connection, request.task_name, found, given, fires)
+        found.next_fire_at = fires.look_at
         return found
 
     async def _given(
         self, connection: Connection, task_name: str, found: Found
-    ) -> tuple[list[str], datetime | None]:
-        """Ask the source; its instructions, and when a cron task fires next."""
+    ) -> tuple[list[str], Fires]:
+        """Ask the source; its instructions, and what becomes of the time table."""
         rule = self.rules[task_name]
         if rule.times is not None:
-            return _fire(rule.times, found)
+            fires = await self._from_times(connection, task_name, rule.times, found)
+            return fires.due, fires
         if rule.source is None or not found.room:
-            return [], None
+            return [], Fires()
         with self._database.limited(shield=False):
-            return await self._from_table(connection, task_name, rule.source, found), None
+            return await self._from_table(connection, task_name, rule.source, found), Fires()
+
+    async def _from_times(
+        self, connection: Connection, task_name: str, times: TimeTable, found: Found
+    ) -> Fires:
+        """Look at the time table, as it is now that nobody else can change it."""
+        if found.is_held:
+            with self._database.limited(shield=True):
+                rows = await fetch(connection, CLAIM["fires"], {"task_name": task_name})
+            found.now = rows[0][0]
+            found.fires = {key: Fire(*fire) for _, key, *fire in rows if key is not None}
+        return fires_of(times, found)
 
     async def _from_table(
         self, connection: Connection, task_name: str, source: Source, found: Found
@@ -213,7 +186,7 @@ class Claimer:
         if not others or len(given) < limit:
             return given
         recorded = await connection.execute(CLAIM["record"], self._row(task_name, given, found))
-        claims = [_claim(*row) for row in await recorded.fetchall()]
+        claims = [to_claim(*row) for row in await recorded.fetchall()]
         found.claims += claims
         found.room -= len(claims)
         if not found.room:
@@ -226,7 +199,7 @@ class Claimer:
         task_name: str,
         found: Found,
         given: list[str],
-        fire_at: datetime | None,
+        fires: Fires,
     ) -> list[Claim]:
         """Record what the source gave, and commit, in one round trip; the claims."""
         recorded = None
@@ -234,14 +207,22 @@ class Claimer:
             if given:
                 row = self._row(task_name, given, found)
                 recorded = await connection.execute(CLAIM["record"], row)
-            if fire_at and fire_at != found.next_fire_at:
-                statement = CLAIM["fire_next" if found.is_held else "fire_sooner"]
-                moment = {"task_name": task_name, "next_fire_at": fire_at}
-                await connection.execute(statement, moment)
+            if fires.next_at is not None:
+                await connection.execute(CLAIM["fire_next"], self._kept(task_name, fires))
             elif not (given or found.claims):
                 await connection.execute(CLAIM["lazily"], prepare=False)
             await connection.execute(CLAIM["commit"], prepare=False)
-        return [] if recorded is None else [_claim(*row) for row in await recorded.fetchall()]
+        return [] if recorded is None else [to_claim(*row) for row in await recorded.fetchall()]
+
+    def _kept(self, task_name: str, fires: Fires) -> dict[str, Any]:
+        key = self.rules[task_name].cron
+        kept = {
+            "key": key,
+            "next_fire_at": fires.next_at,
+            "shared": fires.shared,
+            "gone": fires.gone,
+        }
+        return {"task_name": task_name, **kept}
 
     def _row(self, task_name: str, given: list[str], found: Found) -> dict[str, Any]:
         rule = self.rules[task_name]
@@ -252,47 +233,10 @@ class Claimer:
             "retries": rule.retries,
             "lease": rule.lease,
             "is_marked": is_marked,
+            "is_time": rule.times is not None,
             "room": None if is_marked else found.room,
         }
 
 
 def _has_claims(answer: Answer) -> bool:
     return isinstance(answer, Batch) and bool(answer.claims)
-
-
-def _found(looked: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> dict[str, Found]:
-    found = {name: Found(*known) for name, *known, _, _ in looked}
-    for step, name, active, room, *claim in rows:
-        if step == 0:
-            found[name].is_held = True
-            found[name].active, found[name].room = active, room
-        else:
-            found[name].claims.append(_claim(*claim))
-    return found
-
-
-def _claim(
-    instruction: str,
-    receipt: str,
-    payload: Any,
-    delivery: int,
-    lease: float,
-    timeout: float | None,
-) -> Claim:
-    return Claim(
-        instruction=instruction,
-        receipt=receipt,
-        payload=payload,
-        delivery=delivery,
-        lease=lease,
-        timeout=timeout,
-    )
-
-
-def _fire(times: TimeTable, found: Found) -> tuple[list[str], datetime]:
-    """Give the instructions that are due by a time table, and when it fires next."""
-    if found.is_held and found.room > 0 and found.next_fire_at is not None:
-        due, next_at = times.claimable(found.next_fire_at, found.now, found.room)
-        return [time.astimezone(UTC).isoformat() for time in due], next_at
-    following = times.delay.next_after(found.now)
-    return [], min(following, found.next_fire_at or following)

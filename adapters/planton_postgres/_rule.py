@@ -49,6 +49,11 @@ class ClaimRule:
             return "sql"
         return "queue" if self.times is None else "cron"
 
+    @property
+    def cron(self) -> str | None:
+        """The key of the time table."""
+        return None if self.times is None else self.times.key
+
     def asked(self, request: ScheduleRequest) -> dict[str, Any]:
         """Give what the statements of a claim are told about it."""
         return {
@@ -60,5 +65,6 @@ class ClaimRule:
             "lease": self.lease,
             "deliveries": self.deliveries,
             "source": self.kind,
+            "cron": self.cron,
             "delay": self.delay,
         }

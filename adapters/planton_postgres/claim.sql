@@ -46,16 +46,18 @@ COMMIT;
 -- it comes before the lock; what counts is counted by `claim`.
 WITH asked AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(asked)s) AS asked (
-        task_name text, concurrency integer, key text, tags text[], source text,
+        task_name text, concurrency integer, key text, tags text[], source text, cron text,
         delay double precision
     )
 ),
 looked AS MATERIALIZED (
     SELECT asked.*, task.task_name IS NOT NULL AS is_known, active.count AS active,
-           task.paused_at IS NULL AS may_claim, task.next_fire_at,
+           task.paused_at IS NULL AS may_claim, cron.next_fire_at,
            active.count < coalesce(task.concurrency, asked.concurrency) AS has_room
     FROM asked
     LEFT JOIN planton_task AS task USING (task_name)
+    LEFT JOIN planton_cron AS cron
+        ON cron.task_name = asked.task_name AND cron.key = asked.cron
     CROSS JOIN LATERAL (
         SELECT count(*)::integer AS count FROM planton_active AS active
         WHERE active.task_name = asked.task_name
@@ -301,6 +303,7 @@ SELECT ARRAY(
 -- name: record
 -- What the task's own source gave. A plain SELECT finds a row again while it is active, waits for
 -- a retry, or rests because it failed for good: then it is not claimed, and what is behind it is.
+-- A time fires once, however it ended.
 -- A statement that has marked the row as claimed will not give it again: then it waits in the
 -- queue for the claim to end.
 WITH given AS (
@@ -315,11 +318,12 @@ WITH given AS (
     ) AND (%(is_marked)s OR NOT EXISTS (
         SELECT 1 FROM planton_ended AS failed
         WHERE failed.task_name = %(task_name)s AND failed.instruction = given.instruction
-          AND failed.status <> 'succeeded'
+          AND (failed.status <> 'succeeded' OR %(is_time)s)
           AND NOT EXISTS (
               SELECT 1 FROM planton_ended AS later
               WHERE later.task_name = %(task_name)s AND later.instruction = given.instruction
                 AND later.id > failed.id AND later.status = 'succeeded'
+                AND NOT %(is_time)s
           )
     ))
 ),
@@ -341,17 +345,22 @@ WHERE NOT is_active ORDER BY number LIMIT %(room)s::bigint
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING instruction, receipt::text, payload, delivery, lease, timeout;
 
--- name: fire_next
-UPDATE planton_task SET next_fire_at = %(next_fire_at)s WHERE task_name = %(task_name)s;
+-- name: fires
+-- `lock` has looked before it had the lock: what it saw may have been dispatched by another since.
+SELECT clock_timestamp(), cron.key, cron.next_fire_at, cron.is_done
+FROM (SELECT 1) AS one LEFT JOIN planton_cron AS cron ON cron.task_name = %(task_name)s;
 
--- name: fire_sooner
--- The time table was changed: its next time is before the one that is kept.
-UPDATE planton_task SET next_fire_at = %(next_fire_at)s
-WHERE task_name = (
-    SELECT task.task_name FROM planton_task AS task
-    WHERE task.task_name = %(task_name)s AND task.next_fire_at > %(next_fire_at)s
-    FOR UPDATE SKIP LOCKED
-);
+-- name: fire_next
+WITH dropped AS (
+    DELETE FROM planton_cron
+    WHERE task_name = %(task_name)s AND key = ANY (%(gone)s::text[])
+),
+done AS (
+    UPDATE planton_cron SET is_done = true
+    WHERE task_name = %(task_name)s AND key = ANY (%(shared)s::text[])
+)
+INSERT INTO planton_cron VALUES (%(task_name)s, %(key)s, %(next_fire_at)s)
+ON CONFLICT (task_name, key) DO UPDATE SET next_fire_at = excluded.next_fire_at, is_done = false;
 
 -- name: lazily
 -- Nothing was claimed: nobody needs to wait until that is on disk.

@@ -16,10 +16,13 @@ INSERT INTO planton_schema VALUES (%(version)s);
 
 -- name: unlog
 -- Faster, and empty after a crash of the server.
+ALTER TABLE planton_cron SET UNLOGGED;
 ALTER TABLE planton_task SET UNLOGGED;
 ALTER TABLE planton_pending SET UNLOGGED;
 ALTER TABLE planton_active SET UNLOGGED;
 ALTER TABLE planton_ended SET UNLOGGED;
 
 -- name: is_logged
-SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'planton_active'::regclass;
+SELECT bool_or(relpersistence = 'p') FROM pg_class WHERE oid = ANY (
+    '{planton_task,planton_cron,planton_pending,planton_active,planton_ended}'::regclass[]
+);

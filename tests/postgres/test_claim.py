@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import attrs
 import pytest
 import trio
 from psycopg.types.json import Jsonb
@@ -86,6 +87,34 @@ async def test_the_count_is_fresh_once_the_lock_is_held(storage, connection, obs
                 await connection.execute(ACTIVE.format("real_active", "x"))
 
     assert [([], 2)] == [(batch.claims, batch.active) for batch in found]
+
+
+async def test_a_time_that_was_dispatched_meanwhile_is_not_dispatched_again(
+    storage, connection, observer
+):
+    """By another dispatcher, after `lock` has looked and before it locks."""
+    task = storage.cron_task("cron", "0 0 1 1 *")
+    await claim(task)
+    await observer.execute("UPDATE planton_cron SET next_fire_at = now() - interval '1 second'")
+    await observer.execute(ACTIVE.format("planton_active", "y").replace("'task'", "'cron'"))
+    await observer.execute(WAITING_VIEW)
+    found = []
+
+    async def claim_meanwhile():
+        found.append(await attempt(attrs.evolve(task, concurrency=5)))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(1)")
+                nursery.start_soon(claim_meanwhile)
+                await blocked(observer)
+                await connection.execute("SELECT FROM planton_task FOR UPDATE")
+                await connection.execute(
+                    "UPDATE planton_cron SET next_fire_at = now() + interval '1 hour'"
+                )
+
+    assert [[]] == [batch.claims for batch in found]
 
 
 async def test_one_statement_would_have_looked_too_early(storage, connection, observer):

@@ -28,7 +28,7 @@ UPDATE planton_active SET created_at = created_at - %(by)s, claimed_at = claimed
     lease_expires_at = lease_expires_at - %(by)s;
 UPDATE planton_ended SET created_at = created_at - %(by)s, claimed_at = claimed_at - %(by)s,
     ended_at = ended_at - %(by)s;
-UPDATE planton_task SET next_fire_at = next_fire_at - %(by)s
+UPDATE planton_cron SET next_fire_at = next_fire_at - %(by)s
 """
 
 
