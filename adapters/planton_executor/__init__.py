@@ -1,7 +1,8 @@
 """Executes instructions in this process: handlers, heartbeats, reports, and a drain at the end."""
 
-from planton_executor._errors import GiveUp, LostLeaseError
+from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
 from planton_executor._events import (
+    AdvancedEvent,
     FailedEvent,
     IdleEvent,
     LeaseAtRiskEvent,
@@ -9,16 +10,31 @@ from planton_executor._events import (
     SucceededEvent,
 )
 from planton_executor._executor import Executor
+from planton_executor._step import Done, Later, Next, Step, StepContext, Then, done, later, then
+from planton_executor._steps import Steps
 from planton_executor._work import Work
 
 __all__ = [
+    "AdvancedEvent",
+    "Done",
     "Executor",
     "FailedEvent",
     "GiveUp",
     "IdleEvent",
+    "Later",
     "LeaseAtRiskEvent",
     "LostLeaseError",
+    "Next",
+    "NoHandlerError",
     "StartedEvent",
+    "StateError",
+    "Step",
+    "StepContext",
+    "Steps",
     "SucceededEvent",
+    "Then",
     "Work",
+    "done",
+    "later",
+    "then",
 ]

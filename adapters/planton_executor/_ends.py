@@ -67,6 +67,30 @@ class Fail:
 
 
 @attrs.frozen
+class Advance:
+    """The work has come to its next step.
+
+    Attributes:
+        state: Where it is now.
+        text: The same as JSON.
+        retries: Of that step.
+        run_in: Seconds until it goes on; None if the claim is kept.
+    """
+
+    state: Any = attrs.field(eq=False)
+    text: str
+    retries: int
+    run_in: float | None
+
+    @property
+    def key(self) -> Hashable:
+        return self
+
+    async def write(self, storage: Storage, receipts: Sequence[str]) -> Acknowledged:
+        return await storage.advance(receipts, self.state, retries=self.retries, run_in=self.run_in)
+
+
+@attrs.frozen
 class Release:
     """The work was not begun, or was broken off."""
 

@@ -46,3 +46,17 @@ class LostLeaseError(PlantonError):
             f"the claim of {instruction!r} of task {task_name!r} was lost: its lease expired and "
             "it was given to another consumer, or somebody ended it; nothing was stored"
         )
+
+
+class StateError(PlantonError):
+    """Work in steps cannot go on: its state fits no step, or a step did not say what comes next.
+
+    It rests with this error; once the code is right, `storage.retry` lets it go on from there.
+
+    Attributes:
+        task_name: The task.
+    """
+
+    def __init__(self, task_name: str, problem: str) -> None:
+        self.task_name = task_name
+        super().__init__(f"task {task_name!r}: {problem}")

@@ -7,7 +7,7 @@ import attrs
 from planton import ErrorEvent
 from planton_executor._work import Work
 
-Reason: TypeAlias = Literal["error", "timeout", "result", "no_handler", "lost"]
+Reason: TypeAlias = Literal["error", "timeout", "result", "state", "no_handler", "lost"]
 
 
 @attrs.frozen(kw_only=True)
@@ -44,8 +44,9 @@ class FailedEvent:
         work: What the handler was called with.
         error: What it raised, or what was wrong.
         reason: `"error"` (the handler raised), `"timeout"`, `"result"` (it returned what is not
-            JSON), `"no_handler"`, or `"lost"` (the claim is somebody else's or nobody's: whatever
-            the handler did, nothing was stored).
+            JSON), `"state"` (of work in steps: the state fits no step, or a step did not say what
+            comes next), `"no_handler"`, or `"lost"` (the claim is somebody else's or nobody's:
+            whatever the handler did, nothing was stored).
         duration: Seconds that it took.
     """
 
@@ -53,6 +54,21 @@ class FailedEvent:
     error: Exception
     reason: Reason
     duration: float
+
+
+@attrs.frozen(kw_only=True)
+class AdvancedEvent:
+    """Work in steps has come to its next step, and that is stored.
+
+    Attributes:
+        work: What the handler was called with.
+        state: Where it is now, as it is stored.
+        run_in: Seconds until it goes on; None if it does so at once.
+    """
+
+    work: Work
+    state: Any
+    run_in: float | None
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +101,7 @@ EVENT_TYPES: tuple[type[Any], ...] = (
     StartedEvent,
     SucceededEvent,
     FailedEvent,
+    AdvancedEvent,
     IdleEvent,
     LeaseAtRiskEvent,
     ErrorEvent,

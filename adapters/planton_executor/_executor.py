@@ -17,9 +17,23 @@ from planton import (
     UnknownTaskError,
 )
 from planton.abc import Storage, to_count, to_number
-from planton_executor._ends import Ends, Release
-from planton_executor._events import FailedEvent, IdleEvent, StartedEvent, SucceededEvent
-from planton_executor._handlers import Function, Handler, RetryDelay, checked_name
+from planton_executor._ends import Advance, Complete, Ends, Release
+from planton_executor._events import (
+    AdvancedEvent,
+    FailedEvent,
+    IdleEvent,
+    StartedEvent,
+    SucceededEvent,
+)
+from planton_executor._handlers import (
+    Function,
+    FunctionHandler,
+    Handler,
+    RetryDelay,
+    Terms,
+    checked_function,
+    checked_name,
+)
 from planton_executor._leases import Leases
 from planton_executor._listeners import Listener, Listeners, logger
 from planton_executor._run import Run
@@ -62,6 +76,7 @@ class Executor:
         if not callable(getattr(storage, "heartbeat", None)):
             remedy = "give an open storage, such as SQLiteStorage or PostgresStorage"
             raise InvalidArgumentError("storage", storage, remedy)
+        self.storage = storage
         self._handlers: dict[str, Handler] = {}
         self._listeners = Listeners()
         self._ends = Ends(storage, self._report)
@@ -101,20 +116,22 @@ class Executor:
         Raises:
             InvalidArgumentError: If an argument cannot be used, or the task has a handler.
         """
-        name = checked_name(task_name, self._handlers)
+        checked_name(task_name, self._handlers)
+        terms = Terms.of(
+            timeout=timeout,
+            retries=retries,
+            retry_delay=retry_delay,
+            lower_priority=lower_priority,
+        )
 
         def decorate(function: F) -> F:
-            checked_name(name, self._handlers)
-            self._handlers[name] = Handler.of(
-                function,
-                timeout=timeout,
-                retries=retries,
-                retry_delay=retry_delay,
-                lower_priority=lower_priority,
-            )
+            self._add(task_name, FunctionHandler(checked_function(function), terms))
             return function
 
         return decorate
+
+    def _add(self, task_name: str, handler: Handler) -> None:
+        self._handlers[checked_name(task_name, self._handlers)] = handler
 
     @overload
     def on(self, event_type: type[E], listener: L) -> L: ...
@@ -191,7 +208,7 @@ class Executor:
     async def _refuse(self, run: Run) -> None:
         """Deal with what was broken off before it began."""
         if run.is_lost:
-            run.end(None, ())
+            run.note_loss()
             await self._listeners.tell(_failed(run))
             return
         with trio.move_on_after(LAST_WORDS, shield=True):
@@ -277,6 +294,8 @@ class Executor:
     async def _drain(self, nursery: trio.Nursery) -> None:
         for run in self._waiting:
             run.stop()
+        for run in self._runs:
+            run.is_leaving = True
         with trio.move_on_after(self._grace):
             while self._runs or self._waiting:
                 self._emptied = trio.Event()
@@ -309,17 +328,19 @@ class Executor:
         if end is not None:
             try:
                 if not await self._ends.store(run.work.receipt, end):
-                    run.is_lost = True
-                    run.end(handler, ())
+                    run.note_loss()
             except Exception as error:
                 await self._report(error, run.work.task_name)
                 return
         self._leases.discard(run)
         if run.error is not None:
             await self._listeners.tell(_failed(run, duration))
-        elif not run.is_stopped:
+        elif isinstance(end, Complete):
             event = SucceededEvent(work=run.work, result=run.result, duration=duration)
             await self._listeners.tell(event)
+        elif isinstance(end, Advance):
+            put_off = AdvancedEvent(work=run.work, state=end.state, run_in=end.run_in)
+            await self._listeners.tell(put_off)
 
     def _note_end(self) -> None:
         """Let the drain and the tasks know that something has ended."""

@@ -2,13 +2,17 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import attrs
+import trio
 
 from planton import InvalidArgumentError
 from planton.abc import to_count, to_name, to_number
 from planton_executor._work import Work
+
+if TYPE_CHECKING:
+    from planton_executor._run import Run
 
 Function: TypeAlias = Callable[[Work], Awaitable[Any] | Any]
 RetryDelay: TypeAlias = float | Callable[[int], float]
@@ -21,41 +25,33 @@ def is_async(function: object) -> bool:
     )
 
 
-@attrs.frozen(eq=False, kw_only=True)
-class Handler:
-    """A function with what is to be known to call it.
+@attrs.frozen(kw_only=True)
+class Terms:
+    """On what terms work is tried.
 
     Attributes:
-        timeout: Seconds that one call may take; None for no limit.
+        timeout: Seconds that one try may take; None for no limit.
         retries: Given to an instruction that has none of its own when it fails first.
         retry_delay: Seconds until the next try, or a function of how many came before.
-        lower_priority: Whether a retry has a priority one lower.
+        lower_priority: Whether a next try has a priority one lower.
     """
 
-    function: Function
-    is_async: bool
-    timeout: float | None
-    retries: int
-    retry_delay: RetryDelay
-    lower_priority: bool
+    timeout: float | None = None
+    retries: int = 0
+    retry_delay: RetryDelay = 0.0
+    lower_priority: bool = False
 
     @classmethod
     def of(
         cls,
-        function: Any,
         *,
         timeout: float | None,
         retries: int,
         retry_delay: RetryDelay,
-        lower_priority: bool,
-    ) -> "Handler":
-        """Look at it, or raise `InvalidArgumentError`."""
-        if not callable(function):
-            remedy = "give a function of one planton_executor.Work, sync or async"
-            raise InvalidArgumentError("handler", function, remedy)
+        lower_priority: bool = False,
+    ) -> "Terms":
+        """Look at them, or raise `InvalidArgumentError`."""
         return cls(
-            function=function,
-            is_async=is_async(function),
             timeout=None if timeout is None else to_number("timeout", timeout, above=0),
             retries=to_count("retries", retries),
             retry_delay=(
@@ -64,11 +60,59 @@ class Handler:
             lower_priority=bool(lower_priority),
         )
 
-    def retry_in(self, delivery: int) -> float:
-        """Give the seconds until the next try, after so many deliveries."""
+    def retry_in(self, tries: int) -> float:
+        """Give the seconds until the next try, after so many."""
         if not callable(self.retry_delay):
             return self.retry_delay
-        return to_number("retry_delay", self.retry_delay(delivery - 1))
+        return to_number("retry_delay", self.retry_delay(tries - 1))
+
+
+class Handler(Protocol):
+    """Does the work of a task."""
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms it begins."""
+
+    async def call(self, run: "Run", limiter: trio.CapacityLimiter) -> Any:
+        """Do it; gives its result, or an `End` if it has no end yet."""
+
+
+@attrs.frozen(eq=False)
+class FunctionHandler:
+    """A function of the user's: async ones run on trio, sync ones in a worker thread."""
+
+    function: Function
+    terms: Terms
+
+    async def call(self, run: "Run", limiter: trio.CapacityLimiter) -> Any:
+        if is_async(self.function):
+            return await cast(Awaitable[Any], self.function(run.work))
+        value = await self._call_in_thread(run, limiter)
+        return await value if inspect.isawaitable(value) else value
+
+    async def _call_in_thread(self, run: "Run", limiter: trio.CapacityLimiter) -> Any:
+        token = trio.lowlevel.current_trio_token()
+        ended = run.thread_ended = trio.Event()
+
+        def call() -> Any:
+            try:
+                return self.function(run.work)
+            finally:
+                try:
+                    token.run_sync_soon(ended.set)
+                except trio.RunFinishedError:
+                    pass  # nobody waits any more
+
+        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+
+
+def checked_function(function: object) -> Any:
+    """Give what can be called, or raise `InvalidArgumentError`."""
+    if not callable(function):
+        remedy = "give a function of one planton_executor.Work, sync or async"
+        raise InvalidArgumentError("handler", function, remedy)
+    return function
 
 
 def checked_name(task_name: object, known: dict[str, Handler]) -> str:

@@ -1,6 +1,5 @@
 """One piece of work on its way: waiting, running, ending."""
 
-import inspect
 import math
 from typing import Any
 
@@ -9,11 +8,17 @@ import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError, PlantonError
 from planton.abc import FailureReport, to_json
-from planton_executor._ends import Complete, End, Fail, Release
-from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError
+from planton_executor._ends import Advance, Complete, End, Fail, Release
+from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
 from planton_executor._events import Reason
-from planton_executor._handlers import Handler
+from planton_executor._handlers import Handler, Terms
 from planton_executor._work import Work
+
+# The lease of an instruction ends with its time: whoever is late is told that it was lost. So its
+# handler is stopped so many seconds before, or a tenth of the time if that is less.
+MARGIN = 1.0
+# What another try would not help.
+_HOPELESS = ("result", "no_handler", "state")
 
 
 @attrs.define(eq=False)
@@ -23,9 +28,15 @@ class Run:
     Attributes:
         work: What the handler is called with.
         timeout: Seconds that the instruction itself allows.
+        terms: On what terms it is tried.
+        tries: How often that was tried, this time included.
         scope: Cancelled to break it off.
+        limit: Cancelled when its time is up.
         is_lost: Whether the claim is no longer ours.
+        is_leaving: Whether it should end as soon as it can, because the executor ends.
         is_stopped: Whether it was broken off because the executor ends.
+        is_storing: Whether something is being stored, which is not broken off.
+        has_result: Whether the handler returned.
         began_at: When its handler was called, by trio's clock.
         result: What the handler returned.
         error: What went wrong.
@@ -35,15 +46,23 @@ class Run:
 
     work: Work
     timeout: float | None = None
+    terms: Terms = attrs.field(factory=Terms)
+    tries: int = attrs.field(init=False)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    limit: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_lost: bool = False
+    is_leaving: bool = False
     is_stopped: bool = False
-    is_ending: bool = False
+    is_storing: bool = False
+    has_result: bool = False
     began_at: float = math.nan
     result: Any = None
     error: Exception | None = None
     reason: Reason = "error"
     thread_ended: trio.Event | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.tries = self.work.delivery
 
     @classmethod
     def of(cls, event: InstructionEvent) -> "Run":
@@ -60,14 +79,14 @@ class Run:
 
     def lose(self) -> None:
         """Break it off: the claim is somebody else's. What is being stored tells for itself."""
-        if not self.is_ending:
+        if not self.is_storing:
             self.is_lost = True
             self._break_off()
 
     def stop(self) -> None:
         """Break it off: the executor ends."""
-        if not self.is_ending:
-            self.is_stopped = True
+        self.is_leaving = self.is_stopped = True
+        if not self.is_storing:
             self._break_off()
 
     def _break_off(self) -> None:
@@ -77,59 +96,55 @@ class Run:
     async def call(self, handler: Handler, limiter: trio.CapacityLimiter) -> None:
         """Call the handler, and note what came of it; what it returned counts in any case."""
         self.began_at = trio.current_time()
-        timeout = min(_or_never(handler.timeout), _or_never(self.timeout))
+        self.begin(handler.terms, self.tries)
         try:
-            with self.scope, trio.move_on_after(timeout) as limit:
-                self.result = await self._call(handler, limiter)
-                self.is_ending = True
+            with self.scope, self.limit:
+                self.result = await handler.call(self, limiter)
+                self.has_result = True
         except Exception as error:
             self.error = error
         else:
-            if not self.is_ending and limit.cancelled_caught:
-                self.work.is_cancelled = True
-                name = self.work.task_name
-                self.error = CallbackTimeoutError(name, "the handler", timeout)
-                self.reason = "timeout"
-        self.is_ending = True
+            if not self.has_result and self.limit.cancelled_caught:
+                self._time_out()
+        self.is_storing = True
 
-    async def _call(self, handler: Handler, limiter: trio.CapacityLimiter) -> Any:
-        if handler.is_async:
-            return await handler.function(self.work)
-        value = await self._call_in_thread(handler, limiter)
-        return await value if inspect.isawaitable(value) else value
+    def begin(self, terms: Terms, tries: int) -> None:
+        """Begin with something that has these terms, and a time limit of its own."""
+        self.terms, self.tries = terms, tries
+        self.limit.deadline = trio.current_time() + self._time_allowed()
 
-    async def _call_in_thread(self, handler: Handler, limiter: trio.CapacityLimiter) -> Any:
-        token = trio.lowlevel.current_trio_token()
-        ended = self.thread_ended = trio.Event()
+    def _time_allowed(self) -> float:
+        return min(_or_never(self.terms.timeout), _in_time(self.timeout))
 
-        def call() -> Any:
-            try:
-                return handler.function(self.work)
-            finally:
-                try:
-                    token.run_sync_soon(ended.set)
-                except trio.RunFinishedError:
-                    pass  # nobody waits any more
-
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+    def _time_out(self) -> None:
+        self.work.is_cancelled = True
+        name = self.work.task_name
+        seconds = min(_or_never(self.terms.timeout), _or_never(self.timeout))
+        self._fail(CallbackTimeoutError(name, "the handler", seconds), "timeout")
 
     def end(self, handler: Handler | None, known: tuple[str, ...]) -> End | None:
         """Give what is to be stored; None if nothing is to be."""
         if self.is_lost:
-            self._fail(LostLeaseError(self.work.task_name, self.work.instruction), "lost")
+            self.note_loss()
             return None
         if handler is None:
             self._fail(NoHandlerError(self.work.task_name, known), "no_handler")
-        elif self.error is None and self.is_stopped:
+        elif self.error is None and not self.has_result:
             # A thread that is still at it may yet do the work: its lease shall run out first.
             return Release() if self.thread_ended is None else None
         elif self.error is None:
             end = self._completed()
             if end is not None:
                 return end
-        return self._failed(handler)
+        return self._failed()
 
-    def _completed(self) -> Complete | None:
+    def note_loss(self) -> None:
+        """Count it as lost, whatever the handler did."""
+        self._fail(LostLeaseError(self.work.task_name, self.work.instruction), "lost")
+
+    def _completed(self) -> End | None:
+        if isinstance(self.result, Advance | Release):
+            return self.result
         try:
             return Complete(self.result, to_json("result", self.result))
         except InvalidArgumentError as error:
@@ -137,15 +152,17 @@ class Run:
             self._fail(PlantonError(f"the handler of task {name!r} is done, but {error}"), "result")
             return None
 
-    def _failed(self, handler: Handler | None) -> Fail:
+    def _failed(self) -> Fail:
         error = self.error
         assert error is not None
-        is_hopeless = isinstance(error, GiveUp) or self.reason in ("result", "no_handler")
+        if isinstance(error, StateError):
+            self.reason = "state"
+        is_hopeless = isinstance(error, GiveUp) or self.reason in _HOPELESS
         text = str(error) if isinstance(error, GiveUp) else f"{type(error).__name__}: {error}"
         retry_in = 0.0
-        if handler is not None and not is_hopeless:
+        if not is_hopeless:
             try:
-                retry_in = handler.retry_in(self.work.delivery)
+                retry_in = self.terms.retry_in(self.tries)
             except Exception as failure:
                 text += f" (and its retry_delay raised {type(failure).__name__}: {failure})"
         return Fail(
@@ -153,8 +170,8 @@ class Run:
                 error=text,
                 delay=retry_in,
                 retry=not is_hopeless,
-                lower_priority=handler is not None and handler.lower_priority,
-                retries=0 if handler is None else handler.retries,
+                lower_priority=self.terms.lower_priority,
+                retries=self.terms.retries,
             )
         )
 
@@ -164,3 +181,8 @@ class Run:
 
 def _or_never(timeout: float | None) -> float:
     return math.inf if timeout is None else timeout
+
+
+def _in_time(timeout: float | None) -> float:
+    """Give the time that an instruction allows, less what it takes to tell before it is taken."""
+    return math.inf if timeout is None else max(timeout - MARGIN, timeout * 0.9)

@@ -106,8 +106,8 @@ class QueuePromises(Hooks):
         assert [None, None] == next_in[1:]
 
     async def test_there_is_no_next_time_without_one(self, storage: Any) -> None:
-        """Nothing is queued, what is queued is due already, no lease ends before the delay."""
-        task = storage.queue_task("task", delay=3600, lease=7200)
+        """Nothing is queued, or what is queued is due already; leases end later than the delay."""
+        task = storage.queue_task("task", delay=50, lease=60)
 
         assert (await attempt(task)).next_in is None
         await enqueue(storage, "task", "a", "b")

@@ -1,7 +1,7 @@
 """One executor, three storages."""
 
 import pytest
-import trio
+import trio.testing
 
 from planton import InstructionEvent, Planton
 from planton.testing import MemoryStorage
@@ -100,7 +100,19 @@ def bench(storage):
     return lambda **options: Bench(storage, **options)
 
 
+def run_in_virtual_time(function, *, clock, instruments):
+    clock = clock or trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(function, clock=clock, instruments=instruments)
+
+
+def pytest_collection_modifyitems(items):
+    """Give the autojump clock to the tests on the storage in memory alone."""
+    for item in items:
+        if "memory_bench" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.trio(run=run_in_virtual_time), append=False)
+
+
 @pytest.fixture
-def memory_bench(autojump_clock):
+def memory_bench():
     """On the storage in memory, in virtual time."""
     return lambda **options: Bench(MemoryStorage(), **options)

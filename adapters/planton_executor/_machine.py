@@ -1,0 +1,145 @@
+"""Work in steps: from one stored state to the next, until it is done or to go on later."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import attrs
+import cattrs
+import trio
+
+from planton.abc import to_count, to_json
+from planton_executor._ends import Advance, End, Release
+from planton_executor._errors import StateError
+from planton_executor._events import AdvancedEvent
+from planton_executor._handlers import Terms
+from planton_executor._run import Run
+from planton_executor._step import Done, Later, Step, StepContext, Then
+
+
+@attrs.frozen(eq=False)
+class Machine:
+    """The handler of a task whose work is done in steps.
+
+    Attributes:
+        name: Of the task, and of the machine in the stored state.
+        steps: By the names of their classes.
+        converter: Makes JSON of steps, and steps of JSON.
+        resources: Given to every step.
+        timeout: Seconds that one step may take.
+        store: Stores an end of a claim; whether it was the receipt's to end.
+        tell: Tells listeners.
+    """
+
+    name: str
+    steps: Mapping[str, type[Step]]
+    converter: cattrs.Converter
+    resources: Any
+    timeout: float | None
+    store: Callable[[str, End], Awaitable[bool]]
+    tell: Callable[[Any], Awaitable[None]]
+
+    @property
+    def terms(self) -> Terms:
+        """For as long as it is not known which step it is."""
+        return Terms(timeout=self.timeout)
+
+    async def call(self, run: Run, limiter: trio.CapacityLimiter) -> Any:
+        """Take step after step; gives the result, or what is to be stored instead."""
+        del limiter  # steps are async
+        step = self.load(run.work.payload)
+        run.begin(self._terms(step), run.tries)
+        while True:
+            context = StepContext(work=run.work, tries=run.tries, resources=self.resources)
+            answer: object = await step.step(context)
+            if isinstance(answer, Done):
+                return answer.result
+            step, end = self._following(step, answer)
+            if end.run_in is not None:
+                return end
+            if not await self._advance(run, end) or run.is_leaving:
+                return Release()
+            run.begin(self._terms(step), 1)
+
+    async def _advance(self, run: Run, end: Advance) -> bool:
+        """Store where the work is now; what is being stored is not broken off."""
+        run.is_storing, run.limit.deadline = True, float("inf")
+        if not await self.store(run.work.receipt, end):
+            run.is_lost = True
+            return False
+        run.is_storing = False
+        await self.tell(AdvancedEvent(work=run.work, state=end.state, run_in=None))
+        return True
+
+    def _following(self, step: Step, answer: object) -> tuple[Step, Advance]:
+        if not isinstance(answer, Then | Later):
+            problem = (
+                f"step {type(step).__name__} returned {answer!r}: return then(step), "
+                "later(step, seconds) or done(result)"
+            )
+            raise StateError(self.name, problem)
+        state = self.state(answer.step)
+        run_in = answer.seconds if isinstance(answer, Later) else None
+        terms = self._terms(answer.step)
+        return answer.step, Advance(state, str(to_json("state", state)), terms.retries, run_in)
+
+    def _terms(self, step: Step) -> Terms:
+        return Terms.of(
+            timeout=self.timeout,
+            retries=retry_limit(step),
+            retry_delay=_setting(step, "retry_delay"),
+        )
+
+    def state(self, step: Step) -> dict[str, Any]:
+        """Give a step as it is stored.
+
+        Raises:
+            StateError: If it is no step of this machine, or holds what is not JSON.
+        """
+        name = type(step).__name__
+        if self.steps.get(name) is not type(step):
+            raise StateError(self.name, f"{step!r} is none of its steps: {self._known()}")
+        try:
+            state = {self.name: {name: self.converter.unstructure(step)}}
+            to_json("state", state)
+        except Exception as error:
+            raise StateError(self.name, f"the state of {step!r} is not JSON: {error}") from error
+        return state
+
+    def load(self, state: Any) -> Step:
+        """Give the step of a stored state.
+
+        Raises:
+            StateError: If there is no such step, or its class no longer fits.
+        """
+        match state:
+            case {self.name: {**steps}} if len(state) == len(steps) == 1:
+                ((step_name, fields),) = steps.items()
+                name = str(step_name)
+            case _:
+                form = f"{{{self.name!r}: {{<step>: {{<field>: …}}}}}}"
+                raise StateError(self.name, f"its state is {state!r:.200}, not of the form {form}")
+        if name not in self.steps:
+            raise StateError(self.name, f"it has no step {name!r}: {self._known()}")
+        try:
+            return self.converter.structure({} if fields is None else fields, self.steps[name])
+        except Exception as error:
+            problems = "; ".join(cattrs.transform_error(error, path=name))
+            raise StateError(self.name, f"its state no longer fits: {problems}") from error
+
+    def _known(self) -> str:
+        return f"it has {', '.join(sorted(self.steps))}"
+
+
+def retry_limit(step: Step) -> int:
+    """Tell how often a step may be tried again."""
+    return to_count("retry_limit", _setting(step, "retry_limit"))
+
+
+def _setting(step: Step, name: str) -> Any:
+    """Give what the class says, or the instance if it is a field.
+
+    Not of the instance in any case: that would make a method of a function.
+    """
+    fields: Any = attrs.fields(cast(type[attrs.AttrsInstance], type(step)))
+    is_field = any(field.name == name for field in fields)
+    return getattr(step if is_field else type(step), name)

@@ -1,0 +1,114 @@
+"""What users write: steps, and what comes after each."""
+
+import abc
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+from planton import InvalidArgumentError
+from planton.abc import to_number
+from planton_executor._handlers import RetryDelay
+from planton_executor._work import Work
+
+
+@attrs.frozen(kw_only=True)
+class StepContext:
+    """What a step is called with.
+
+    Attributes:
+        work: The instruction whose step it is.
+        tries: How often this step was begun, this time included; above 1 it may have been done
+            before, in part or in full.
+        resources: What `Steps(resources=…)` was given.
+    """
+
+    work: Work
+    tries: int
+    resources: Any
+
+
+class Step(abc.ABC):
+    """A step of some work: a frozen attrs class whose fields are its state.
+
+    Attributes:
+        retry_limit: How often it is tried again when it raises.
+        retry_delay: Seconds until the next try, or a function of how many came before, such as
+            those of `planton.delays`.
+
+    Examples:
+        A step that reads a file, and hands on what it read::
+
+            @attrs.frozen
+            class ReadName(Step):
+                filename: str
+                retry_limit = 5
+
+                async def step(self, context):
+                    name = await trio.Path(self.filename).read_text()
+                    return then(SayHello(name.strip()))
+    """
+
+    __slots__ = ()
+    retry_limit: ClassVar[int] = 0
+    retry_delay: ClassVar[RetryDelay] = 1.0
+
+    @abc.abstractmethod
+    async def step(self, context: Any) -> "Next":
+        """Do it, and return `then(step)`, `later(step, seconds)` or `done(result)`.
+
+        It may be done again after a crash, so it should bear that.
+        """
+
+
+@attrs.frozen
+class Then:
+    """Another step follows at once; see `then`."""
+
+    step: Step
+
+
+@attrs.frozen
+class Later:
+    """Another step follows in some seconds; see `later`."""
+
+    step: Step
+    seconds: float
+
+
+@attrs.frozen
+class Done:
+    """That was the last step; see `done`."""
+
+    result: Any
+
+
+Next: TypeAlias = Then | Later | Done
+
+
+def then(step: Step) -> Then:
+    """Go on with another step, at once and under the same claim.
+
+    Raises:
+        InvalidArgumentError: If it is no step.
+    """
+    return Then(_checked(step))
+
+
+def later(step: Step, seconds: float) -> Later:
+    """Go on with another step in some seconds; until then no slot is held, by no process.
+
+    Raises:
+        InvalidArgumentError: If it is no step, or the seconds are no finite number of at least 0.
+    """
+    return Later(_checked(step), to_number("seconds", seconds))
+
+
+def done(result: Any = None) -> Done:
+    """End the work as succeeded, with any JSON as its result."""
+    return Done(result)
+
+
+def _checked(step: object) -> Step:
+    if not isinstance(step, Step):
+        raise InvalidArgumentError("step", step, "give an instance of a class of planton's Step")
+    return step
