@@ -31,6 +31,8 @@ Prints:
     To: ops@example.com
     Subject: Tasks of the last 24 hours
       default: 1 queued, 5 succeeded, 1 failed, 1 dead
+        foo-5 dead: ConnectionError: no network
+        foo-6 failed: a payload without n
       slow: 1 queued
     The network is back, and the payload is mended.
     foo-6, try 1: {'foo': 'bar'}
@@ -131,7 +133,7 @@ class Worker:
 
 
 async def count(storage: Storage) -> str:
-    """Count by queue and status what was made in the last day."""
+    """Count by queue and status what was made in the last day, and tell what went wrong."""
     since = datetime.now(UTC) - timedelta(days=1)
     lines = []
     for queue in ("default", "slow"):
@@ -139,6 +141,8 @@ async def count(storage: Storage) -> str:
         counts = Counter(record.status for record in records if record.created_at > since)
         words = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
         lines.append(f"  {queue}: {', '.join(words)}")
+        bad = [each for each in records if each.status in ("failed", "dead")]
+        lines += [f"    {each.instruction} {each.status}: {each.error}" for each in bad]
     return "\n".join(lines)
 
 

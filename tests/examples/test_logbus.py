@@ -42,6 +42,8 @@ def test_the_report_of_the_day_is_sent_by_email(run, mail_server):
     assert "Tasks of the last 24 hours" == message["Subject"]
     assert [
         "  default: 1 queued, 5 succeeded, 1 failed, 1 dead",
+        "    foo-5 dead: ConnectionError: no network",
+        "    foo-6 failed: a payload without n",
         "  slow: 1 queued",
     ] == message.get_payload().splitlines()
 
@@ -59,8 +61,10 @@ def test_logbus_killed_in_the_middle_ends_all_tasks_when_started_again(
     done = run("logbus", database)
 
     assert ("", 0, END) == (done.stderr, done.returncode, done.stdout.splitlines()[-2:])
-    assert [("foo-2", 2)] == query(
-        database, "SELECT instruction, delivery FROM planton_ended WHERE instruction = 'foo-2'"
+    assert [("foo-2", 2, '{"foo": "bar"}')] == query(
+        database,
+        "SELECT instruction, delivery, CAST(result AS text) FROM planton_ended"
+        " WHERE instruction = 'foo-2'",
     )
 
 
