@@ -22,7 +22,7 @@ class Reason(NamedTuple):
         if self.outcome != "dispatched":
             parts.append(f"attempt {self.attempt_number}")
         if self.delay is not None:
-            parts.append(f"next in {self.delay:.4g} s")
+            parts.append(f"next in {in_words(self.delay)}")
         return ", ".join(parts)
 
     def _outcome(self) -> str:
@@ -36,6 +36,16 @@ class Reason(NamedTuple):
 
     def _counted(self) -> str:
         return f", {self.active} of {self.concurrency} active before" if self.active else ""
+
+
+def in_words(seconds: float) -> str:
+    """Give seconds as exactly as people want them.
+
+    Examples:
+        >>> [in_words(seconds) for seconds in (0.00002, 0.16257, 4.0, 59.96, 3600.2)]
+        ['0 s', '0.16 s', '4 s', '60 s', '3600 s']
+    """
+    return f"{round(seconds, 3):.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
 
 
 def reason(attempt: Attempt, delay: float | None) -> Reason:

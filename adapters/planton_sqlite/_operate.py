@@ -10,6 +10,8 @@ from planton import InvalidArgumentError
 from planton.abc import InstructionRecord, NewInstruction, TaskStats
 from planton_sqlite._statements import OPERATE
 
+LARGEST = 2**63 - 1
+
 
 def enqueue(connection: sqlite3.Connection, new: NewInstruction) -> bool:
     """Queue an instruction; whether it was not queued already."""
@@ -35,16 +37,31 @@ def retry(
     connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None
 ) -> int:
     """Queue ended instructions again; how many."""
-    asked = None if instructions is None else json.dumps(instructions)
-    parameters = {"task_name": task_name, "instructions": asked}
-    ends = connection.execute(OPERATE["last_ends"], parameters).fetchall()
-    names = [name for _, name, _ in ends] if instructions is None else instructions
+    failed = _ends(connection, "failed_ends", task_name, instructions)
+    names = list(failed) if instructions is None else instructions
+    # One that never failed may have succeeded at any time.
+    since = min(failed.values(), default=LARGEST) if failed.keys() >= set(names) else 0
+    succeeded = _ends(connection, "succeeded_since", task_name, names, since=since)
+    later = {name: end for name, end in succeeded.items() if end > failed.get(name, 0)}
     living = _living(connection, task_name, names)
     if instructions is None:
-        ends = [end for end in ends if end[2] != "succeeded" and end[1] not in living]
-    else:
-        _check_ended(instructions, {name for _, name, _ in ends}, living)
-    return _revive(connection, [row_id for row_id, _, _ in ends])
+        back = later.keys() | living
+        return _revive(connection, [end for name, end in failed.items() if name not in back])
+    _check_ended(instructions, failed.keys() | later.keys(), living)
+    return _revive(connection, list({**failed, **later}.values()))
+
+
+def _ends(
+    connection: sqlite3.Connection,
+    statement: str,
+    task_name: str,
+    instructions: Sequence[str] | None,
+    **parameters: int,
+) -> dict[str, int]:
+    """Give the last ends of instructions by their ids, which are in the order of the ends."""
+    asked = None if instructions is None else json.dumps(instructions)
+    common = {"task_name": task_name, "instructions": asked}
+    return dict(connection.execute(OPERATE[statement], {**common, **parameters}).fetchall())
 
 
 def _living(connection: sqlite3.Connection, task_name: str, names: Sequence[str]) -> set[str]:

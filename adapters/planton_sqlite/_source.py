@@ -32,10 +32,14 @@ class Source:
         """Find out whether the statement can run, and whether it writes, without running it.
 
         Raises:
-            InvalidQueryError: If it lacks `:limit`, has parameters that nobody gives, does not
-                parse, or names tables or columns that there are not.
+            InvalidQueryError: If it is empty, lacks `:limit`, has parameters that nobody gives,
+                does not parse, names tables or columns that there are not, or gives no column
+                or several.
         """
-        names = set(_PARAMETER.findall(_NOT_CODE.sub("", self.sql)))
+        code = _NOT_CODE.sub("", self.sql)
+        if not code.strip():
+            raise self._error("is empty: give UPDATE … RETURNING id, or SELECT id")
+        names = set(_PARAMETER.findall(code))
         if "limit" not in names:
             raise self._error("lacks the parameter :limit, so that it could claim too much")
         if strangers := sorted(names - set(_KNOWN)):
@@ -48,8 +52,10 @@ class Source:
             raise self._error(f"cannot be run ({error})") from error
         finally:
             connection.close()
-        # Opcode Transaction: P2 is not 0 if it begins to write.
-        is_select = not any(opcode == "Transaction" and p2 for _, opcode, _, p2, *_ in plan)
+        steps = [(opcode, p2) for _, opcode, _, p2, *_ in plan]
+        # P2 of a ResultRow is how many columns it has; of a Transaction, whether it writes.
+        self._check_columns(max((p2 for opcode, p2 in steps if opcode == "ResultRow"), default=0))
+        is_select = not any(opcode == "Transaction" and p2 for opcode, p2 in steps)
         return attrs.evolve(self, is_select=is_select)
 
     def run(self, connection: sqlite3.Connection, parameters: dict[str, Any]) -> list[str]:
@@ -59,10 +65,7 @@ class Source:
             InvalidQueryError: If it gives more than one column, a NULL, or more than the limit.
         """
         cursor = connection.execute(self.sql, parameters)
-        columns = [column[0] for column in cursor.description or ()]
-        if len(columns) != 1:
-            given = ", ".join(columns) or "none"
-            raise self._error(f"must give one column, the instruction; it gives {given}")
+        self._check_columns(len(cursor.description or ()))
         values = [value for (value,) in cursor]
         if None in values:
             raise self._error("gave a NULL: an instruction must name its work")
@@ -72,6 +75,11 @@ class Source:
             )
             raise self._error(problem)
         return [str(value) for value in values]
+
+    def _check_columns(self, count: int) -> None:
+        if count != 1:
+            given = count or "none (an UPDATE needs RETURNING)"
+            raise self._error(f"must give one column, the instruction; it gives {given}")
 
     def _error(self, problem: str) -> InvalidQueryError:
         return InvalidQueryError(self.task_name, self.sql, problem)

@@ -25,11 +25,18 @@ ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 -- name: unset_concurrency
 UPDATE planton_task SET concurrency = NULL WHERE task_name = :task_name;
 
--- name: last_ends
--- The last end of each instruction of a task; with `max` the other columns are of that row.
-SELECT max(id), instruction, status FROM planton_ended
-WHERE task_name = :task_name
+-- name: failed_ends
+-- The last end as failed or dead of each instruction of a task, by the index of these.
+SELECT instruction, max(id) FROM planton_ended
+WHERE task_name = :task_name AND status <> 'succeeded'
   AND (:instructions IS NULL OR instruction IN (SELECT value FROM json_each(:instructions)))
+GROUP BY instruction;
+
+-- name: succeeded_since
+-- Which of some instructions succeeded after that; the history is read from there on.
+SELECT instruction, max(id) FROM planton_ended
+WHERE id > :since AND task_name = :task_name AND status = 'succeeded'
+  AND instruction IN (SELECT value FROM json_each(:instructions))
 GROUP BY instruction;
 
 -- name: living

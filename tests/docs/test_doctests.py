@@ -4,10 +4,13 @@ import doctest
 
 import pytest
 
+import planton._explain
 import planton.delays
 
 
-@pytest.mark.parametrize("module", (planton.delays,), ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", (planton._explain, planton.delays), ids=lambda module: module.__name__
+)
 def test_the_examples_of_a_module_are_true(module):
     """Every `>>>` in its docstrings."""
     failed, tried = doctest.testmod(module)

@@ -12,7 +12,7 @@ from planton.testing import EventCollector
 from planton.testing._conformance_base import claim, enqueue, names, receipts
 from planton_sqlite import SQLiteStorage, _history
 from planton_sqlite._sources import to_glob
-from planton_sqlite._statements import CLAIM
+from planton_sqlite._statements import CLAIM, OPERATE
 
 
 async def test_a_database_of_sqlite_utils_is_a_connection(storage, path):
@@ -152,3 +152,34 @@ async def test_a_long_backlog_is_read_through_an_index(
 
     assert any(index in step for step in steps), steps
     assert not any("SCAN pl" in step or "TEMP B-TREE FOR ORDER" in step for step in steps), steps
+
+
+async def test_a_retry_reads_no_more_of_the_history_than_it_needs(storage):
+    """What failed is in an index of its own; what succeeded since then is read by its number."""
+    steps = []
+    with closing(sqlite3.connect(storage.path)) as connection:
+        for statement in ("failed_ends", "succeeded_since"):
+            parameters = {"task_name": "send", "instructions": "[]", "since": 0}
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {OPERATE[statement]}", parameters)
+            steps += [step for *_, step in plan]
+
+    assert any("INDEX planton_ended_failed (task_name=?" in step for step in steps), steps
+    assert any("INTEGER PRIMARY KEY (rowid>?)" in step for step in steps), steps
+
+
+async def test_the_last_end_of_an_instruction_counts(storage, rows):
+    """Whatever came before: it failed and then succeeded, or the other way round."""
+    task = storage.queue_task("send", concurrency=9)
+    ends = {"a": ("fail", "complete"), "b": ("complete", "fail"), "c": ("fail", "fail")}
+    for turn in (0, 1):
+        for name in ends:
+            await storage.enqueue("send", name)
+        for each in await claim(task):
+            if ends[each.instruction][turn] == "fail":
+                await storage.fail(each.receipt, "broken")
+            else:
+                await storage.complete(each.receipt)
+
+    assert 2 == await storage.retry("send")
+    assert [("b",), ("c",)] == rows("SELECT instruction FROM planton_pending ORDER BY 1")
+    assert 1 == await storage.retry("send", ["a"])
