@@ -1,0 +1,415 @@
+"""Stops, cancellations, losses: nothing that was claimed or done goes missing."""
+
+import sqlite3
+import threading
+
+import pytest
+import trio
+
+from planton import (
+    AlreadyRunningError,
+    ErrorEvent,
+    InstructionEvent,
+    InvalidArgumentError,
+    Planton,
+    StorageError,
+    UndeliveredInstructionsError,
+)
+from planton.testing import EventCollector, MemoryStorage
+from planton_executor import Executor, LostLeaseError
+
+
+async def claimed(one, *instructions, **options):
+    """Queue instructions and claim them, as a dispatcher would; their events."""
+    await one.enqueue(*instructions)
+    events = []
+    planton = Planton(tasks=[one.storage.queue_task("task", concurrency=10, **options)])
+    planton.on(InstructionEvent, events.append)
+    await planton.attempt("task")
+    return events
+
+
+async def test_what_runs_may_finish_when_the_block_is_left(memory_bench):
+    """Within the grace period; its result is stored."""
+    one = memory_bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(5)
+        return "done"
+
+    (event,) = await claimed(one, "a")
+    async with one.executor:
+        await one.executor.submit(event)
+
+    assert ("succeeded", "done") == ((await one.record()).status, (await one.record()).result)
+    assert 5 == round(trio.current_time())
+
+
+async def test_a_cancellation_drains_too(memory_bench):
+    """The result that was obtained is stored; then the cancellation goes its way."""
+    one = memory_bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(5)
+        return "done"
+
+    (event,) = await claimed(one, "a")
+    with trio.move_on_after(1) as scope:
+        async with one.executor:
+            await one.executor.submit(event)
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert "succeeded" == (await one.record()).status
+
+
+async def test_what_outlasts_the_grace_period_is_given_back(memory_bench):
+    """Async handlers are cancelled; one that ends at the last moment still counts."""
+    one = memory_bench(grace=3)
+    told = []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            told.append((work.instruction, work.is_cancelled))
+            if work.instruction == "a":
+                raise
+        return "at the last moment"
+
+    a, b = await claimed(one, "a", "b")
+    async with one.executor:
+        await one.executor.submit(a)
+        await one.executor.submit(b)
+
+    assert [("a", True), ("b", True)] == sorted(told)
+    assert ["queued", "succeeded"] == [(await one.record(name)).status for name in "ab"]
+    assert 3 == round(trio.current_time())
+
+
+async def test_what_waits_for_a_slot_is_given_back_at_the_end(memory_bench):
+    """And its dispatcher is told."""
+    one = memory_bench(concurrency=1)
+    errors = []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(5)
+
+    a, b = await claimed(one, "a", "b")
+
+    async def submit(event):
+        try:
+            await one.executor.submit(event)
+        except UndeliveredInstructionsError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        async with one.executor:
+            await one.executor.submit(a)
+            nursery.start_soon(submit, b)
+            await trio.sleep(1)
+
+            assert 0 == one.executor.capacity()
+
+    (error,) = errors
+    assert error.released
+    assert "before there was a slot" in str(error)
+    assert ["succeeded", "queued"] == [(await one.record(name)).status for name in "ab"]
+
+
+async def test_a_cancelled_submit_leaves_the_instruction_to_its_caller(memory_bench):
+    """As long as it waits for a slot."""
+    one = memory_bench(concurrency=1)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(5)
+
+    a, b = await claimed(one, "a", "b")
+    async with one.executor:
+        await one.executor.submit(a)
+        with trio.move_on_after(1) as scope:
+            await one.executor.submit(b)
+
+        assert scope.cancelled_caught
+        assert "running" == (await one.record("b")).status
+        await trio.sleep(5)
+        assert 1 == one.executor.capacity()
+
+
+async def test_planton_and_executor_stop_together(memory_bench):
+    """First the claims are handed over, then what runs is finished."""
+    one = memory_bench(concurrency=2)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(3)
+
+    await one.enqueue("a", "b", "c")
+    planton = one.planton()
+    async with planton:
+        await trio.sleep(1)
+
+    assert ["succeeded", "succeeded", "queued"] == [
+        (await one.record(name)).status for name in "abc"
+    ]
+
+
+async def test_an_executor_that_does_not_run_says_so(memory_bench):
+    """Its instructions are given back by their dispatcher."""
+    one = memory_bench()
+    await one.enqueue("a")
+    planton = Planton(tasks=[one.storage.queue_task("task", delay=1)])
+    planton.on(InstructionEvent, one.executor.submit)
+    seen = EventCollector(planton)
+    async with planton:
+        await trio.sleep(1.5)
+    (error,) = seen.errors
+
+    assert "the executor does not run" in str(error)
+    assert "queued" == (await one.record()).status
+
+
+async def test_a_block_may_be_entered_again_but_not_twice(memory_bench):
+    """One at a time."""
+    one = memory_bench()
+    async with one.executor:
+        with pytest.raises(AlreadyRunningError, match="this executor runs already"):
+            async with one.executor:
+                pass
+    async with one.executor:
+        pass
+    with pytest.raises(ZeroDivisionError):
+        async with one.executor:
+            raise ZeroDivisionError
+
+
+async def test_one_that_runs_already_may_be_a_service_of_several(memory_bench):
+    """A free slot then wakes the tasks of all of them that were turned away."""
+    one = memory_bench(concurrency=1)
+
+    @one.executor.handler("task")
+    @one.executor.handler("other")
+    async def handle(work):
+        await trio.sleep(3)
+
+    plantons = []
+    for name in ("task", "other"):
+        task = one.storage.queue_task(name, delay=100, capacity=one.executor.capacity)
+        planton = Planton(tasks=[task], services=[one.executor.serve])
+        planton.on(InstructionEvent, one.executor.submit)
+        plantons.append(planton)
+    await one.enqueue("a")
+    await one.enqueue("b", name="other")
+    async with one.executor, plantons[0], plantons[1]:
+        plantons[0].wake()
+        await trio.sleep(1)
+        plantons[1].wake()
+        await trio.sleep(3)
+
+        assert ["started a", "succeeded a", "idle", "started b"] == one.seen.words
+
+
+async def test_a_lost_lease_ends_the_handler(bench):
+    """It is told, and what it did is not stored."""
+    one = bench()
+    told = []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        try:
+            await trio.sleep_forever()
+        finally:
+            told.append(work.is_cancelled)
+
+    (event,) = await claimed(one, "a", lease=0.6)
+    async with one.executor:
+        await one.executor.submit(event)
+        await one.storage.complete(event.receipt, "by somebody else")
+        await one.seen.until(1)
+    (failed,) = one.seen.failed
+
+    assert ("lost", [True]) == (failed.reason, told)
+    assert isinstance(failed.error, LostLeaseError)
+    assert "by somebody else" == (await one.record()).result
+
+
+async def test_a_late_result_is_refused_and_told(bench):
+    """Before any heartbeat could tell."""
+    one = bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await one.storage.complete(work.receipt, "first")
+        return "second"
+
+    (event,) = await claimed(one, "a")
+    async with one.executor:
+        await one.executor.submit(event)
+        await one.seen.until(1)
+
+    assert ["lost"] == [event.reason for event in one.seen.failed]
+    assert "first" == (await one.record()).result
+
+
+async def test_what_is_lost_while_it_waits_is_not_begun(memory_bench):
+    """Somebody else does it."""
+    one = memory_bench(concurrency=1)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(60)
+
+    a, b = await claimed(one, "a", "b", lease=30)
+    async with trio.open_nursery() as nursery, one.executor:
+        await one.executor.submit(a)
+        nursery.start_soon(one.executor.submit, b)
+        await one.storage.release(b.receipt)
+        await trio.sleep(100)
+
+    assert ["started a", "failed b", "succeeded a", "idle"] == one.seen.words
+
+
+async def test_an_event_must_have_a_receipt(memory_bench):
+    """Or nothing could be reported."""
+    one = memory_bench()
+    async with one.executor:
+        with pytest.raises(InvalidArgumentError, match=r"event\.receipt is None"):
+            await one.executor.submit(InstructionEvent(task_name="task", instruction="a"))
+
+
+async def test_a_receipt_of_another_storage_spoils_no_other_report(memory_bench):
+    """It is told as an error, and the others are stored."""
+    one = memory_bench()
+    errors = []
+    one.executor.on(ErrorEvent, errors.append)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(1)
+
+    events = await claimed(one, "a", "b")
+    strange = InstructionEvent(task_name="task", instruction="c", receipt="strange")
+    async with one.executor:
+        for event in (events[0], strange, events[1]):
+            await one.executor.submit(event)
+
+    assert ["succeeded", "succeeded"] == [(await one.record(name)).status for name in "ab"]
+    (error,) = errors
+    assert "receipt is 'strange'" in str(error.error)
+
+
+@pytest.mark.parametrize("kind", ("memory",))
+async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench):
+    """Its thread may yet do the work: the lease has to run out before another gets it."""
+    one = bench(grace=0.1)
+    let_go = threading.Event()
+
+    @one.executor.handler("task")
+    def handle(work):
+        while not work.is_cancelled and not let_go.wait(0.01):
+            pass
+        let_go.wait(10)
+
+    (event,) = await claimed(one, "a")
+    async with one.executor:
+        await one.executor.submit(event)
+    let_go.set()
+
+    assert "running" == (await one.record()).status
+
+
+@pytest.fixture
+def database(where, kind):
+    if kind != "sqlite":
+        pytest.skip("takes a database that can be spoiled")
+
+    def execute(statement):
+        connection = sqlite3.connect(where)
+        with connection:
+            connection.execute(statement)
+        connection.close()
+
+    return execute
+
+
+async def test_an_end_is_stored_when_the_storage_can_be_written_again(bench, database):
+    """Each failure is told; the result waits, and is renewed meanwhile if it can."""
+    one = bench()
+    errors = []
+    handled = trio.Event()
+
+    @one.executor.on(ErrorEvent)
+    async def mend(event):
+        errors.append(event.error)
+        database("ALTER TABLE gone RENAME TO planton_active")
+
+    @one.executor.handler("task")
+    async def handle(work):
+        database("ALTER TABLE planton_active RENAME TO gone")
+        handled.set()
+        return "kept"
+
+    (event,) = await claimed(one, "a")
+    async with one.executor:
+        await one.executor.submit(event)
+        await one.seen.until(1)
+
+    assert [StorageError] == [type(error) for error in errors]
+    assert "kept" == (await one.record()).result
+
+
+async def test_heartbeats_go_on_after_an_error_of_the_storage(bench, database):
+    """It is told, and tried again soon."""
+    one = bench()
+    errors = []
+
+    @one.executor.on(ErrorEvent)
+    def mend(event):
+        errors.append(event.error)
+        database("ALTER TABLE gone RENAME TO planton_active")
+
+    @one.executor.handler("task")
+    async def handle(work):
+        database("ALTER TABLE planton_active RENAME TO gone")
+        await trio.sleep(0.6)
+
+    (event,) = await claimed(one, "a", lease=0.9)
+    before = (await one.record()).lease_expires_at
+    async with one.executor:
+        await one.executor.submit(event)
+        await trio.sleep(0.55)
+
+        assert before < (await one.record()).lease_expires_at
+
+    assert [StorageError] == [type(error) for error in errors]
+    assert "succeeded" == (await one.record()).status
+
+
+def test_arguments_are_looked_at():
+    """With the name of the argument."""
+    storage = MemoryStorage()
+    executor = Executor(storage)
+    executor.handler("taken")(print)
+    for arguments, word in (
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"grace": -1}, "grace is -1"),
+        ({"storage": 5}, "storage is 5"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=word):
+            Executor(**{"storage": storage, **arguments})
+    for arguments, word in (
+        ({"timeout": 0}, "timeout is 0"),
+        ({"retries": -1}, "retries is -1"),
+        ({"retry_delay": "1"}, "retry_delay is '1'"),
+        ({"task_name": ""}, "task_name is ''"),
+        ({"task_name": "taken"}, "a handler already"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=word):
+            executor.handler(**{"task_name": "task", **arguments})
+    with pytest.raises(InvalidArgumentError, match="handler is 5"):
+        executor.handler("task")(5)
