@@ -332,6 +332,11 @@ class Executor:
             except Exception as error:
                 await self._report(error, run.work.task_name)
                 return
+        elif not run.is_lost:
+            problem = (
+                "the thread of %r, task %r, goes on after the end; its lease is left to expire"
+            )
+            logger.warning(problem, run.work.instruction, run.work.task_name)
         self._leases.discard(run)
         if run.error is not None:
             await self._listeners.tell(_failed(run, duration))

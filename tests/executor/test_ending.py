@@ -304,7 +304,7 @@ async def test_a_receipt_of_another_storage_spoils_no_other_report(memory_bench)
 
 
 @pytest.mark.parametrize("kind", ("memory",))
-async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench):
+async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench, caplog):
     """Its thread may yet do the work: the lease has to run out before another gets it."""
     one = bench(grace=0.1)
     let_go = threading.Event()
@@ -321,6 +321,7 @@ async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench):
     let_go.set()
 
     assert "running" == (await one.record()).status
+    assert "the thread of 'a', task 'task', goes on after the end" in caplog.text
 
 
 @pytest.fixture
