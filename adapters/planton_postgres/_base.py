@@ -43,6 +43,7 @@ class Base:
             connect_timeout=to_seconds("connect_timeout", connect_timeout, above=0),
             statement_timeout=to_seconds("statement_timeout", statement_timeout, above=0),
             prepare_threshold=prepare_threshold,
+            check=_schema.check,
         )
         keep = retention != 0
         self._claimer = Claimer(self._database, keep=keep)
@@ -76,7 +77,7 @@ class Base:
             StorageError: If the tables are newer than this code, or cannot be written.
         """
         name, unlogged = self._database.name, self._unlogged
-        return await self._database.transaction(
+        return await self._database.change_tables(
             lambda connection: _schema.migrate(connection, name, unlogged=unlogged)
         )
 

@@ -31,12 +31,14 @@ class Database:
         connect_timeout: Seconds to wait for a connection, whatever it takes to get one.
         statement_timeout: Seconds that a transaction may take, once it has a connection.
         prepare_threshold: See `Pool`.
+        check: Raises if the tables are not those that this code needs; asked until it does not.
     """
 
     def __init__(
         self,
         conninfo: str,
         *,
+        check: Callable[[Connection, str], Awaitable[None]],
         pool_size: int,
         connect_timeout: float,
         statement_timeout: float,
@@ -56,7 +58,8 @@ class Database:
         # Claims run the user's SQL, which may wait for locks of the user's: one connection is
         # left for reports and heartbeats.
         self._claims = trio.Semaphore(max(1, pool_size - 1))
-        self._is_open = False
+        self._check = check
+        self._is_checked = self._is_open = False
 
     async def __aenter__(self) -> Self:
         """Connect once, so that a wrong password is found at once and not waited for.
@@ -94,6 +97,8 @@ class Database:
         async with self._claims:
             with translated(self.name):
                 async with self._pool.connection() as connection:
+                    with self.limited(shield=True):
+                        await self._check_tables(connection)
                     return await function(connection)
 
     async def use(self, function: Callable[[Connection], Awaitable[T]]) -> T:
@@ -118,7 +123,13 @@ class Database:
     async def _once(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._pool.connection() as connection:
             with self.limited(shield=True):
+                await self._check_tables(connection)
                 return await function(connection)
+
+    async def _check_tables(self, connection: Connection) -> None:
+        if not self._is_checked:
+            await self._check(connection, self.name)
+            self._is_checked = True
 
     @contextmanager
     def limited(self, *, shield: bool) -> Iterator[None]:
@@ -133,6 +144,15 @@ class Database:
             raise StatementTimeout(
                 f"a transaction took longer than statement_timeout, {self._statement_timeout:g} s"
             )
+
+    async def change_tables(self, function: Callable[[Connection], Awaitable[T]]) -> T:
+        """Like `transaction`, whatever tables there are."""
+        self._check_open()
+        with translated(self.name):
+            async with self._pool.connection() as connection:
+                with self.limited(shield=True):
+                    async with connection.transaction():
+                        return await function(connection)
 
     async def transaction(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Await `function(connection)` in a transaction of several statements."""

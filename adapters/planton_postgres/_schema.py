@@ -1,5 +1,6 @@
 """The tables: numbered migrations, applied in order, once."""
 
+from functools import cache
 from importlib.resources import files
 
 from planton import StorageError
@@ -7,6 +8,7 @@ from planton_postgres._database import Connection, fetch
 from planton_postgres._statements import SCHEMA
 
 
+@cache
 def migrations() -> list[str]:
     """Give the migrations, the first first."""
     folder = files(__package__).joinpath("migrations")
@@ -30,15 +32,36 @@ async def migrate(connection: Connection, database: str, *, unlogged: bool) -> i
     await connection.execute(SCHEMA["create"])
     ((version,),) = await fetch(connection, SCHEMA["version"])
     known = migrations()
-    if version > len(known):
-        problem = (
-            f"its tables are of version {version}, this planton knows versions up to "
-            f"{len(known)}: install a newer planton"
-        )
-        raise StorageError(database, problem)
+    _refuse_newer(version, database)
     for number, script in enumerate(known[version:], int(version) + 1):
         await connection.execute(script)
         await connection.execute(SCHEMA["applied"], {"version": number})
     if unlogged and await fetch(connection, SCHEMA["is_logged"]) == [(True,)]:
         await connection.execute(SCHEMA["unlog"])
     return len(known) - int(version)
+
+
+async def check(connection: Connection, database: str) -> None:
+    """Find out whether the tables are those that this code needs.
+
+    Raises:
+        StorageError: If they are older or newer; it says what to do.
+        psycopg.errors.UndefinedTable: If there are none, which is translated.
+    """
+    ((version,),) = await fetch(connection, SCHEMA["version"])
+    _refuse_newer(version, database)
+    if version < len(migrations()):
+        problem = (
+            f"its tables are of version {version}, this planton needs version "
+            f"{len(migrations())}: call `await storage.migrate()` first"
+        )
+        raise StorageError(database, problem)
+
+
+def _refuse_newer(version: int, database: str) -> None:
+    if version > len(migrations()):
+        problem = (
+            f"its tables are of version {version}, this planton knows versions up to "
+            f"{len(migrations())}: install a newer planton"
+        )
+        raise StorageError(database, problem)

@@ -91,6 +91,23 @@ async def test_tables_that_are_newer_are_a_clear_error(schema_dsn, observer):
         await observer.execute("INSERT INTO planton_schema VALUES (99)")
         with pytest.raises(StorageError, match="install a newer planton"):
             await storage.migrate()
+    async with PostgresStorage(schema_dsn) as storage:
+        for call in (storage.stats, lambda: claim(storage.queue_task("task"))):
+            with pytest.raises(StorageError, match="install a newer planton"):
+                await call()
+
+
+async def test_tables_that_are_older_are_a_clear_error(schema_dsn, observer):
+    """At first use; nothing of them is touched."""
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        await observer.execute("DELETE FROM planton_schema WHERE version > 1")
+        problem = r"of version 1, this planton needs .*: call `await storage\.migrate\(\)`"
+        for call in (storage.stats, lambda: claim(storage.claim_task("t", sql="SELECT %(limit)s"))):
+            with pytest.raises(StorageError, match=problem) as caught:
+                await call()
+
+            assert "\n" not in str(caught.value)
 
 
 async def test_a_migration_that_fails_is_undone(schema_dsn, observer):
