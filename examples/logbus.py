@@ -55,11 +55,11 @@ import attrs
 import trio
 
 from planton import InstructionEvent, Planton, delays
-from planton.abc import Storage
+from planton.abc import Status, Storage
 from planton_executor import Executor, FailedEvent, GiveUp, SucceededEvent, Work
 
 SECONDS = float(os.environ.get("SECONDS", "0.01"))  # that a foo takes
-STATUSES = ("queued", "running", "succeeded", "failed", "dead")
+STATUSES: tuple[Status, ...] = ("queued", "running", "succeeded", "failed", "dead")
 
 
 async def add_tasks(storage: Storage) -> None:

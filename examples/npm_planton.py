@@ -195,10 +195,13 @@ class Callbacks:
         )
         return [Claim(instruction=name, receipt=str(execution)) for execution, name in rows]
 
-    def release(self, claims: Sequence[Claim]) -> bool:
-        """Take back what could not be delivered; and what nobody works on any more."""
-        executions = [int(claim.receipt or 0) for claim in claims]
-        return bool(self.execute(GIVE_BACK, executions=executions, lost=LOST))
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Take back what could not be delivered."""
+        self.give_back([int(claim.receipt or 0) for claim in claims])
+
+    def give_back(self, executions: Sequence[int]) -> bool:
+        """Make these claimable again, and those that nobody works on any more; tell if any was."""
+        return bool(self.execute(GIVE_BACK, executions=list(executions), lost=LOST))
 
     async def concurrency(self) -> int:
         """Ask at every attempt, so that it can be changed in psql."""
@@ -209,7 +212,7 @@ class Callbacks:
         """Run beside the attempts, as a service."""
         task_status.started()
         while True:
-            if await trio.to_thread.run_sync(self.release, ()):
+            if await trio.to_thread.run_sync(self.give_back, []):
                 planton.wake(TASK)
             await trio.sleep(LOST / 10)
 
@@ -352,12 +355,13 @@ class Work:
             nursery.start_soon(self.send_email, InstructionEvent.from_json(message))
 
     async def send_email(self, event: InstructionEvent) -> None:
+        receipt = event.receipt or ""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.keep_alive, event.receipt)
+            nursery.start_soon(self.keep_alive, receipt)
             await trio.sleep(SECONDS)  # the mail server
             nursery.cancel_scope.cancel()
         is_full = event.instruction == "8" and event.delivery == 1
-        await self.end(event.receipt or "", "mailbox full" if is_full else None)
+        await self.end(receipt, "mailbox full" if is_full else None)
 
     async def keep_alive(self, receipt: str) -> None:
         while True:
