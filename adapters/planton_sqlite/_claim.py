@@ -245,20 +245,34 @@ class _Claiming:
 
     def _take_from(self, source: Source) -> None:
         active = active_instructions(self.connection, self.request.task_name)
-        limit = self.room
+        given = {"active": json.dumps(active), "now": self.state.now}
         if source.is_select:
-            # It finds again what is active, waits for a retry, or failed: ask for so many more.
-            limit += len(active) + int(self._execute("left_out").fetchone()[0])
-        parameters = {"limit": limit, "active": json.dumps(active), "now": self.state.now}
-        found = source.run(self.connection, parameters)
+            self._take_found(source, given, len(active))
+            return
+        found = source.run(self.connection, {**given, "limit": self.room})
         if self.state.changes:
             # What a claim changes in the user's table does not wake its own task.
             self._execute("keep_changes", changes=self.state.changes)
-        recorded = self._record(found, is_select=source.is_select)
-        lost = set(found) - recorded
-        if lost and not source.is_select:
+        lost = set(found) - self._record(found)
+        if lost:
             instructions = json.dumps(sorted(lost))
             self._execute("postpone", instructions=instructions, retries=self.rule.retries)
+
+    def _take_found(self, source: Source, given: dict[str, Any], active: int) -> None:
+        """Claim rows that a SELECT finds, though it finds those that are not to be claimed, too.
+
+        What is active or queued is few: it asks for so many more. What failed may be many, and
+        most of their rows may be gone: it asks for more only if it must.
+        """
+        queued, failed = self._execute("left_out").fetchone()
+        limit = self.room + active + queued
+        most = limit + failed
+        while True:
+            found = source.run(self.connection, {**given, "limit": limit})
+            self._record(found, is_select=True)
+            if self.room <= 0 or len(found) < limit or limit >= most:
+                return
+            limit = min(limit * 32, most)
 
     def _record(self, instructions: Sequence[str], *, is_select: bool = False) -> set[str]:
         if not instructions:

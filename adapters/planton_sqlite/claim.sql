@@ -84,8 +84,8 @@ SELECT min(run_at) FROM planton_pending WHERE task_name = :task_name AND run_at 
 
 -- name: left_out
 -- How many rows, besides the active ones, a plain SELECT may find that are not to be claimed.
-SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name)
-    + (SELECT count(*) FROM planton_ended WHERE task_name = :task_name AND status <> 'succeeded');
+SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name),
+    (SELECT count(*) FROM planton_ended WHERE task_name = :task_name AND status <> 'succeeded');
 
 -- name: record
 -- What the user's own statement gave, or the times of a cron task. One is active already, or
