@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -323,6 +324,12 @@ class Planton:
         """Tell where every task stands, in the order of registration."""
         is_running = self._session is not None
         return [entry.status(running=is_running) for entry in self._entries.values()]
+
+    def _status_from(self, start: int, count: int) -> list[TaskStatus]:
+        """Tell where some tasks stand, from one place in the order of registration on."""
+        is_running = self._session is not None
+        some = islice(self._entries.values(), start, start + count)
+        return [entry.status(running=is_running) for entry in some]
 
     def explain(self, name: str) -> list[str]:
         """Tell the last decisions about a task in words, the newest last.

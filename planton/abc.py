@@ -13,6 +13,15 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError
+from planton._fleet import (
+    FORGOTTEN_AFTER,
+    Answer,
+    DispatcherRecord,
+    Registration,
+    Registry,
+    TaskReport,
+    keep_registered,
+)
 from planton._planton import Planton
 from planton._storing import (
     AdvanceReport,
@@ -30,17 +39,24 @@ from planton._storing import (
 from planton._task import Claim, Task
 
 __all__ = [
+    "FORGOTTEN_AFTER",
     "Acknowledged",
     "ActiveSource",
     "AdvanceReport",
+    "Answer",
+    "DispatcherRecord",
     "FailureReport",
     "InstructionRecord",
     "Misfire",
     "NewInstruction",
+    "Registration",
+    "Registry",
     "Status",
     "Storage",
+    "TaskReport",
     "TaskStats",
     "TimeTable",
+    "keep_registered",
     "receipts_of",
     "to_count",
     "to_json",
@@ -244,7 +260,11 @@ class Storage(Protocol):
     async def serve(
         self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Wake the tasks of a Planton while it runs: `Planton(services=[storage.serve])`."""
+        """Wake the tasks of a Planton while it runs: `Planton(services=[storage.serve])`.
+
+        And keep it registered, by `keep_registered`, for `dispatchers`, `request_stop` and
+        `decisions`.
+        """
 
     # Producers
 
@@ -352,6 +372,33 @@ class Storage(Protocol):
 
     async def prune(self, older_than: float = 0.0) -> int:
         """Delete from the history what ended more than `older_than` seconds ago; how many."""
+
+    # The fleet: dispatchers that run `serve`, in any process
+
+    @property
+    def registry(self) -> Registry:
+        """Where dispatchers are kept, for `keep_registered`."""
+
+    async def dispatchers(self) -> list[DispatcherRecord]:
+        """Give the dispatchers that serve this storage now, the oldest first.
+
+        One that died is among them until another has noticed, for ten minutes at the least.
+        """
+
+    async def request_stop(self, dispatcher_ids: Sequence[str] | None = None) -> list[str]:
+        """Ask dispatchers to terminate, all of them if none is named; which were asked.
+
+        Each hears of it at its next beat, in five seconds at the most, and terminates within its
+        grace period; then it is not among `dispatchers` any more. One that begins later is not
+        asked. Names that are not known are left out.
+        """
+
+    async def decisions(self, task_name: str | None = None) -> list[TaskReport]:
+        """Give what each dispatcher says of a task, or of all its tasks.
+
+        That is what `Planton.status` and `Planton.explain` tell there: some seconds old, and for
+        dispatchers with thousands of tasks minutes.
+        """
 
 
 def to_receipts(receipts: str | Sequence[str]) -> tuple[str, ...]:

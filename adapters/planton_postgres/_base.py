@@ -1,14 +1,17 @@
 """What a Postgres storage is made of: its connections, its rules, and whom it wakes."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import trio
 
 from planton import Planton, UnknownTaskError
+from planton.abc import DispatcherRecord, TaskReport, keep_registered, to_name, to_strings
 from planton_postgres import _operations, _schema
 from planton_postgres._claim import Claimer
 from planton_postgres._database import Database
+from planton_postgres._fleet import Fleet
 from planton_postgres._limits import to_integer, to_seconds
 from planton_postgres._reports import Reports
 from planton_postgres._schedule import ActiveInstructions, QueueSchedule, SourceSchedule
@@ -52,6 +55,7 @@ class Base:
         self._from_queue = QueueSchedule(self._claimer)
         self._from_source = SourceSchedule(self._claimer)
         self._plantons: set[Planton] = set()
+        self._fleet = Fleet(self._database)
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -96,17 +100,43 @@ class Base:
         """Service for `Planton(services=[storage.serve])`.
 
         Wakes a task when one of its slots frees up or something is queued for it in this process,
-        and prunes the history.
+        prunes the history, and keeps the Planton among the `dispatchers`.
         """
         self._plantons.add(planton)
-        task_status.started()
         try:
-            while True:
-                await trio.sleep(_PRUNE_EVERY)
-                if self._retention is not None:
-                    await _operations.prune(self._database, self._retention)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_registered, planton, self._fleet)
+                nursery.start_soon(self._keep_pruning)
+                task_status.started()
         finally:
             self._plantons.discard(planton)
+
+    async def _keep_pruning(self) -> None:
+        while self._retention is not None:
+            await trio.sleep(_PRUNE_EVERY)
+            await _operations.prune(self._database, self._retention)
+
+    @property
+    def registry(self) -> Fleet:
+        """Where dispatchers are kept; `serve` keeps its own there."""
+        return self._fleet
+
+    async def dispatchers(self) -> list[DispatcherRecord]:
+        """Give the dispatchers that serve this storage now, in all processes, the oldest first."""
+        return await self._fleet.dispatchers()
+
+    async def request_stop(self, dispatcher_ids: Sequence[str] | None = None) -> list[str]:
+        """Ask dispatchers to terminate, all of them if none is named; which were asked.
+
+        Each hears of it in five seconds at the most, terminates within its grace period, and is
+        then not among `dispatchers` any more. One that begins later is not asked.
+        """
+        named = None if dispatcher_ids is None else to_strings("dispatcher_ids", dispatcher_ids)
+        return await self._fleet.request_stop(named)
+
+    async def decisions(self, task_name: str | None = None) -> list[TaskReport]:
+        """Give what each dispatcher's `status` and `explain` say of a task, or of all its tasks."""
+        return await self._fleet.decisions(None if task_name is None else to_name(task_name))
 
     def _wake(self, task_names: set[str]) -> None:
         for planton in self._plantons:

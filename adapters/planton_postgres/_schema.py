@@ -53,7 +53,7 @@ async def check(connection: Connection, database: str) -> None:
     if version < len(migrations()):
         problem = (
             f"its tables are of version {version}, this planton needs version "
-            f"{len(migrations())}: call `await storage.migrate()` first"
+            f"{len(migrations())}: call `await storage.migrate()` first, or run `planton migrate URL`"
         )
         raise StorageError(database, problem)
 

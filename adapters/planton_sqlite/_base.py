@@ -9,10 +9,19 @@ from typing import Self
 import trio
 
 from planton import InvalidArgumentError, Planton
-from planton.abc import to_number, to_receipts
+from planton.abc import (
+    DispatcherRecord,
+    TaskReport,
+    keep_registered,
+    to_name,
+    to_number,
+    to_receipts,
+    to_strings,
+)
 from planton_sqlite import _open, _schema
 from planton_sqlite._callbacks import ActiveInstructions, StrictSchedule
 from planton_sqlite._claim import ClaimRule
+from planton_sqlite._fleet import Fleet
 from planton_sqlite._history import History
 from planton_sqlite._owner import Owner
 from planton_sqlite._watching import WakeUps
@@ -46,6 +55,7 @@ class Base:
             raise InvalidArgumentError("wake_ups", wake_ups, "give True, or False to poll only")
         self._wake_ups = WakeUps(self.path, self._rules, is_wanted=wake_ups)
         self._schedule = StrictSchedule(self._owner, self._rules, self._wake_ups)
+        self._fleet = Fleet(self._owner)
 
     async def __aenter__(self) -> Self:
         """Open the database."""
@@ -88,11 +98,35 @@ class Base:
 
         What is done in this process wakes them directly; what others commit is noticed by a
         watch, unless the storage was made with `wake_ups=False`. A watch that fails is reported
-        and started again; until then tasks are polled, which `status()` shows.
+        and started again; until then tasks are polled, which `status()` shows. It keeps the
+        Planton among the `dispatchers`, too.
         """
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_registered, planton, self._fleet)
             await nursery.start(self._wake_ups.serve, planton)
             task_status.started()
+
+    @property
+    def registry(self) -> Fleet:
+        """Where dispatchers are kept; `serve` keeps its own there."""
+        return self._fleet
+
+    async def dispatchers(self) -> list[DispatcherRecord]:
+        """Give the dispatchers that serve this storage now, in all processes, the oldest first."""
+        return await self._fleet.dispatchers()
+
+    async def request_stop(self, dispatcher_ids: Sequence[str] | None = None) -> list[str]:
+        """Ask dispatchers to terminate, all of them if none is named; which were asked.
+
+        Each hears of it in five seconds at the most, terminates within its grace period, and is
+        then not among `dispatchers` any more. One that begins later is not asked.
+        """
+        named = None if dispatcher_ids is None else to_strings("dispatcher_ids", dispatcher_ids)
+        return await self._fleet.request_stop(named)
+
+    async def decisions(self, task_name: str | None = None) -> list[TaskReport]:
+        """Give what each dispatcher's `status` and `explain` say of a task, or of all its tasks."""
+        return await self._fleet.decisions(None if task_name is None else to_name(task_name))
 
     def _wake(self, task_names: Iterable[str]) -> None:
         self._wake_ups.wake(task_names)

@@ -11,7 +11,9 @@ import trio
 
 from planton._errors import UnknownTaskError
 from planton._planton import Planton
+from planton.abc import keep_registered
 from planton.testing._memory_claim import ClaimRule
+from planton.testing._memory_fleet import MemoryFleet
 from planton.testing._memory_rows import Key, Row, TaskState, Transaction
 
 
@@ -30,6 +32,7 @@ class MemoryBase:
         self._plantons: set[Planton] = set()
         self._unlocked = trio.Event()
         self._task_locks: dict[str, trio.Lock] = {}
+        self.registry = MemoryFleet(self.work, self.to_datetime)
 
     async def __aenter__(self) -> Self:
         """Storages are context managers; this one has nothing to open."""
@@ -58,7 +61,7 @@ class MemoryBase:
         self._plantons.add(planton)
         task_status.started()
         try:
-            await trio.sleep_forever()
+            await keep_registered(planton, self.registry)
         finally:
             self._plantons.discard(planton)
 

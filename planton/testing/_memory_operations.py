@@ -10,9 +10,11 @@ import trio
 
 from planton._errors import InvalidArgumentError
 from planton.abc import (
+    DispatcherRecord,
     InstructionRecord,
     NewInstruction,
     Status,
+    TaskReport,
     TaskStats,
     to_count,
     to_name,
@@ -206,6 +208,19 @@ class MemoryOperations(MemoryBase):
             for row in old:
                 transaction.delete(row)
         return len(old)
+
+    async def dispatchers(self) -> list[DispatcherRecord]:
+        """Give the dispatchers that serve this storage now, the oldest first."""
+        return await self.registry.dispatchers()
+
+    async def request_stop(self, dispatcher_ids: Sequence[str] | None = None) -> list[str]:
+        """Ask dispatchers to terminate, all of them if none is named; which were asked."""
+        named = None if dispatcher_ids is None else to_strings("dispatcher_ids", dispatcher_ids)
+        return await self.registry.request_stop(named)
+
+    async def decisions(self, task_name: str | None = None) -> list[TaskReport]:
+        """Give what dispatchers say of a task, or of all of them."""
+        return await self.registry.decisions(None if task_name is None else to_name(task_name))
 
 
 def _retried(rows: Iterable[Row], asked: Sequence[str] | None) -> list[Row]:

@@ -26,6 +26,9 @@ SET_BACK = """
 UPDATE planton_pending SET run_at = run_at - %(by)s, created_at = created_at - %(by)s;
 UPDATE planton_active SET created_at = created_at - %(by)s, claimed_at = claimed_at - %(by)s,
     lease_expires_at = lease_expires_at - %(by)s;
+UPDATE planton_dispatcher SET started_at = started_at - %(by)s, seen_at = seen_at - %(by)s,
+    stop_requested_at = stop_requested_at - %(by)s;
+UPDATE planton_decision SET reported_at = reported_at - %(by)s;
 UPDATE planton_ended SET created_at = created_at - %(by)s, claimed_at = claimed_at - %(by)s,
     ended_at = ended_at - %(by)s;
 UPDATE planton_cron SET next_fire_at = next_fire_at - %(by)s

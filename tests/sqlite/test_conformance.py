@@ -17,6 +17,9 @@ UPDATE planton_task SET next_fire_at = next_fire_at - :seconds;
 UPDATE planton_pending SET run_at = run_at - :seconds, created_at = created_at - :seconds;
 UPDATE planton_active SET created_at = created_at - :seconds, claimed_at = claimed_at - :seconds,
     lease_expires_at = lease_expires_at - :seconds;
+UPDATE planton_dispatcher SET started_at = started_at - :seconds, seen_at = seen_at - :seconds,
+    stop_requested_at = stop_requested_at - :seconds;
+UPDATE planton_decision SET reported_at = reported_at - :seconds;
 UPDATE planton_ended SET created_at = created_at - :seconds, claimed_at = claimed_at - :seconds,
     ended_at = ended_at - :seconds
 """
