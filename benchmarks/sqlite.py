@@ -151,13 +151,15 @@ class Share:
     claims: list[float]
 
 
-async def dispatch(path: str, synchronous: str, cap: int, start_at: float, seconds: float) -> Share:
+async def dispatch(path: str, synchronous: str, cap: int, seconds: float) -> Share:
     """Claim and complete without a pause; what one process of several does."""
     claims, done = [], 0
     async with SQLiteStorage(path, synchronous=synchronous) as storage:
         schedule: Any = storage.queue_task("bench", concurrency=cap).schedule
         asked = request(cap, 10 * cap)
-        await trio.sleep(start_at - time.monotonic())
+        print("ready", flush=True)
+        start_at = float(sys.stdin.readline())
+        time.sleep(max(start_at - time.monotonic(), 0))
         while (began := time.monotonic()) < start_at + seconds:
             batch = await schedule(asked)
             claims.append(time.monotonic() - began)
@@ -169,9 +171,16 @@ async def dispatch(path: str, synchronous: str, cap: int, start_at: float, secon
 
 def compete(path: str, synchronous: str, cap: int, count: int, seconds: float) -> list[Share]:
     fill(path, int(max(20_000, cap * 2500) * seconds))
-    options = [path, synchronous, cap, time.monotonic() + 0.5 + 0.5 * count, seconds]
-    command = [sys.executable, __file__, "--dispatch", json.dumps(options)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+    options = json.dumps([path, synchronous, cap, seconds])
+    command = [sys.executable, __file__, "--dispatch", options]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, **pipes) for _ in range(count)]
+    for process in running:
+        process.stdout.readline()
+    start_at = f"{time.monotonic() + 0.2}\n"
+    for process in running:
+        process.stdin.write(start_at)
+        process.stdin.flush()
     return [Share(**json.loads(process.communicate()[0])) for process in running]
 
 
