@@ -132,6 +132,8 @@ def test_patterns_for_like_become_patterns_for_glob(like, glob):
         ("due", "planton_pending_due"),
         ("next_run", "planton_pending_run_at"),
         ("state", "planton_pending_run_at"),
+        ("state", "planton_active_lease"),
+        ("take_over", "planton_active_lease"),
         ("active", "sqlite_autoindex_planton_active"),
     ),
 )
@@ -145,7 +147,7 @@ async def test_a_long_backlog_is_read_through_an_index(
         "INSERT INTO planton_pending (task_name, instruction) SELECT 'send', n FROM n"
     )
     rows("ANALYZE" if is_analysed else "SELECT 1")
-    parameters = {"task_name": "send", "now": 9e9, "key": "*", "tags": "[]", "limit": 1}
+    parameters = {"task_name": "send", "now": 9e9, "key": "*", "tags": "[]", "limit": 1, "lease": 1}
     with closing(sqlite3.connect(storage.path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {CLAIM[statement]}", parameters).fetchall()
     steps = [step for *_, step in plan]
