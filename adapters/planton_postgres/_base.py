@@ -1,20 +1,23 @@
 """What a Postgres storage is made of: its connections, its rules, and whom it wakes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import trio
 
-from planton import Planton, UnknownTaskError
+from planton import Planton, StorageError, UnknownTaskError
 from planton.abc import DispatcherRecord, TaskReport, keep_registered, to_name, to_strings
 from planton_postgres import _operations, _schema
 from planton_postgres._claim import Claimer
 from planton_postgres._database import Database
+from planton_postgres._errors import name_of
 from planton_postgres._fleet import Fleet
 from planton_postgres._limits import to_integer, to_seconds
 from planton_postgres._reports import Reports
 from planton_postgres._schedule import ActiveInstructions, QueueSchedule, SourceSchedule
+from planton_postgres._wake import Channel
 
 _WEEK = 7 * 24 * 3600.0
 # How often the history is pruned while `serve` runs.
@@ -34,6 +37,8 @@ class Base:
         connect_timeout: float = 10.0,
         statement_timeout: float = 10.0,
         prepare_threshold: int | None = 5,
+        wake_ups: bool = True,
+        listen_dsn: str | None = None,
     ) -> None:
         if retention is not None:
             retention = to_seconds("retention", retention)
@@ -49,11 +54,14 @@ class Base:
             check=_schema.check,
         )
         keep = retention != 0
-        self._claimer = Claimer(self._database, keep=keep)
+        if listen_dsn is not None:
+            name_of(listen_dsn, "listen_dsn")
+        self._channel = Channel(self._database, (listen_dsn or conninfo) if wake_ups else None)
+        self._claimer = Claimer(self._database, keep=keep, rest=self._channel.rest)
         self._reports = Reports(self._database, keep=keep)
         self._get_active_instructions = ActiveInstructions(self._database)
-        self._from_queue = QueueSchedule(self._claimer)
-        self._from_source = SourceSchedule(self._claimer)
+        self._from_queue = QueueSchedule(self._claimer, self._channel)
+        self._from_source = SourceSchedule(self._claimer, self._channel)
         self._plantons: set[Planton] = set()
         self._fleet = Fleet(self._database)
 
@@ -99,22 +107,20 @@ class Base:
     ) -> None:
         """Service for `Planton(services=[storage.serve])`.
 
-        Wakes a task when one of its slots frees up or something is queued for it in this process,
-        prunes the history, and keeps the Planton among the `dispatchers`.
+        Wakes a task when one of its slots frees up or something is queued for it, in this process
+        or, with `wake_ups`, anywhere; prunes the history, and keeps the Planton among the
+        `dispatchers`.
         """
         self._plantons.add(planton)
         try:
             async with trio.open_nursery() as nursery:
+                wake = partial(self._hear, planton)
+                nursery.start_soon(self._channel.serve, wake, planton.report)
                 nursery.start_soon(keep_registered, planton, self._fleet)
-                nursery.start_soon(self._keep_pruning)
+                nursery.start_soon(self._keep_pruning, planton)
                 task_status.started()
         finally:
             self._plantons.discard(planton)
-
-    async def _keep_pruning(self) -> None:
-        while self._retention is not None:
-            await trio.sleep(_PRUNE_EVERY)
-            await _operations.prune(self._database, self._retention)
 
     @property
     def registry(self) -> Fleet:
@@ -138,10 +144,28 @@ class Base:
         """Give what each dispatcher's `status` and `explain` say of a task, or of all its tasks."""
         return await self._fleet.decisions(None if task_name is None else to_name(task_name))
 
+    async def _keep_pruning(self, planton: Planton) -> None:
+        while self._retention is not None:
+            await trio.sleep(_PRUNE_EVERY)
+            try:
+                await _operations.prune(self._database, self._retention)
+            except StorageError as error:
+                await planton.report(error)
+
+    def _hear(self, planton: Planton, task_names: Collection[str] | None) -> None:
+        """Wake those of our tasks that a notification names."""
+        ours = self._claimer.rules.keys()
+        for name in ours if task_names is None else ours & task_names:
+            _wake(planton, name)
+
     def _wake(self, task_names: set[str]) -> None:
         for planton in self._plantons:
             for name in task_names:
-                try:
-                    planton.wake(name)
-                except UnknownTaskError:
-                    pass  # a task of another process
+                _wake(planton, name)
+
+
+def _wake(planton: Planton, name: str) -> None:
+    try:
+        planton.wake(name)
+    except UnknownTaskError:
+        pass  # a task of another Planton

@@ -1,6 +1,6 @@
 """The strict claim: counts and claims in one transaction, which only one has at a time per task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import trio
@@ -27,11 +27,14 @@ class Claimer:
     Args:
         database: Where.
         keep: Whether there is a history.
+        rest: Gives the seconds that a task with nothing to do may rest, because it would be woken;
+            0 if it would not.
     """
 
-    def __init__(self, database: Database, *, keep: bool) -> None:
+    def __init__(self, database: Database, *, keep: bool, rest: Callable[[], float]) -> None:
         self._database = database
         self._keep = keep
+        self._rest = rest
         self.rules: dict[str, ClaimRule] = {}
         self._known: set[str] = set()
 
@@ -42,11 +45,8 @@ class Claimer:
         """
         busy = requests if len(requests) <= _FEW else await self._busy(requests)
         found = await self._queued(busy) if busy else {}
-        names = [request.task_name for request in requests]
-        return [
-            found[name].batch(self.rules[name]) if name in found else Batch([], active=0)
-            for name in names
-        ]
+        nothing = Found.nothing()
+        return [self._batch(each, found.get(each.task_name, nothing)) for each in requests]
 
     async def _queued(self, requests: Sequence[ScheduleRequest]) -> dict[str, Found]:
         async def claim(connection: Connection) -> dict[str, Found]:
@@ -80,11 +80,11 @@ class Claimer:
         await self._introduce([request])
         found = await self._database.claim_in_parts(claim)
         self._known_of({request.task_name: found})
-        return found.batch(self.rules[request.task_name])
+        return self._batch(request, found)
 
     async def from_sources(self, requests: Sequence[ScheduleRequest]) -> list[Answer]:
         """Claim for several, each in a transaction of its own; one that fails undoes no other."""
-        answers: dict[str, Answer] = {}
+        answers: dict[str, Answer] = {**await self._at_rest(requests)}
 
         async def claim(request: ScheduleRequest) -> None:
             try:
@@ -95,13 +95,44 @@ class Claimer:
         try:
             async with trio.open_nursery() as nursery:
                 for request in requests:
-                    nursery.start_soon(claim, request)
+                    if request.task_name not in answers:
+                        nursery.start_soon(claim, request)
         except BaseExceptionGroup as group:
             # Some were cancelled, but what others have committed must be heard of. The
             # cancellation strikes again, at the caller's next checkpoint.
             if group.split(trio.Cancelled)[1] or not any(map(_has_claims, answers.values())):
                 raise
         return [answers.get(request.task_name, Batch([])) for request in requests]
+
+    async def _at_rest(self, requests: Sequence[ScheduleRequest]) -> dict[str, Batch]:
+        """Give the answers of cron tasks with nothing to do: one look for all of them."""
+        timed = [each for each in requests if self.rules[each.task_name].times is not None]
+        if len(timed) < 2:
+            return {}
+        looked = await self._database.use(lambda connection: self._look(connection, timed))
+        self._known.update(name for name, found in looked.items() if found.is_known)
+        return {
+            request.task_name: self._batch(request, found)
+            for request in timed
+            if (found := looked[request.task_name]).is_known and not found.is_wanted
+        }
+
+    async def _look(
+        self, connection: Connection, requests: Sequence[ScheduleRequest]
+    ) -> dict[str, Found]:
+        rows = await fetch(connection, CLAIM["lock"], self._parameters(requests, locks=False))
+        return found_from(rows, [])
+
+    def _parameters(self, requests: Sequence[ScheduleRequest], *, locks: bool) -> dict[str, Any]:
+        asked = [self.rules[request.task_name].asked(request) for request in requests]
+        return {"asked": Jsonb(asked), "keep": self._keep, "locks": locks}
+
+    def _batch(self, request: ScheduleRequest, found: Found) -> Batch:
+        """Give it as a schedule answers."""
+        number = 0 if found.claims else request.attempt_number + 1
+        delay = self.rules[request.task_name].delay
+        next_in = found.next_in(delay, number, self._rest())
+        return Batch(found.claims, active=found.active, next_in=next_in)
 
     async def _introduce(self, requests: Sequence[ScheduleRequest]) -> None:
         """Give tasks the row that is their lock, before their first claim.
@@ -123,8 +154,7 @@ class Claimer:
         self, connection: Connection, requests: Sequence[ScheduleRequest], *, commit: bool
     ) -> dict[str, Found]:
         """Lock, count, take over, claim from the queue, in one round trip."""
-        asked = [self.rules[request.task_name].asked(request) for request in requests]
-        parameters = {"asked": Jsonb(asked), "keep": self._keep}
+        parameters = self._parameters(requests, locks=True)
         async with connection.pipeline():
             await connection.execute(CLAIM["begin"], prepare=False)
             lock = await connection.execute(CLAIM["lock"], parameters)
@@ -175,6 +205,7 @@ class Claimer:
         parameters = {"task_name": task_name, "is_marked": source.marks}
         async with connection.pipeline():
             await connection.execute(CLAIM["replan"], prepare=False)
+            await connection.execute(CLAIM["claims"], parameters)
             known = await connection.execute(CLAIM["known"], parameters)
         ((active, others),) = await known.fetchall()
         if source.marks:

@@ -86,6 +86,16 @@ class Database:
         self._is_open = False
         await self._pool.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102  no checkpoint
 
+    @property
+    def pids(self) -> set[int]:
+        """The server's processes behind our connections; behind a pooler they are others."""
+        return self._pool.pids
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds to wait for a connection."""
+        return self._connect_timeout
+
     async def claim(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Like `use`, for what may wait for the user's own locks."""
         async with self._claims:

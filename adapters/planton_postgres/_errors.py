@@ -23,7 +23,7 @@ _REMEDIES = {
 _MIGRATE = "call `await storage.migrate()` first, or run `planton migrate URL`"
 
 
-def name_of(conninfo: str) -> str:
+def name_of(conninfo: str, argument: str = "conninfo") -> str:
     """Name a database, without the password.
 
     Raises:
@@ -38,11 +38,11 @@ def name_of(conninfo: str) -> str:
     # Without what it is, and without the cause: both may show a password.
     remedy = "give a connection string, such as postgresql://user@host:5432/database"
     if not isinstance(conninfo, str):
-        raise InvalidArgumentError("conninfo", type(conninfo), remedy)
+        raise InvalidArgumentError(argument, type(conninfo), remedy)
     try:
         parts = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        raise InvalidArgumentError("conninfo", "…", remedy) from None
+        raise InvalidArgumentError(argument, "…", remedy) from None
     host = parts.get("host") or parts.get("hostaddr") or "localhost"
     port = f":{parts['port']}" if parts.get("port") else ""
     return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
@@ -73,7 +73,7 @@ def _telling(error: psycopg.Error) -> BaseException:
 
 def _remedy(error: psycopg.Error) -> str:
     state = error.sqlstate or ""
-    if state in ("42P01", "42703", "42P10") and "planton_" in str(error):
+    if state in ("42P01", "42703", "42P10", "42883") and "planton_" in str(error):
         return _MIGRATE
     for prefix, remedy in _REMEDIES.items():
         if state.startswith(prefix):

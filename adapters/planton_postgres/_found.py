@@ -1,12 +1,13 @@
 """What is known of a task within its claim."""
 
-from datetime import datetime
-from typing import Any
+import math
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import attrs
 
-from planton import Batch, Claim
-from planton_postgres._rule import ClaimRule
+from planton import Claim
+from planton_postgres._driver import full_jitter
 
 
 @attrs.frozen
@@ -25,8 +26,10 @@ class Found:
         is_known: Whether the task has its row in the database.
         active: How many were active before.
         next_fire_at: When a cron task fires next, by its own time table.
-        next_due_at: When something in the queue becomes due.
         now: The time, by the database's clock.
+        next_expiry_at: When the first lease expires; it may have.
+        is_wanted: Whether there was something to do, at first sight.
+        next_due_at: When something in the queue becomes due.
         is_held: Whether this transaction alone may claim for the task.
         room: How many more may be claimed from the task's own source.
         fires: The next times of all time tables of a cron task, by their keys.
@@ -37,23 +40,46 @@ class Found:
     active: int
     next_fire_at: datetime | None
     now: datetime
+    next_expiry_at: datetime | None
+    is_wanted: bool
     next_due_at: datetime | None
     is_held: bool = False
     room: int = 0
     fires: dict[str, Fire] = attrs.field(factory=dict)
     claims: list[Claim] = attrs.field(factory=list)
 
-    def batch(self, rule: ClaimRule) -> Batch:
-        """Give it as a schedule answers."""
-        return Batch(self.claims, active=self.active, next_in=self._next_in(rule.delay))
+    @classmethod
+    def nothing(cls) -> Self:
+        """Make what is found of a task that has nothing queued and nothing active."""
+        return cls(True, 0, None, datetime.now(UTC), None, False, None)
 
-    def _next_in(self, delay: float | None) -> float | None:
-        """Give the seconds until there is something to do, if that is before the next attempt."""
-        moments = [at for at in (self.next_due_at, self.next_fire_at) if at and at > self.now]
-        if delay is None or not moments:
-            return None
-        seconds = (min(moments) - self.now).total_seconds()
-        return seconds if seconds < delay else None
+    def next_in(self, delay: float | None, attempt_number: int, rest: float) -> float | None:
+        """Give the seconds until the next attempt, where it should not be the delay.
+
+        Something may become due before. Who was turned away by another dispatcher, which may leave
+        something, comes again soon. And with nothing to do there is no need to look every time.
+
+        Args:
+            delay: Seconds until the next attempt otherwise; None if that varies.
+            attempt_number: Its number.
+            rest: Seconds that a task with nothing to do may rest because it would be woken; 0 if
+                it would not.
+        """
+        moment = self._next_moment()
+        is_idle = not self.is_wanted and rest > 0
+        if delay is None:
+            return moment if is_idle and moment < math.inf else None
+        latest = max(delay, rest) if is_idle else delay
+        if self.is_wanted and not self.is_held:
+            latest = min(delay, full_jitter(attempt_number, initial=0.02, maximum=1.0))
+        seconds = min(latest, moment)
+        return None if seconds == delay else seconds
+
+    def _next_moment(self) -> float:
+        """Give the seconds until something happens by itself."""
+        known = (self.next_due_at, self.next_fire_at, self.next_expiry_at)
+        moments = [at for at in known if at and at > self.now]
+        return (min(moments) - self.now).total_seconds() if moments else math.inf
 
 
 def found_from(looked: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> dict[str, Found]:

@@ -66,5 +66,5 @@ class ClaimRule:
             "deliveries": self.deliveries,
             "source": self.kind,
             "cron": self.cron,
-            "delay": self.delay,
+            "looks_ahead": self.delay != 0,
         }

@@ -1,6 +1,7 @@
 """The callbacks that tasks of a storage have."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 
@@ -8,6 +9,7 @@ from planton import Batch, ScheduleRequest
 from planton_postgres._claim import Answer, Claimer
 from planton_postgres._database import Database
 from planton_postgres._statements import CLAIM
+from planton_postgres._wake import Channel
 
 
 @attrs.frozen(eq=False)
@@ -34,6 +36,12 @@ class QueueSchedule:
     """Callback: claims from the queue, for a task or for many in one statement."""
 
     _claimer: Claimer
+    _channel: Channel
+
+    @property
+    def wake_ups(self) -> Literal["live", "polling"]:
+        """Whether what others change wakes the task."""
+        return self._channel.state
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
         """Claim for one task."""
@@ -53,6 +61,12 @@ class SourceSchedule:
     """
 
     _claimer: Claimer
+    _channel: Channel
+
+    @property
+    def wake_ups(self) -> Literal["live", "polling"]:
+        """Whether what others change wakes the task."""
+        return self._channel.state
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
         """Claim for one task."""

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from planton.abc import InstructionRecord, NewInstruction, Status, TaskStats
-from planton_postgres import _operations
+from planton_postgres import _operations, _wake_tables
 from planton_postgres._consumers import Consumers
 from planton_postgres._limits import to_task_name
 from planton_postgres._statements import OPERATE
@@ -34,6 +34,9 @@ class PostgresStorage(Consumers):
         statement_timeout: Seconds that one transaction may take; it is rolled back then.
         prepare_threshold: Statements executed more often than this on a connection are prepared
             there; None for never.
+        wake_ups: Whether `serve` listens, on a connection of its own, for what other processes
+            change; without it that is found by polling.
+        listen_dsn: Where it listens, if `conninfo` leads to a pooler: there it could not.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -85,9 +88,40 @@ class PostgresStorage(Consumers):
             timeout=timeout,
         )
         is_new = await _operations.enqueue(self._database, new, connection)
-        if is_new and connection is None and run_at is None:
+        if is_new and connection is None:  # due later, too: then it has a new time to be at
             self._wake({task_name})
         return is_new
+
+    async def wake_on_change(self, table: str, task_name: str) -> bool:
+        """Wake a task, in every process, when rows of a table of yours are inserted or updated.
+
+        It makes triggers, once; any number of processes may call it at every start. They cost
+        each statement that changes rows a NOTIFY, and commits that notify take turns. What the
+        claim of a task changes wakes nobody. The task is polled as before: give it a long delay
+        if all that makes work for it is such a change.
+
+        Args:
+            table: Its name as in SQL, with the schema unless that is in the search_path.
+            task_name: The task.
+
+        Returns:
+            Whether the triggers were made now.
+
+        Raises:
+            InvalidArgumentError: If there is no such table.
+            StorageError: If they cannot be made, or not within `statement_timeout`: it waits for
+                transactions that write to the table.
+        """
+        return await _wake_tables.wake_on_change(self._database, table, task_name)
+
+    async def ignore_changes(self, table: str, task_name: str) -> bool:
+        """Take back `wake_on_change`; whether there was something to take back.
+
+        Raises:
+            InvalidArgumentError: If there is no such table.
+            StorageError: If the database fails.
+        """
+        return await _wake_tables.ignore_changes(self._database, table, task_name)
 
     async def pause(self, task_name: str) -> None:
         """Let no dispatcher claim for a task, until `resume`; what is active goes on."""

@@ -43,58 +43,59 @@ COMMIT;
 -- name: lock
 -- One row for each task asked for. Only what has something to do is locked, as a lock is written
 -- to the log and costs a flush: an idle or saturated task writes nothing. That look is a hint, as
--- it comes before the lock; what counts is counted by `claim`.
+-- it comes before the lock; what counts is counted by `claim`. With `locks` false it only looks.
 WITH asked AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(asked)s) AS asked (
         task_name text, concurrency integer, key text, tags text[], source text, cron text,
-        delay double precision
+        looks_ahead boolean
     )
 ),
 looked AS MATERIALIZED (
     SELECT asked.*, task.task_name IS NOT NULL AS is_known, active.count AS active,
            task.paused_at IS NULL AS may_claim, cron.next_fire_at,
-           active.count < coalesce(task.concurrency, asked.concurrency) AS has_room
+           active.count < coalesce(task.concurrency, asked.concurrency) AS has_room,
+           active.next_expiry_at
     FROM asked
     LEFT JOIN planton_task AS task USING (task_name)
     LEFT JOIN planton_cron AS cron
         ON cron.task_name = asked.task_name AND cron.key = asked.cron
     CROSS JOIN LATERAL (
-        SELECT count(*)::integer AS count FROM planton_active AS active
+        SELECT count(*)::integer AS count, min(active.lease_expires_at) AS next_expiry_at
+        FROM planton_active AS active
         WHERE active.task_name = asked.task_name
     ) AS active
 ),
-held AS MATERIALIZED (
-    SELECT task.task_name FROM planton_task AS task
-    WHERE task.task_name = ANY (ARRAY(
-        SELECT looked.task_name FROM looked
-        WHERE looked.may_claim AND (
-            looked.has_room AND (
-                looked.source = 'sql'
-                OR looked.source = 'cron'
-                    AND coalesce(looked.next_fire_at <= clock_timestamp(), true)
-                -- Not EXISTS, which forgets the order and may read the whole table instead.
-                OR (
-                    SELECT true FROM planton_pending AS pending
-                    WHERE pending.task_name = looked.task_name
-                      AND pending.run_at <= (SELECT clock_timestamp())
-                      AND CASE
-                          WHEN pending.instruction LIKE looked.key
-                          THEN pending.tags <@ looked.tags ELSE false
-                      END
-                    ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT 1
-                )
-            )
-            OR EXISTS (
-                SELECT 1 FROM planton_active AS active
-                WHERE active.task_name = looked.task_name
-                  AND active.lease_expires_at <= (SELECT clock_timestamp())
+wanted AS MATERIALIZED (
+    SELECT looked.task_name FROM looked
+    WHERE looked.may_claim AND (
+        looked.has_room AND (
+            looked.source = 'sql'
+            OR looked.source = 'cron'
+                AND coalesce(looked.next_fire_at <= clock_timestamp(), true)
+            -- Not EXISTS, which forgets the order and may read the whole table instead.
+            OR (
+                SELECT true FROM planton_pending AS pending
+                WHERE pending.task_name = looked.task_name
+                  AND pending.run_at <= (SELECT clock_timestamp())
+                  AND CASE
+                      WHEN pending.instruction LIKE looked.key
+                      THEN pending.tags <@ looked.tags ELSE false
+                  END
+                ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT 1
             )
         )
-    ))
+        OR looked.next_expiry_at <= (SELECT clock_timestamp())
+    )
+),
+held AS MATERIALIZED (
+    SELECT task.task_name FROM planton_task AS task
+    WHERE %(locks)s AND task.task_name = ANY (ARRAY(SELECT wanted.task_name FROM wanted))
     FOR UPDATE SKIP LOCKED
 )
 SELECT looked.task_name, looked.is_known, looked.active, looked.next_fire_at, clock_timestamp(),
-       CASE WHEN looked.delay > 0 THEN (
+       CASE WHEN looked.may_claim THEN looked.next_expiry_at END,
+       looked.task_name IN (SELECT wanted.task_name FROM wanted),
+       CASE WHEN looked.looks_ahead AND looked.may_claim AND looked.has_room THEN (
            -- The next time at each priority, of which there are few, in the order of the index.
            WITH RECURSIVE level AS (
                (
@@ -277,6 +278,10 @@ ORDER BY step, priority DESC, run_at, id;
 -- name: replan
 -- The user's statement is planned as the user has set it.
 SET LOCAL enable_bitmapscan TO DEFAULT;
+
+-- name: claims
+-- What the claim itself changes in the user's tables wakes nobody.
+SELECT set_config('planton.claims', %(task_name)s, true);
 
 -- name: introduce
 INSERT INTO planton_task (task_name) SELECT unnest(%(task_names)s::text[])

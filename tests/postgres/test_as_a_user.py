@@ -1,4 +1,4 @@
-"""The page about PostgreSQL and the demo, as a user runs them."""
+"""The pages that need PostgreSQL, and the demo, as a user runs them."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "postgres.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(page for page in DOCS.glob("*.md") if "DATABASE_URL" in page.read_text())
 
 
 @pytest.fixture
@@ -36,9 +37,10 @@ def url(dsn):
         return f"postgresql://{info.user}@/{info.dbname}?host={host}&port={info.port}"
 
 
-def test_the_scripts_of_the_page_run(run, postgres_dsn):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_scripts_of_a_page_run(run, postgres_dsn, page):
     """All of them, one after the other."""
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     done = run("\n".join(blocks), DATABASE_URL=postgres_dsn)
 
     assert (0, "") == (done.returncode, done.stderr)

@@ -151,7 +151,7 @@ async def test_what_was_skipped_by_lock_is_skipped_by_claim(storage, connection,
     await claim(storage.queue_task("task"), 1)
     await enqueue(storage, "task", "b")
     rule = {"task_name": "task", "limit": 5, "concurrency": 5, "key": "%", "tags": [], "lease": 60}
-    parameters = {"asked": Jsonb([{**rule, "source": "queue"}]), "keep": True}
+    parameters = {"asked": Jsonb([{**rule, "source": "queue"}]), "keep": True, "locks": True}
     async with connection.transaction():
         async with observer.transaction():
             await observer.execute("SELECT FROM planton_task FOR UPDATE")
@@ -471,7 +471,7 @@ async def test_very_many_tasks_get_what_each_of_them_has(schema_dsn, storage, ob
         "UPDATE planton_active SET lease_expires_at = now() WHERE task_name = 'task 9'"
     )
     async with PostgresStorage(schema_dsn) as dispatcher:
-        answers = await attempt_many(dispatcher, 200, delay=60)
+        answers = await attempt_many(dispatcher, 200, delay=50)
 
     claimed = {name: names(answer.claims) for name, answer in answers.items() if answer.claims}
     assert {"task 3": ["due"], "task 9": ["held"]} == claimed

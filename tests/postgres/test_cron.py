@@ -165,7 +165,7 @@ async def test_times_of_an_old_version_that_has_gone_are_not_dispatched(clock_ds
 
 
 async def test_who_has_found_the_time_table_locked_looks_again(clock_dsn, set_clock, connection):
-    """In a second, however long its delay."""
+    """Within a second, however long its delay."""
     await set_clock(START)
     async with dispatchers(clock_dsn, "0 13 * * *", delay=600) as (task,):
         await connection.execute("INSERT INTO planton_task (task_name) VALUES ('cron')")
@@ -173,7 +173,7 @@ async def test_who_has_found_the_time_table_locked_looks_again(clock_dsn, set_cl
             await connection.execute("SELECT FROM planton_task FOR UPDATE")
             batch = await attempt(task)
 
-        assert 1.0 == batch.next_in
+        assert 0 <= batch.next_in <= 1.0
         assert (await attempt(task)).next_in is None, "its delay is shorter than that"
 
 

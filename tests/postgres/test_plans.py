@@ -81,8 +81,9 @@ def pages(plan):
 
 def asked(*names):
     rule = {"limit": 100, "concurrency": 100, "key": "%", "tags": [], "lease": 60}
-    more = {"source": "queue", "delay": 1.0, "deliveries": None}
-    return {"asked": Jsonb([{"task_name": name, **rule, **more} for name in names]), "keep": True}
+    more = {"source": "queue", "looks_ahead": True, "deliveries": None}
+    wanted = [{"task_name": name, **rule, **more} for name in names]
+    return {"asked": Jsonb(wanted), "keep": True, "locks": True}
 
 
 @pytest.mark.parametrize("names", (("task",), ("task", "another")))
@@ -111,6 +112,7 @@ def test_a_prepared_claim_has_the_same_plan(backlog, statement):
     if backlog.info.server_version < 160000:  # pragma: no cover
         pytest.skip("EXPLAIN knows no GENERIC_PLAN before PostgreSQL 16")
     sql = CLAIM[statement].replace("%(asked)s", "$1").replace("%(keep)s", "$2::boolean")
+    sql = sql.replace("%(locks)s", "$3::boolean")
     # The extended protocol would want values for the parameters.
     with backlog.transaction(), psycopg.ClientCursor(backlog) as cursor:
         backlog.execute(CLAIM["lock"], asked("task"))

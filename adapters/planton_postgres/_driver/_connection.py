@@ -234,6 +234,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                 await self.wait(_internals.notifying(self.pgconn))
             return self._received.popleft()
 
+    def forget_notifies(self) -> None:
+        """Drop the notifications that have come and nobody has asked for."""
+        self._received.clear()
+
     def absorb(self) -> None:
         """Read what the server has sent unasked, without waiting.
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import psycopg
 import trio
@@ -72,6 +73,7 @@ class Pool:
         }
         self._slots = trio.Semaphore(size)  # first come, first served
         self._idle: list[Connection] = []  # the last one used is lent first; the others may rest
+        self._made: WeakSet[Connection] = WeakSet()
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -88,6 +90,11 @@ class Pool:
         self._open = False
         while self._idle:
             await self._idle.pop().close()  # noqa: ASYNC102  no checkpoint
+
+    @property
+    def pids(self) -> set[int]:
+        """The server's processes behind the open connections, as `Notify.pid` names them."""
+        return {made.pgconn.backend_pid for made in self._made if not made.closed}
 
     @asynccontextmanager
     async def connection(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:
@@ -179,15 +186,18 @@ class Pool:
             connection = self._idle.pop()
             if await _is_still_open(connection):
                 return connection
-        return await connect_with_retries(
+        connection = await connect_with_retries(
             self._conninfo, timeout=max(0.0, deadline - trio.current_time()), **self._options
         )
+        self._made.add(connection)
+        return connection
 
     async def _give_back(self, connection: Connection) -> None:
         try:
             if not _is_at_rest(connection):
                 await _roll_back(connection)
             if self._open and _is_at_rest(connection):
+                connection.forget_notifies()
                 self._idle.append(connection)
             else:
                 await connection.close()
