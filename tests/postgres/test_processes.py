@@ -1,14 +1,20 @@
 """Real processes on one server: the cap at every instant, and what a SIGKILL leaves behind."""
 
+import ast
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 import trio
 
+import planton_postgres
 from planton.testing._conformance_base import claim, enqueue
 from planton_postgres import PostgresStorage
 
@@ -67,11 +73,12 @@ def start(tmp_path):
     script.write_text(DISPATCHER)
     running = []
 
-    def start(dsn, concurrency, where="nowhere"):
+    def start(dsn, concurrency, where="nowhere", clock=()):
         process = subprocess.Popen(
-            [sys.executable, str(script), dsn, str(concurrency), where],
+            [*clock, sys.executable, str(script), dsn, str(concurrency), where],
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "FAKETIME_DONT_FAKE_MONOTONIC": "1"},
         )
         running.append(process)
         return process
@@ -137,6 +144,52 @@ async def test_four_dispatchers_never_exceed_the_cap(
     assert concurrency >= highest
     assert [] == repeated
     assert all(process.poll() is None for process in processes)
+
+
+AN_HOUR_AHEAD = ("faketime", "-f", "+1h")
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="there is no faketime")
+async def test_dispatchers_whose_clocks_are_an_hour_apart(storage, start, schema_dsn):
+    """Leases, due times and the order are by the server's clock: nothing is different."""
+    later = datetime.now(UTC) + timedelta(minutes=30)
+    await storage.enqueue("work", "later", run_at=later)
+    with psycopg.connect(schema_dsn, autocommit=True) as connection:
+        connection.execute(WATCH)
+        connection.execute(
+            "INSERT INTO planton_pending (task_name, instruction)"
+            " SELECT 'work', n FROM generate_series(1, 200) AS n"
+        )
+        for clock in ((), AN_HOUR_AHEAD):
+            process = start(schema_dsn, 3, clock=clock)
+            await trio.to_thread.run_sync(wait_for, process, "ready")
+        query = "SELECT count(*), max(delivery) FROM planton_ended"
+        with trio.fail_after(30):
+            while connection.execute(query).fetchone()[0] < 200:
+                await trio.sleep(0.02)
+        (most,) = connection.execute("SELECT max(active) FROM watched").fetchone()
+        ended = connection.execute(query).fetchone()
+
+    assert (200, 1) == ended
+    assert most <= 3
+    assert ["later"] == [found.instruction for found in await storage.find(status="queued")]
+
+
+CLOCKS = {"now", "utcnow", "today", "time", "time_ns"}
+
+
+def test_nothing_asks_this_machine_for_the_time():
+    """What is stored or compared is by the server's clock."""
+    folder = Path(planton_postgres.__file__).parent
+    asked = {
+        (path.name, node.attr)
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in CLOCKS
+        if isinstance(node.value, ast.Name) and node.value.id in ("datetime", "time", "date")
+    }
+
+    assert set() == asked
 
 
 @pytest.mark.parametrize("where", ("delivery", "handler", "complete"))
