@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sqlite_utils
@@ -66,6 +67,14 @@ async def check_refused(path, match):
 
     assert before == list(database.conn.iterdump())
     database.close()
+
+
+def test_every_migration_has_a_number_of_its_own():
+    """Two that were written at the same time would be applied in the order of their names."""
+    folder = Path(_schema.__file__).parent / "migrations"
+    names = sorted(file.name for file in folder.glob("*.sql"))
+
+    assert [f"{number:04}" for number in range(1, len(names) + 1)] == [name[:4] for name in names]
 
 
 async def test_older_tables_are_refused_with_the_remedy(older):
