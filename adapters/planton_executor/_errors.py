@@ -44,7 +44,8 @@ class LostLeaseError(PlantonError):
         self.instruction = instruction
         super().__init__(
             f"the claim of {instruction!r} of task {task_name!r} was lost: its lease expired and "
-            "it was given to another consumer, or somebody ended it; nothing was stored"
+            "it was given to another consumer, or it was ended (by somebody, or by a report before "
+            "whose answer was lost); nothing was stored now"
         )
 
 

@@ -189,15 +189,27 @@ class Executor:
             problem = "the executor does not run: give executor.serve to the services of Planton, "
             raise _undelivered(run, f"{problem}or use it as a context manager", released=False)
         self._leases.add(run, event.lease, event.timeout)
+        try:
+            # Without a turn for the others, as long as there are slots: a turn for each of a
+            # thousand instructions would take longer than all the rest.
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self._wait_for_slot(run)
+        else:
+            self._start(run)
+
+    def _start(self, run: Run) -> None:
+        self._runs.add(run)
+        self._nursery.start_soon(self._execute, run)
+
+    async def _wait_for_slot(self, run: Run) -> None:
         self._waiting.add(run)
         try:
             with run.scope:
                 await self._slots.acquire()
-                self._runs.add(run)
-            if run in self._runs:
                 run.scope = trio.CancelScope()
-                self._nursery.start_soon(self._execute, run)
-            else:
+                self._start(run)
+            if run not in self._runs:
                 await self._refuse(run)
         finally:
             self._waiting.discard(run)

@@ -1,5 +1,6 @@
 """Work in steps: from one stored state to the next, until it is done or to go on later."""
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
@@ -62,7 +63,7 @@ class Machine:
 
     async def _advance(self, run: Run, end: Advance) -> bool:
         """Store where the work is now; what is being stored is not broken off."""
-        run.is_storing, run.limit.deadline = True, float("inf")
+        run.is_storing, run.scope.deadline = True, math.inf
         if not await self.store(run.work.receipt, end):
             run.is_lost = True
             return False

@@ -30,8 +30,7 @@ class Run:
         timeout: Seconds that the instruction itself allows.
         terms: On what terms it is tried.
         tries: How often that was tried, this time included.
-        scope: Cancelled to break it off.
-        limit: Cancelled when its time is up.
+        scope: Cancelled to break it off; its deadline is when the time is up.
         is_lost: Whether the claim is no longer ours.
         is_leaving: Whether it should end as soon as it can, because the executor ends.
         is_stopped: Whether it was broken off because the executor ends.
@@ -49,7 +48,6 @@ class Run:
     terms: Terms = attrs.field(factory=Terms)
     tries: int = attrs.field(init=False)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    limit: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_lost: bool = False
     is_leaving: bool = False
     is_stopped: bool = False
@@ -98,20 +96,22 @@ class Run:
         self.began_at = trio.current_time()
         self.begin(handler.terms, self.tries)
         try:
-            with self.scope, self.limit:
+            with self.scope:
                 self.result = await handler.call(self, limiter)
                 self.has_result = True
         except Exception as error:
             self.error = error
         else:
-            if not self.has_result and self.limit.cancelled_caught:
+            if not (self.has_result or self.is_lost or self.is_stopped):
                 self._time_out()
         self.is_storing = True
 
     def begin(self, terms: Terms, tries: int) -> None:
         """Begin with something that has these terms, and a time limit of its own."""
         self.terms, self.tries = terms, tries
-        self.limit.deadline = trio.current_time() + self._time_allowed()
+        allowed = self._time_allowed()
+        if allowed < math.inf or self.scope.deadline < math.inf:
+            self.scope.deadline = trio.current_time() + allowed
 
     def _time_allowed(self) -> float:
         return min(_or_never(self.terms.timeout), _in_time(self.timeout))

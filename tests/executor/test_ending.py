@@ -325,10 +325,7 @@ async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench, caplog):
 
 
 @pytest.fixture
-def database(where, kind):
-    if kind != "sqlite":
-        pytest.skip("takes a database that can be spoiled")
-
+def database(where):
     def execute(statement):
         connection = sqlite3.connect(where)
         with connection:
@@ -338,6 +335,7 @@ def database(where, kind):
     return execute
 
 
+@pytest.mark.parametrize("kind", ("sqlite",))  # a database that can be spoiled
 async def test_an_end_is_stored_when_the_storage_can_be_written_again(bench, database):
     """Each failure is told; the result waits, and is renewed meanwhile if it can."""
     one = bench()
@@ -364,6 +362,7 @@ async def test_an_end_is_stored_when_the_storage_can_be_written_again(bench, dat
     assert "kept" == (await one.record()).result
 
 
+@pytest.mark.parametrize("kind", ("sqlite",))
 async def test_heartbeats_go_on_after_an_error_of_the_storage(bench, database):
     """It is told, and tried again soon."""
     one = bench()

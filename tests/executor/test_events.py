@@ -1,6 +1,7 @@
 """What an executor tells, and whom."""
 
 import logging
+import sqlite3
 import time
 
 import pytest
@@ -135,12 +136,9 @@ async def test_who_blocks_the_loop_is_told_before_the_lease_is_lost(bench, caplo
     assert ["succeeded a"] == one.seen.words[1:2]
 
 
-async def test_a_storage_that_does_not_answer_is_told(bench, kind, where):
+@pytest.mark.parametrize("kind", ("sqlite",))  # a database that can be locked
+async def test_a_storage_that_does_not_answer_is_told(bench, where):
     """Half a lease after the last renewal."""
-    if kind != "sqlite":
-        pytest.skip("takes a database that can be locked")
-    import sqlite3
-
     one = bench()
     told = []
     one.executor.on(LeaseAtRiskEvent, told.append)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
+import attrs
 import trio
 
 from planton import (
@@ -20,6 +21,19 @@ from planton import (
 )
 from planton.hosting import ThreadHandle, asyncio_callback, start_in_thread
 from planton.testing import EventCollector, MemoryStorage
+from planton_executor import (
+    Executor,
+    FailedEvent,
+    Next,
+    Step,
+    StepContext,
+    Steps,
+    SucceededEvent,
+    Work,
+    done,
+    then,
+)
+from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 
 
@@ -104,6 +118,51 @@ async def main() -> None:
     collector = EventCollector(planton)
     assert_type(await collector.wait_for(AttemptEvent), list[AttemptEvent])
     assert_type(MemoryStorage().claim_task("x"), Task)
+
+
+@attrs.frozen
+class Hello(Step):
+    name: str
+    retry_limit = 5
+    retry_delay = delays.exponential(1, 60)
+
+    async def step(self, context: StepContext) -> Next:
+        assert_type(context.tries, int)
+        return then(Hello(self.name)) if context.work.is_cancelled else done({"name": self.name})
+
+
+async def execute(storage: PostgresStorage) -> None:
+    executor = Executor(storage, concurrency=3)
+    Executor(MemoryStorage())
+
+    @executor.handler("sync", timeout=1.0, retries=2, retry_delay=delays.constant(1))
+    def handle(work: Work) -> int:
+        return work.delivery
+
+    @executor.handler("async", retry_delay=0.5)
+    async def handle_async(work: Work) -> dict[str, Any]:
+        return {"payload": work.payload}
+
+    @executor.on(FailedEvent)
+    def failed(event: FailedEvent) -> None:
+        assert_type(event.error, Exception)
+
+    async def succeeded(event: SucceededEvent) -> None:
+        assert_type(event.duration, float)
+
+    executor.on(SucceededEvent, succeeded)
+    executor.off(FailedEvent, failed)
+    assert_type(handle(Work.of(InstructionEvent(task_name="a", instruction="b"), "r")), int)
+    assert_type(await handle_async(Work.of(InstructionEvent.from_json("{}"), "r")), dict[str, Any])
+    steps = Steps(executor, "Greeter", [Hello])
+    assert_type(await steps.enqueue("a", Hello("Ann"), priority=1), bool)
+    planton = Planton(
+        tasks=[storage.queue_task("a", capacity=executor.capacity)],
+        services=[storage.serve, executor.serve],
+    )
+    planton.on(InstructionEvent, executor.submit)
+    async with executor as running:
+        assert_type(running, Executor)
 
 
 with start_in_thread(planton) as handle:
