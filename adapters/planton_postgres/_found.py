@@ -9,6 +9,9 @@ import attrs
 from planton import Claim
 from planton_postgres._driver import full_jitter
 
+# Nothing is compared with it: this machine's own time would be a mistake if it was.
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
 
 @attrs.frozen
 class Fire:
@@ -51,7 +54,7 @@ class Found:
     @classmethod
     def nothing(cls) -> Self:
         """Make what is found of a task that has nothing queued and nothing active."""
-        return cls(True, 0, None, datetime.now(UTC), None, False, None)
+        return cls(True, 0, None, _NEVER, None, False, None)
 
     def next_in(self, delay: float | None, attempt_number: int, rest: float) -> float | None:
         """Give the seconds until the next attempt, where it should not be the delay.

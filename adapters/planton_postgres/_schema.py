@@ -52,8 +52,8 @@ async def check(connection: Connection, database: str) -> None:
     _refuse_newer(version, database)
     if version < len(migrations()):
         problem = (
-            f"its tables are of version {version}, this planton needs version "
-            f"{len(migrations())}: call `await storage.migrate()` first, or run `planton migrate URL`"
+            f"its tables are of version {version}, this planton needs version {len(migrations())}: "
+            "call `await storage.migrate()` first, or run `planton migrate URL`"
         )
         raise StorageError(database, problem)
 

@@ -278,7 +278,7 @@ async def test_a_claim_that_is_blocked_for_too_long_is_undone(
                 await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
                 with pytest.raises(StorageError, match="statement_timeout"):
                     await claim(late)
-        await assert_nothing_changed(hasty, observer)
+        await assert_nothing_changed(storage, observer)
     await observer.execute("UPDATE account SET sent_at = NULL")
     await assert_all_is_claimed(task, observer)
 
