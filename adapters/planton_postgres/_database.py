@@ -1,7 +1,7 @@
 """Transactions on a small pool: shielded once begun, with a time limit, errors translated."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, LiteralString, Self, TypeAlias, TypeVar
 
@@ -98,18 +98,32 @@ class Database:
 
     async def claim(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Like `use`, for what may wait for the user's own locks."""
-        async with self._claims:
+        async with self._turn():
             return await self.use(function)
 
     async def claim_in_parts(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Like `claim`, of what puts its parts within `limited` itself, and rolls back itself."""
         self._check_open()
-        async with self._claims:
+        async with self._turn():
             with translated(self.name):
                 async with self._pool.connection() as connection:
                     with self.limited(shield=True):
                         await self._check_tables(connection)
                     return await function(connection)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait for one of the connections that claims may have, no longer than for any."""
+        with trio.move_on_after(self._connect_timeout) as scope:
+            await self._claims.acquire()
+        if scope.cancelled_caught:
+            problem = "all connections that claims may have are in use"
+            remedy = "use a larger pool_size, or look for the statements that take so long"
+            raise StorageError(self.name, f"{problem}: {remedy}")
+        try:
+            yield
+        finally:
+            self._claims.release()
 
     async def use(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Await `function(connection)` and give its result; it commits what it does.

@@ -71,7 +71,7 @@ class Found:
         moment = self._next_moment()
         is_idle = not self.is_wanted and rest > 0
         if delay is None:
-            return moment if is_idle and moment < math.inf else None
+            return moment if is_idle and moment < rest else None
         latest = max(delay, rest) if is_idle else delay
         if self.is_wanted and not self.is_held:
             latest = min(delay, full_jitter(attempt_number, initial=0.02, maximum=1.0))

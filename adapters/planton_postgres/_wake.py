@@ -118,25 +118,25 @@ class Listener:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        while True:
-            try:
-                await self._listen()
-            except (psycopg.Error, PlantonError) as error:
-                self.is_live = False
-                await self._tell(error)
-            await trio.sleep(full_jitter(self._failures, maximum=LONGEST_PAUSE))
-            self._failures += 1
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    await self._listen()
+                except (psycopg.Error, PlantonError) as error:
+                    if self._failures == 0:
+                        # Beside this: whoever is told may take as long as he likes.
+                        nursery.start_soon(self._report, self._told(error))
+                await trio.sleep(full_jitter(self._failures, maximum=LONGEST_PAUSE))
+                self._failures += 1
 
-    async def _tell(self, error: Exception) -> None:
-        """Report the first failure in a row."""
-        if self._failures == 0:
-            database = name_of(self._conninfo)
-            if isinstance(error, psycopg.Error):
-                error = to_storage_error(database, error)
-            problem = f"nothing wakes its tasks, which are polled until that is mended: {error}"
-            mapped = StorageError(database, problem)
-            mapped.__cause__ = error
-            await self._report(mapped)
+    def _told(self, error: Exception) -> StorageError:
+        database = name_of(self._conninfo)
+        if isinstance(error, psycopg.Error):
+            error = to_storage_error(database, error)
+        problem = f"nothing wakes its tasks, which are polled until that is mended: {error}"
+        told = StorageError(database, problem)
+        told.__cause__ = error
+        return told
 
     async def _listen(self) -> None:
         """Listen until the connection is lost."""

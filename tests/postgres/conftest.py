@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
 import pytest
 import trio
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from planton_postgres._driver import TrioConnection
 
@@ -55,6 +61,10 @@ class Proxy:
     def refuse(self) -> None:
         """Hang up on whoever connects from now on."""
         self._refusing = True
+
+    def accept(self) -> None:
+        """Let them in again."""
+        self._refusing = False
 
     async def handle(self, client: trio.SocketStream) -> None:
         if self._refusing:
@@ -113,3 +123,65 @@ async def silent_port(listen: Listen) -> int:
         await trio.sleep_forever()
 
     return await listen(say_nothing)
+
+
+_PGBOUNCER = """
+[databases]
+* = host={host} port={port} user={user}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {own_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 4
+"""
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(
+    postgres_server: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], str]]:
+    """A PgBouncer in transaction mode; gives the way through it to the database of a dsn."""
+    binary = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if binary is None:
+        pytest.skip("there is no pgbouncer: apt-get install pgbouncer")
+    with psycopg.connect(postgres_server.uri) as connection:
+        info = connection.info
+        server: dict[str, Any] = {"host": info.host, "port": info.port, "user": info.user}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        own_port = free.getsockname()[1]
+    settings = tmp_path_factory.mktemp("pgbouncer") / "pgbouncer.ini"
+    settings.write_text(_PGBOUNCER.format(**server, own_port=own_port))
+    # It refuses to be root: it is whom the server is, too. Standard input, as that user may not
+    # look into pytest's folder.
+    owner = None
+    if not os.getuid() and str(server["host"]).startswith("/"):
+        owner = Path(server["host"]).stat().st_uid
+    with settings.open() as stdin:
+        process = subprocess.Popen(
+            [binary, "-q", "/dev/stdin"], stdin=stdin, user=owner, stderr=subprocess.DEVNULL
+        )
+    try:
+        _wait_for_port(own_port)
+        yield lambda dsn: make_conninfo(
+            host="127.0.0.1", port=own_port, user=server["user"], dbname=_database(dsn)
+        )
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "pgbouncer has not started"
+            time.sleep(0.02)
+
+
+def _database(dsn: str) -> str:
+    return str(conninfo_to_dict(dsn)["dbname"])

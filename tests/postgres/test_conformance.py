@@ -110,6 +110,26 @@ class TestPostgresStorage(StorageConformance):
             await connection.execute(statement, parameters or None)
 
 
+@pytest.mark.slow
+class TestThroughPgBouncer(TestPostgresStorage):
+    """All of it through a pooler in transaction mode, which keeps no state for a session."""
+
+    @pytest.fixture
+    async def storage(self, postgres_dsn, pgbouncer):
+        async with PostgresStorage(pgbouncer(postgres_dsn), prepare_threshold=None) as storage:
+            await storage.migrate()
+            await self._do(
+                storage,
+                "CREATE TABLE user_account (id bigint PRIMARY KEY, email_sent_at timestamptz)",
+            )
+            yield storage
+
+    @pytest.fixture
+    async def other(self, storage):
+        async with PostgresStorage(storage.conninfo, prepare_threshold=None) as other:
+            yield other
+
+
 async def test_a_transaction_of_a_sync_connection_is_joined(storage):
     """What a Django or Flask program has at hand."""
     with psycopg.connect(storage.conninfo) as connection:
