@@ -159,6 +159,7 @@ expired AS MATERIALIZED (
         FROM planton_active AS active
         WHERE active.task_name = asked.task_name
           AND active.lease_expires_at <= (SELECT now FROM clock)
+          AND asked.active > asked.live  -- or there are none, and no need to read them again
         ORDER BY active.lease_expires_at, active.receipt
         LIMIT greatest(0, least(asked."limit", asked.most - asked.live))
         FOR UPDATE SKIP LOCKED

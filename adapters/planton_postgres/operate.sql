@@ -25,10 +25,8 @@ ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 -- The last end of each instruction that may be tried again; locked, so that it is done once.
 SELECT ended.id, ended.instruction FROM planton_ended AS ended
 WHERE ended.task_name = %(task_name)s
-  AND CASE
-      WHEN %(instructions)s::text[] IS NULL THEN ended.status IN ('failed', 'dead')
-      ELSE ended.instruction = ANY (%(instructions)s::text[])
-  END
+  AND (%(instructions)s::text[] IS NOT NULL OR ended.status <> 'succeeded')
+  AND (%(instructions)s::text[] IS NULL OR ended.instruction = ANY (%(instructions)s::text[]))
   AND NOT EXISTS (
       SELECT 1 FROM planton_ended AS later
       WHERE later.task_name = ended.task_name AND later.instruction = ended.instruction

@@ -172,6 +172,20 @@ def test_a_report_looks_up_its_receipts(backlog):
         assert set() == reads(plan, "planton_pending") | reads(plan, "planton_ended")
 
 
+@pytest.mark.parametrize(
+    ("instructions", "index"),
+    ((None, "planton_ended_failed"), (["7", "50"], "planton_ended_task")),
+)
+def test_a_retry_looks_up_what_it_puts_back(backlog, instructions, index):
+    """What failed, or what is named; it does not read the history of what succeeded."""
+    parameters = {"task_name": "task", "instructions": instructions}
+    with backlog.transaction(force_rollback=True):
+        plan = explain(backlog, OPERATE["ended"], parameters)
+
+    assert index in {node.get("Index Name") for node in nodes(plan)}
+    assert pages(plan) < 15 * PLENTY
+
+
 def test_a_prune_reads_what_is_old(backlog):
     """Not the whole of the history."""
     parameters = {"older_than": 0.0, "limit": 100}
