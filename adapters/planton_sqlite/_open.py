@@ -78,11 +78,21 @@ def _remedy(path: str, error: sqlite3.Error) -> str:
         return f": the folder {Path(path).absolute().parent} does not exist, make it first"
     if "unable to open" in text or "readonly" in text:
         return ": look at the permissions of the file and of its folder"
+    if "disk is full" in text:
+        return ": make room on the disk, nothing is lost meanwhile"
+    if "disk I/O error" in text:
+        return ": look at the disk and its quotas, nothing is lost meanwhile"
     if "not a database" in text:
         return ": the file is something else, give another path"
     if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
         return f": another process has been writing for {BUSY_TIMEOUT:g} s, look for it"
     return ""
+
+
+def is_read_only(error: sqlite3.Error) -> bool:
+    """Tell whether a write failed because the file could only be opened for reading."""
+    # sqlite3 itself raises errors that have no code.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

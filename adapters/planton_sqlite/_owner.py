@@ -15,7 +15,7 @@ import outcome
 import trio
 
 from planton import StorageError
-from planton_sqlite._open import patiently, to_storage_error
+from planton_sqlite._open import is_read_only, patiently, to_storage_error
 
 T = TypeVar("T")
 
@@ -67,6 +67,7 @@ class Owner:
         self._is_closing = False
         self._connection: sqlite3.Connection
         self._failure: BaseException | None = None
+        self._is_read_only = False
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -198,11 +199,22 @@ class Owner:
             else:
                 jobs[0].result = outcome.Value(jobs[0].function(self._connection))
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by those who wait
-            failure = outcome.Error(self._mapped(error))
+            # One for each: they share the transaction, but neither the outcome nor the traceback.
             for job in jobs:
-                job.result = failure
+                job.result = outcome.Error(self._mapped(error))
+        if self._is_read_only:
+            self._reopen()
         for job in jobs:
             job.hand_over()
+
+    def _reopen(self) -> None:
+        """Connect anew: what was read-only when it was opened stays so for that connection."""
+        try:
+            connection = self._open()
+        except StorageError:
+            return  # whoever comes next is told
+        self._connection.close()
+        self._connection, self._is_read_only = connection, False
 
     def _is_settled(self, job: Job[Any]) -> bool:
         """Look whether there is anything to write."""
@@ -240,6 +252,7 @@ class Owner:
         return result
 
     def _mapped(self, error: BaseException) -> BaseException:
-        return (
-            to_storage_error(self._database, error) if isinstance(error, sqlite3.Error) else error
-        )
+        if not isinstance(error, sqlite3.Error):
+            return error
+        self._is_read_only = self._is_read_only or is_read_only(error)
+        return to_storage_error(self._database, error)

@@ -130,7 +130,7 @@ class Watch:
                 self._tell()
                 nap = REST
             else:
-                nap = min(nap * 2, self._ears.longest)
+                nap = min(nap * 4, self._ears.longest)
                 if self._is_time_to_retry():
                     return
 

@@ -36,35 +36,27 @@ class Finder:
     def __init__(self, rules: Mapping[str, ClaimRule]) -> None:
         self._rules = rules
         self._times: dict[str, float] = {}
-        self._changes: dict[str, int] = {}
-        self._is_first = True
+        self._changes: dict[str, int] | None = None
 
     def find(self, connection: sqlite3.Connection) -> Due:
         """Give those for whom an attempt may be worth it."""
         rules = dict(self._rules)
-        changed = self._changed(connection, rules)
-        due = Due([], {})
-        for name in self._busy(connection, rules):
+        busy = dict(connection.execute(WATCH["busy"], {"names": json.dumps(list(rules))}))
+        due = Due(self._changed(busy), {})
+        # One whose last claim has ended has nothing any more, but a slot.
+        busy.update((name, 0) for name, rule in rules.items() if rule.memory.is_saturated)
+        for name in busy:
             next_at, now = _claim.next_at(connection, name, rules[name])
             if next_at is not None and next_at <= now:
                 due.now.append(name)
             elif next_at is not None and self._times.get(name) != next_at:
                 due.later[name] = next_at - now
                 self._times[name] = next_at
-        due.now.extend(changed.difference(due.now))
         return due
 
-    def _busy(self, connection: sqlite3.Connection, rules: Mapping[str, ClaimRule]) -> list[str]:
-        """Give those for whom there is anything, or was; an idle task costs next to nothing."""
-        rows = connection.execute(WATCH["busy"], {"names": json.dumps(list(rules))})
-        busy = {name for (name,) in rows}
-        busy.update(name for name, rule in rules.items() if rule.memory.is_saturated)
-        return [name for name in rules if name in busy]
-
-    def _changed(self, connection: sqlite3.Connection, rules: Mapping[str, ClaimRule]) -> set[str]:
+    def _changed(self, changes: Mapping[str, int]) -> list[str]:
         """Give those whose tables, as told of by `wake_on_change`, have changed."""
-        before, self._changes = self._changes, dict(connection.execute(WATCH["changes"]))
-        was_first, self._is_first = self._is_first, False
-        if was_first:
-            return set()
-        return {n for n, count in self._changes.items() if n in rules and before.get(n) != count}
+        before, self._changes = self._changes, dict(changes)
+        if before is None:
+            return []
+        return [name for name, count in changes.items() if count > before.get(name, 0)]

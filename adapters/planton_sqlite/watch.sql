@@ -1,15 +1,13 @@
 -- Who may have something to do after a commit, and triggers that say more about it.
 
 -- name: busy
--- The tasks with anything in the tables; all others can be left alone.
-SELECT name.value
-FROM json_each(:names) AS name
-WHERE EXISTS (SELECT 1 FROM planton_pending WHERE task_name = name.value)
-   OR EXISTS (SELECT 1 FROM planton_active WHERE task_name = name.value)
-   OR EXISTS (SELECT 1 FROM planton_task WHERE task_name = name.value);
-
--- name: changes
-SELECT task_name, changes FROM planton_task WHERE changes > 0;
+-- The tasks with anything in the tables, all others can be left alone; and what `wake_on_change`
+-- has counted.
+SELECT name.value, coalesce(task.changes, 0)
+FROM json_each(:names) AS name LEFT JOIN planton_task AS task ON task.task_name = name.value
+WHERE task.task_name IS NOT NULL
+   OR EXISTS (SELECT 1 FROM planton_pending WHERE task_name = name.value)
+   OR EXISTS (SELECT 1 FROM planton_active WHERE task_name = name.value);
 
 -- name: table
 -- The table's name as it was made: SQLite does not mind the case of letters.
