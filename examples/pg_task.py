@@ -11,6 +11,7 @@
 | update pg_task set error = null | `storage.retry("Greeter")`, or `planton retry` in a shell |
 | Worker::new(db).run(), for itself | `planton.run()`: the concurrency is that of all workers |
 | a worker that starts frees all running rows | it takes only those whose lease is over |
+| pg_notify('pg_task_changed', 'stop_worker') | UPDATE planton_dispatcher, or `storage.request_stop()` |
 
 To install: pip install 'planton[sqlite,executor]', or [postgres,executor]
 To run: python examples/pg_task.py [tasks.db | postgresql://user@host/database]
@@ -49,7 +50,12 @@ Prints:
       Hello, says the one that came later
       the first worker is at it: running, delivery 1
       begun once: True; succeeded, delivery 1
-    17 tasks succeeded
+    Stopping workers, by SQL:
+      at work: 2
+      none is running, both workers have stopped
+      pulse 1 rests before its next step: queued, True
+      pulse 2 rests before its next step: queued, True
+    19 tasks succeeded
 """
 
 import os
@@ -170,12 +176,26 @@ class Hold(Step):
         return done()
 
 
+@attrs.frozen
+class Beat(Step):
+    """Goes on and on: only the end of its worker stops it, or that of the world."""
+
+    number: int
+
+    async def step(self, context: StepContext) -> Next:
+        world: World = context.resources
+        world.begun[context.work.instruction] += 1
+        await trio.sleep(0.02)
+        return then(Beat(self.number + 1)) if world.is_beating else done()
+
+
 TASKS: dict[str, tuple[list[type[Step]], int]] = {  # and how many of each at a time
     "Greeter": ([ReadName, SayHello], 10),
     "Nap": ([Sleep, WakeUp], 1),
     "Counter": ([Count], 10),
     "Meeting": ([Meet], 3),
     "Long": ([Hold], 10),
+    "Pulse": ([Beat], 10),
 }
 
 
@@ -186,6 +206,7 @@ class World:
     numbers: list[int] = attrs.field(factory=list)
     begun: Counter[str] = attrs.field(factory=Counter)
     gate: trio.Event | None = None
+    is_beating: bool = False
     party: int = 0
     present: int = 0
     most: int = 0
@@ -210,13 +231,14 @@ class Database:
 
     connect: Callable[[], Any]
     open_storage: Callable[[], Any]
+    now: str
 
     @classmethod
     def on_sqlite(cls, path: str) -> "Database":
         from planton_sqlite import SQLiteStorage
 
         connect = partial(sqlite3.connect, path, timeout=10, isolation_level=None)
-        return cls(connect, partial(SQLiteStorage, path))
+        return cls(connect, partial(SQLiteStorage, path), "unixepoch()")
 
     @classmethod
     def on_postgres(cls, url: str) -> "Database":
@@ -225,7 +247,7 @@ class Database:
         from planton_postgres import PostgresStorage
 
         connect = partial(psycopg.connect, url, autocommit=True)
-        return cls(connect, partial(PostgresStorage, url))
+        return cls(connect, partial(PostgresStorage, url), "now()")
 
     def _execute(self, statement: str) -> list[tuple[Any, ...]]:
         with closing(self.connect()) as connection:
@@ -385,6 +407,34 @@ class Tutorial:
         record = (await self.find())["long"]
         print(f"  the first worker is at it: {record.status}, delivery {record.delivery}")
 
+    async def stop(self) -> None:
+        print("Stopping workers, by SQL:")
+        pulses = ("pulse 1", "pulse 2")
+        self.world.is_beating = True
+        for pulse in pulses:
+            await self.add(pulse, "Pulse", Beat(1))
+        one, two = (worker(self.database, self.world, concurrency=1) for _ in pulses)
+        async with one as first, two as second:
+            left = [each for each in pulses if (await self.find())[each].ended_at is None]
+            while not all(self.world.begun[each] for each in left):
+                await trio.sleep(0.02)
+            print("  at work:", len(await self.storage.find(status="running")))
+            await self.database.execute(
+                f"UPDATE planton_dispatcher SET stop_requested_at = {self.database.now}"
+            )
+            while await self.database.execute("SELECT 1 FROM planton_active"):
+                await trio.sleep(0.05)
+            while any(each.state != "stopped" for each in [*first.status(), *second.status()]):
+                await trio.sleep(0.02)
+            print("  none is running, both workers have stopped")
+        for pulse in left:
+            record = (await self.find())[pulse]
+            has_advanced = record.payload["Pulse"]["Beat"]["number"] > 1
+            print(f"  {pulse} rests before its next step: {record.status}, {has_advanced}")
+        self.world.is_beating = False
+        async with worker(self.database, self.world):
+            await self.wait_for(*pulses)
+
 
 async def main(name: str) -> None:
     database = Database.on_postgres(name) if "://" in name else Database.on_sqlite(name)
@@ -399,6 +449,7 @@ async def main(name: str) -> None:
         await tutorial.count()
         await tutorial.run_two()
         await tutorial.run_one_more()
+        await tutorial.stop()
         print(len(await storage.find(status="succeeded", limit=1000)), "tasks succeeded")
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-END = "17 tasks succeeded"
+END = "19 tasks succeeded"
 
 
-@pytest.mark.parametrize("line", ("try 3", "is at it"))
+@pytest.mark.parametrize("line", ("try 3", "is at it", "at work: 2"))
 def test_pg_task_killed_in_the_middle_ends_all_tasks_when_started_again(
     line, run, kill, database, expire
 ):
