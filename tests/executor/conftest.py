@@ -115,4 +115,4 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def memory_bench():
     """On the storage in memory, in virtual time."""
-    return lambda **options: Bench(MemoryStorage(), **options)
+    return lambda latency=0.0, **options: Bench(MemoryStorage(latency=latency), **options)

@@ -202,6 +202,23 @@ async def test_the_time_limit_of_an_instruction_holds_too(bench):
     assert "within 1 s" in (await one.record()).error
 
 
+async def test_a_time_limit_is_told_before_another_takes_the_work_over(memory_bench):
+    """The lease ends with the time; what is told later than that would be refused."""
+    one = memory_bench(latency=0.2)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep_forever()
+
+    await one.enqueue("a", timeout=10)
+    async with one.planton():
+        await trio.sleep(30)
+    found = await one.record()
+
+    assert ["timeout"] == [event.reason for event in one.seen.failed]
+    assert ("dead", 1) == (found.status, found.delivery)
+
+
 async def test_leases_are_renewed_while_handlers_run_and_wait(bench):
     """Async ones, ones that block their thread, and those that wait for a slot."""
     one = bench(concurrency=2)

@@ -208,6 +208,19 @@ async def test_the_time_limit_is_that_of_one_step(memory_bench):
     assert [("a", 40)] == [(e.work.instruction, round(e.duration)) for e in one.seen.succeeded]
 
 
+async def test_what_is_being_stored_is_not_broken_off(memory_bench):
+    """A step that was done in time is, however long it takes to store that."""
+    one = memory_bench(latency=3)
+    seen = []
+    steps = Steps(one.executor, "Slow", [Slow], timeout=5, resources=seen)
+    await steps.enqueue("a", Slow(4))
+    async with one.planton(name="Slow"):
+        await trio.sleep(60)
+
+    assert [1, 2, 3, 4, 5] == seen
+    assert [] == one.seen.failed
+
+
 async def test_a_stop_lets_the_step_finish_and_another_process_goes_on(memory_bench):
     """From the state that was stored last, at once."""
     one = memory_bench()
