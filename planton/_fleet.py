@@ -6,6 +6,7 @@ get this from `planton.abc` and add no more than the statements.
 """
 
 import json
+import logging
 import os
 import socket
 import uuid
@@ -31,6 +32,8 @@ _LONGEST_PAUSE = 60.0
 _SLICE, _BYTES, _REFRESH = 1000, 64 * 1024, 60.0
 _TEXT, _DECISIONS = 500, 10
 _LAST_WORDS = 1.0
+
+logger = logging.getLogger("planton")
 
 Answer: TypeAlias = Literal["go on", "stop", "unknown"]
 
@@ -199,6 +202,7 @@ class _Member:
             await self._beat(nursery)
         elif answer == "stop" and not self.is_stopping:
             self.is_stopping = True
+            logger.info("asked to stop by the storage: terminating")
             # Beside the beats: the drain may take longer than one may be silent.
             nursery.start_soon(self.planton.terminate)
 

@@ -17,9 +17,10 @@ Exit codes:
   1    something failed while it ran
   2    a mistake in what was asked for, or a storage that cannot be used
   3    the grace period was over before all was handed over
+  4    a dispatcher has not stopped in time (planton stop)
   130  stopped by SIGINT before it was done (143: by SIGTERM)
 """
-FAILED, MISTAKE, UNDELIVERED, SIGNAL = 1, 2, 3, 128
+FAILED, MISTAKE, UNDELIVERED, STILL_RUNNING, SIGNAL = 1, 2, 3, 4, 128
 
 
 class Mistake(click.ClickException):

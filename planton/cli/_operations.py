@@ -76,6 +76,38 @@ async def enqueue(
 
 
 @operation()
+@task_argument
+async def explain(storage: Any, output: Any, task_name: str) -> None:
+    """Tell why TASK was or was not dispatched, by each dispatcher: its last decisions.
+
+    They are as old as it says there: some seconds, or minutes with thousands of tasks.
+    """
+    from planton.cli._fleet import explain_task
+
+    await check_known(storage, task_name)
+    await explain_task(storage, output, task_name)
+
+
+@operation()
+@click.option(
+    "--timeout",
+    type=duration,
+    default="60s",
+    show_default=True,
+    help="How long to wait; more than the grace period of the dispatchers.",
+)
+async def stop(storage: Any, output: Any, timeout: float) -> int:
+    """Ask every dispatcher on the storage to terminate, and wait until they have.
+
+    Each hears of it within five seconds, hands over what it has claimed, and ends. One that
+    begins later is not asked; whatever starts dispatchers again has to be told, too.
+    """
+    from planton.cli._fleet import stop_all
+
+    return await stop_all(storage, output, timeout)
+
+
+@operation()
 @click.option("--status", type=click.Choice(get_args(Status)), help="Only of this status.")
 @click.option("--task", "task_name", type=text, help="Only of this task.")
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
@@ -188,7 +220,7 @@ async def prune(storage: Any, output: Any, older_than: float) -> None:
     "--interval", type=duration, default="2s", show_default=True, help="How often --watch looks."
 )
 async def status(storage: Any, output: Any, watch: bool, interval: float) -> None:
-    """Tell what there is of every task."""
+    """Tell what there is of every task, who dispatches, and what they say of their tasks."""
     from planton.cli._status import show_status, watch_status
 
     if watch:
@@ -201,6 +233,7 @@ COMMANDS = (
     migrate,
     schema,
     status,
+    explain,
     enqueue,
     find,
     retry,
@@ -208,4 +241,5 @@ COMMANDS = (
     resume,
     set_concurrency,
     prune,
+    stop,
 )

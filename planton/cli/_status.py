@@ -1,4 +1,4 @@
-"""`planton status`: the tasks of a storage, once or live."""
+"""`planton status`: the tasks and dispatchers of a storage, once or live."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from planton._errors import StorageError
-from planton.abc import TaskStats
-from planton.cli._output import Output, ago, printable
+from planton.abc import DispatcherRecord, TaskReport, TaskStats
+from planton.cli._output import Output, ago, printable, span
 
-_COLUMNS = (
+_TASKS = (
     "task",
     "queued",
     "running",
@@ -25,6 +25,8 @@ _COLUMNS = (
     "paused",
     "concurrency",
 )
+_DISPATCHERS = ("dispatcher", "state", "started", "seen", "tasks", "version")
+_REPORTS = ("task", "dispatcher", "state", "next attempt", "wake-ups", "errors", "last error")
 
 
 @attrs.frozen
@@ -32,32 +34,40 @@ class Overview:
     """What there is in a storage at one time."""
 
     tasks: list[TaskStats]
+    dispatchers: list[DispatcherRecord]
+    reports: list[TaskReport]
     error: str | None = None
 
     @classmethod
     async def of(cls, storage: Any) -> "Overview":
         """Ask for it."""
-        return cls(await storage.stats())
+        return cls(await storage.stats(), await storage.dispatchers(), await storage.decisions())
 
     def data(self) -> dict[str, Any]:
         """Give it for a program."""
-        data: dict[str, Any] = {"tasks": self.tasks}
+        data: dict[str, Any] = {
+            "tasks": self.tasks,
+            "dispatchers": [plain(each) for each in self.dispatchers],
+            "reports": self.reports,
+        }
         return data if self.error is None else {**data, "error": self.error}
 
     def parts(self, output: Output) -> list[RenderableType]:
         """Give it as tables."""
+        parts: list[RenderableType] = [Text("no tasks yet"), Text("no dispatcher runs")]
         if self.tasks:
-            parts: list[RenderableType] = [
-                output.table(_COLUMNS, [_row(task) for task in self.tasks])
-            ]
-        else:
-            parts = [Text("no tasks yet")]
+            parts[0] = output.table(_TASKS, [_task(task) for task in self.tasks])
+        if self.dispatchers:
+            parts[1] = output.table(_DISPATCHERS, [_dispatcher(each) for each in self.dispatchers])
+        if self.reports:
+            names = {each.id: place(each) for each in self.dispatchers}
+            parts.append(output.table(_REPORTS, [_report(each, names) for each in self.reports]))
         if self.error is not None:
             parts.append(Text(printable(self.error), style="red"))
-        return parts
+        return [part for each in parts for part in (each, Text())][:-1]
 
 
-def _row(task: TaskStats) -> tuple[object, ...]:
+def _task(task: TaskStats) -> tuple[object, ...]:
     return (
         task.task_name,
         task.queued,
@@ -69,6 +79,40 @@ def _row(task: TaskStats) -> tuple[object, ...]:
         "paused" if task.paused else None,
         task.concurrency,
     )
+
+
+def _dispatcher(each: DispatcherRecord) -> tuple[object, ...]:
+    return (
+        place(each),
+        each.state,
+        ago(each.started_at),
+        span(each.silent_for),
+        each.tasks,
+        each.version,
+    )
+
+
+def _report(report: TaskReport, names: dict[str, str]) -> tuple[object, ...]:
+    status = report.status
+    return (
+        status.name,
+        names.get(report.dispatcher_id, report.dispatcher_id),
+        "overdue" if status.overdue else status.state,
+        ago(status.next_attempt_at),
+        status.wake_ups,
+        status.consecutive_errors,
+        status.last_error,
+    )
+
+
+def place(dispatcher: DispatcherRecord) -> str:
+    """Give the machine and the process, as people name it."""
+    return f"{dispatcher.host}:{dispatcher.pid}"
+
+
+def plain(dispatcher: DispatcherRecord) -> dict[str, Any]:
+    """Give all there is about a dispatcher."""
+    return {**attrs.asdict(dispatcher), "state": dispatcher.state}
 
 
 async def show_status(storage: Any, output: Output) -> None:

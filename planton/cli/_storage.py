@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any
@@ -56,8 +57,10 @@ class StorageCommand(click.Command):
 
 def operation(
     name: str | None = None, *, create: bool = False, is_opened: bool = True
-) -> Callable[[Callable[..., Awaitable[None]]], click.Command]:
+) -> Callable[[Callable[..., Awaitable[int | None]]], click.Command]:
     """Make a command of an async function of the storage, the output and its own options.
+
+    What the function gives is the exit code.
 
     Args:
         name: Name of the command; that of the function if None.
@@ -65,19 +68,19 @@ def operation(
         is_opened: Whether the storage is to be opened around it.
     """
 
-    def decorate(function: Callable[..., Awaitable[None]]) -> click.Command:
+    def decorate(function: Callable[..., Awaitable[int | None]]) -> click.Command:
         @functools.wraps(function)
         def command(url: str | None, is_json: bool, **options: Any) -> None:
             from planton.cli._output import Output
 
-            async def operate() -> None:
+            async def operate() -> int | None:
                 storage = storage_at(_given(url), create=create)
                 output = Output(is_json=is_json)
                 async with storage if is_opened else nullcontext():
-                    await function(storage, output, **options)
+                    return await function(storage, output, **options)
 
             with reported():
-                trio.run(operate)
+                sys.exit(trio.run(operate) or 0)
 
         for option in (_json_option, _url_option):
             command = option(command)
@@ -109,7 +112,9 @@ async def check_known(storage: Any, task_name: str) -> None:
     Raises:
         Mistake: It says which are known.
     """
-    known = [each.task_name for each in await storage.stats()]
+    known = {each.task_name for each in await storage.stats()}
+    # A task that claims rows of the user's own has no row of its own as long as there are none.
+    known.update(each.status.name for each in await storage.decisions())
     if task_name not in known:
-        names = ", ".join(map(repr, known[:10])) or "none"
+        names = ", ".join(map(repr, sorted(known)[:10])) or "none"
         raise Mistake(f"the storage knows no task {task_name!r}; those it knows: {names}")

@@ -167,4 +167,4 @@ def test_an_empty_storage_has_no_tasks_yet(command):
     """In words, not an empty table."""
     command("migrate", URL)
 
-    assert "no tasks yet\n" == command("status", URL).stdout
+    assert "no tasks yet\n\nno dispatcher runs\n" == command("status", URL).stdout

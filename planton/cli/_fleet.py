@@ -1,0 +1,104 @@
+"""`planton explain` and `planton stop`: what dispatchers say, and that they end."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import click
+import trio
+
+from planton.abc import DispatcherRecord, TaskReport, TaskStats
+from planton.cli._exits import STILL_RUNNING
+from planton.cli._output import Output, ago, printable, span
+from planton.cli._status import place, plain
+
+_LOOK_EVERY = 0.25
+
+
+async def explain_task(storage: Any, output: Output, task_name: str) -> None:
+    """Tell why a task was or was not dispatched."""
+    tasks = [each for each in await storage.stats() if each.task_name == task_name]
+    reports = await storage.decisions(task_name)
+    dispatchers = {each.id: each for each in await storage.dispatchers()}
+    told = [each for each in reports if each.dispatcher_id in dispatchers]
+    if output.is_json:
+        by = {each.dispatcher_id: plain(dispatchers[each.dispatcher_id]) for each in told}
+        data = [{**attrs.asdict(each), "dispatcher": by[each.dispatcher_id]} for each in told]
+        output.tell("", task_name=task_name, storage=tasks[0] if tasks else None, reports=data)
+        return
+    for line in [line for each in tasks for line in _from_storage(each)]:
+        click.echo(line)
+    for each in told:
+        for line in _from_dispatcher(each, dispatchers[each.dispatcher_id]):
+            click.echo(printable(line))
+    if not told:
+        click.echo("no dispatcher that runs has this task")
+
+
+def _from_storage(task: TaskStats) -> Iterator[str]:
+    """Tell what is the same for all dispatchers."""
+    yield f"in the storage: {task.queued} queued, {task.running} running, {task.dead} dead"
+    if task.paused:
+        yield "  paused: nothing is claimed until `planton resume`"
+    if task.concurrency is not None:
+        yield f"  concurrency {task.concurrency}, whatever the code says"
+    if task.oldest_due_at is not None:
+        yield f"  the oldest has been due for {ago(task.oldest_due_at)}"
+
+
+def _from_dispatcher(report: TaskReport, dispatcher: DispatcherRecord) -> Iterator[str]:
+    status = report.status
+    yield f"{place(dispatcher)} ({dispatcher.state}), {ago(report.reported_at)} ago: " + ", ".join(
+        [
+            "overdue" if status.overdue else status.state,
+            f"{status.active if status.active is not None else '?'} of {status.concurrency} active",
+            *([f"wake-ups {status.wake_ups}"] if status.wake_ups else []),
+        ]
+    )
+    for each in report.decisions:
+        yield f"  {each}"
+    if status.last_error is not None:
+        yield f"  last error: {status.last_error}"
+
+
+async def stop_all(storage: Any, output: Output, timeout: float) -> int:
+    """Ask all dispatchers to terminate, and wait until they have; the exit code."""
+    asked = {each.id: each for each in await storage.dispatchers()}
+    lost = [each for each in asked.values() if each.state == "lost"]
+    await storage.request_stop(list(asked))
+    waited = {name: each for name, each in asked.items() if each not in lost}
+    if waited and not output.is_json:
+        click.echo(f"asked {_count(waited.values())} to stop", err=True)
+    with trio.move_on_after(timeout):
+        while await _still_there(storage, waited):  # noqa: ASYNC110  they are other processes
+            await trio.sleep(_LOOK_EVERY)
+    left = await _still_there(storage, waited)
+    stopped = [each for each in waited.values() if each.id not in {other.id for other in left}]
+    _tell(output, stopped, left, lost)
+    return STILL_RUNNING if left else 0
+
+
+async def _still_there(storage: Any, waited: dict[str, Any]) -> list[DispatcherRecord]:
+    return [each for each in await storage.dispatchers() if each.id in waited]
+
+
+def _tell(
+    output: Output,
+    stopped: list[DispatcherRecord],
+    left: list[DispatcherRecord],
+    lost: list[DispatcherRecord],
+) -> None:
+    if output.is_json:
+        found = {"stopped": stopped, "running": left, "lost": lost}
+        output.tell("", **{name: [plain(each) for each in some] for name, some in found.items()})
+        return
+    click.echo(f"{_count(stopped)} stopped")
+    for each in left:
+        click.echo(f"{place(each)} has not stopped; it was seen {span(each.silent_for)} ago")
+    for each in lost:
+        click.echo(f"{place(each)} has been silent for {span(each.silent_for)}: dead, most likely")
+
+
+def _count(dispatchers: Any) -> str:
+    count = len(dispatchers)
+    return f"{count} dispatcher{'' if count == 1 else 's'}"
