@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 
-import psutil
 import trio
 
 from planton import InstructionEvent, Planton
@@ -109,11 +108,10 @@ async def cost(path: str, tasks: int, rate: float, seconds: float) -> float:
             if rate:
                 nursery.start_soon(write, path, int(rate * seconds), rate, "other")
             await trio.sleep(2)
-            process = psutil.Process()
-            before, begun = process.cpu_times(), time.monotonic()
+            before, begun = time.process_time(), time.monotonic()
             await trio.sleep(seconds - 3)
-            after, elapsed = process.cpu_times(), time.monotonic() - begun
-    return (after.user + after.system - before.user - before.system) / elapsed
+            used, elapsed = time.process_time() - before, time.monotonic() - begun
+    return used / elapsed
 
 
 def show(name: str, seconds: list[float]) -> None:
