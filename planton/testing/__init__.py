@@ -7,6 +7,7 @@ from planton.testing._collector import EventCollector
 from planton.testing._conformance import StorageConformance
 from planton.testing._memory import MemoryStorage
 from planton.testing._memory_rows import Row, Transaction
+from planton.testing._simulate import SimulationError, SimulationReport, simulate
 
 __all__ = [
     "CallbackReport",
@@ -14,8 +15,11 @@ __all__ = [
     "Finding",
     "MemoryStorage",
     "Row",
+    "SimulationError",
+    "SimulationReport",
     "StorageConformance",
     "Transaction",
     "check_callbacks",
+    "simulate",
     "thread_aware",
 ]

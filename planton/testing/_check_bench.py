@@ -11,7 +11,7 @@ import trio
 from planton._callbacks import Callback
 from planton._entry import Entry
 from planton._errors import InvalidArgumentError, UnexpectedInstructionsError
-from planton._events import InstructionEvent
+from planton._events import InstructionEvent, make_instruction_event
 from planton._handover import claims_of
 from planton._task import Claim, GetActiveInstructions, ScheduleRequest, Task
 from planton.testing._check_report import Guarantee
@@ -191,13 +191,7 @@ class Bench:
         for claim in claims:
             if claim.instruction in self.held:
                 self.note("once", f"{claim.instruction!r} was returned again while it is active")
-            event = InstructionEvent(
-                task_name=who.entry.task.name,
-                instruction=claim.instruction,
-                receipt=claim.receipt,
-                payload=claim.payload,
-                delivery=claim.delivery,
-            )
+            event = make_instruction_event(who.entry.task.name, claim)
             self.held[claim.instruction] = event
             if self.deliver is not None:
                 await done(self.deliver(event))

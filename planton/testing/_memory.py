@@ -281,7 +281,7 @@ class MemoryStorage(MemoryOperations):
             for row in active:
                 change(transaction, row, now)
         if frees:
-            self._wake({row.task_name for row in active})
+            self._wake(dict.fromkeys(row.task_name for row in active))
         return Acknowledged.of(wanted, {str(row.receipt) for row in active})
 
 

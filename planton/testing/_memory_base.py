@@ -29,7 +29,8 @@ class MemoryBase:
         self.new_id: Callable[[], int] = itertools.count(1).__next__
         self._start = start
         self._zero: datetime | None = None
-        self._plantons: set[Planton] = set()
+        # In the order of their arrival: a simulation is to go the same way every time.
+        self._plantons: dict[Planton, None] = {}
         self._unlocked = trio.Event()
         self._task_locks: dict[str, trio.Lock] = {}
         self.registry = MemoryFleet(self.work, self.to_datetime)
@@ -58,12 +59,12 @@ class MemoryBase:
         self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Service for `Planton(services=[storage.serve])`: wakes a task when a slot frees up."""
-        self._plantons.add(planton)
+        self._plantons[planton] = None
         task_status.started()
         try:
             await keep_registered(planton, self.registry)
         finally:
-            self._plantons.discard(planton)
+            del self._plantons[planton]
 
     @asynccontextmanager
     async def transaction(self, lock: str | None = None) -> AsyncIterator[Transaction]:

@@ -1,0 +1,289 @@
+"""The simulation keeps its word on what is right, finds what is wrong, and plays it again."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planton import Claim, ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
+from planton.testing import MemoryStorage, SimulationError, simulate
+from planton.testing._simulate_ledger import Ledger
+from planton.testing._simulate_many import main
+from planton.testing._simulate_world import FAULTS
+
+SEEDS = 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**64))
+def test_a_fleet_keeps_its_word_whatever_goes_wrong(seed):
+    """Cap, leases, receipts, progress, wake-ups, grace."""
+    report = simulate(seed)
+
+    assert report.counts["ends"] >= 5
+
+
+def test_every_kind_of_fault_strikes():
+    """Within a few seeds, and nothing is broken."""
+    counts = [simulate(seed).counts for seed in range(40)]
+
+    assert {*FAULTS, "claims", "deliveries", "ends", "stale"} == set().union(*counts)
+
+
+def test_without_faults_nothing_goes_wrong():
+    """What is left is a fleet at work."""
+    report = simulate(1, faults=())
+
+    assert {"claims", "deliveries", "ends"} == {
+        name for name, count in report.counts.items() if count
+    }
+    assert report.duration > 300
+
+
+def test_a_seed_plays_the_same_in_every_process():
+    """Byte for byte, whatever the hash seed is."""
+    command = [sys.executable, "-m", "planton.testing", "simulate", "--seed", "3", "--trace"]
+    traces = [
+        subprocess.run(
+            command,
+            env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout.splitlines()
+        for hash_seed in (1, 2, 3)
+    ]
+
+    trace = "\n".join(simulate(3).trace).encode().splitlines()
+    assert [trace] * 3 == [lines[: len(trace)] for lines in traces]
+
+
+# What is wrong with these is what a simulation is for.
+
+
+class BreaksTheCap(MemoryStorage):
+    def queue_task(self, name, **options):
+        task = super().queue_task(name, **options)
+
+        async def schedule(request):
+            return await task.schedule(attrs.evolve(request, concurrency=request.concurrency + 1))
+
+        return attrs.evolve(task, schedule=schedule)
+
+
+class LocksNothing(MemoryStorage):
+    def transaction(self, lock=None):
+        return super().transaction()
+
+
+class KeepsClaimsForEver(MemoryStorage):
+    def queue_task(self, name, **options):
+        return super().queue_task(name, **{**options, "lease": 1e9})
+
+
+class RescuesLiveWork(MemoryStorage):
+    def queue_task(self, name, **options):
+        return super().queue_task(name, **{**options, "lease": 1.0})
+
+
+class LosesReleasedClaims(MemoryStorage):
+    async def _release_claims(self, claims):
+        names = {claim.instruction for claim in claims}
+        await super()._release_claims(claims)
+        for row in list(self.committed.values()):
+            if row.status == "pending" and row.instruction in names:
+                del self.committed[row.id]
+
+
+class ChecksNoReceipt(MemoryStorage):
+    """Ends whatever claim an instruction has now."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.names = {}
+
+    async def _report(self, receipts, change, **options):
+        for row in self.committed.values():
+            self.names.setdefault(row.receipt, row.key)
+        key = self.names.get(receipts)
+        current = [row.receipt for row in self.committed.values() if key == row.key and row.receipt]
+        done = await super()._report(current or receipts, change, **options)
+        return attrs.evolve(done, applied=(receipts,), stale=()) if done.applied else done
+
+
+class EndsNothing(MemoryStorage):
+    async def complete(self, receipts, result=None):
+        return await self.release(receipts)
+
+
+class WakesNobody(MemoryStorage):
+    def _wake(self, task_names):
+        pass
+
+
+class IgnoresWakeUpsDuringAttempts(Planton):
+    def _wake(self, entry):
+        if not entry.in_hand:
+            super()._wake(entry)
+
+
+class NeverPolls(Planton):
+    def register(self, task):
+        super().register(attrs.evolve(task, delay=lambda number: 1e9))
+
+
+class GivesUpOnErrors(Planton):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.on(ErrorEvent, lambda event: event.stage == "schedule" and self.pause(event.task_name))
+
+
+class DeliversTwice(Planton):
+    def on(self, event_type, listener=None):
+        if event_type is InstructionEvent:
+            super().on(event_type, listener)
+        return super().on(event_type, listener)
+
+
+class TakesItsTime(Planton):
+    def __init__(self, **options):
+        super().__init__(**{**options, "grace": 1000})
+
+
+class NeverTerminates(Planton):
+    async def terminate(self):
+        pass
+
+
+class Crashes(MemoryStorage):
+    async def enqueue(self, *arguments, **options):
+        raise ZeroDivisionError
+
+
+def as_option(mutation):
+    return {"planton" if issubclass(mutation, Planton) else "storage": mutation}
+
+
+@pytest.mark.parametrize(
+    ("mutation", "violation"),
+    (
+        (BreaksTheCap, "cap exceeded"),
+        (LocksNothing, "cap exceeded"),
+        (KeepsClaimsForEver, "no progress"),
+        (RescuesLiveWork, "claimed twice"),
+        (LosesReleasedClaims, "no progress"),
+        (ChecksNoReceipt, "late write applied"),
+        (EndsNothing, "claimed after its end"),
+        (WakesNobody, "a wake-up was lost"),
+        (IgnoresWakeUpsDuringAttempts, "a wake-up was lost"),
+        (NeverPolls, "no progress"),
+        (GivesUpOnErrors, "no progress"),
+        (DeliversTwice, "delivered twice"),
+        (TakesItsTime, "did not return within its grace"),
+        (NeverTerminates, "did not return within its grace"),
+        (Crashes, "ZeroDivisionError"),
+    ),
+)
+def test_what_is_broken_is_found(mutation, violation):
+    """Each promise can fail, within a few seeds."""
+    found = []
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, **as_option(mutation))
+        except SimulationError as error:
+            found.append(str(error))
+            if violation in error.violation:
+                break
+    else:
+        raise AssertionError(f"not found: {found}")
+
+    assert f"seed {seed}: " in found[-1]
+    assert f"python -m planton.testing simulate --seed {seed} --trace" in found[-1]
+
+
+@pytest.mark.parametrize("write", ("renewed", "given_back", "ended"))
+async def test_a_late_write_is_seen_whatever_it_writes(write):
+    """If it is acknowledged; and nothing is written into the books."""
+    problems = []
+    ledger = Ledger(problems.append, {"task": 1}, {"task": 10.0})
+    ledger.enqueued(("task", "a"), retries=0)
+    ledger.claimed("task", [Claim(instruction="a", receipt="new")], trio.current_time())
+    getattr(ledger, write)(("task", "a"), "old", *([0.0] if write == "renewed" else []))
+
+    assert ["late write applied"] == [problem.split(":")[0] for problem in problems]
+    assert "new" == ledger.held["task", "a"].receipt
+
+
+@pytest.mark.parametrize(
+    ("fault", "mutation"),
+    (
+        ("callback raises", GivesUpOnErrors),
+        ("callback hangs", GivesUpOnErrors),
+        ("answer is lost", KeepsClaimsForEver),
+        ("node dies after its claim", KeepsClaimsForEver),
+        ("node dies", KeepsClaimsForEver),
+        ("wake-up is lost", NeverPolls),
+        ("clock is skewed", ChecksNoReceipt),
+        ("storage refuses", GivesUpOnErrors),
+        ("storage is slow", LocksNothing),
+        ("listener raises", LosesReleasedClaims),
+        ("listener is slow", TakesItsTime),
+        ("consumer dies", KeepsClaimsForEver),
+        ("consumer is late", ChecksNoReceipt),
+    ),
+)
+def test_every_fault_finds_what_is_not_found_without_it(fault, mutation):
+    """With it alone a seed breaks that passes with none."""
+    assert fault in FAULTS
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, faults=(), **as_option(mutation))
+        except SimulationError:
+            continue
+        try:
+            simulate(seed, faults=(fault,), **as_option(mutation))
+        except SimulationError:
+            break
+    else:
+        raise AssertionError("finds nothing")
+
+
+@pytest.mark.parametrize(
+    ("seed", "options", "argument"),
+    ((-1, {}, "seed"), (1.5, {}, "seed"), (1, {"faults": ["bad luck"]}, "faults")),
+)
+def test_what_cannot_be_used_is_refused(seed, options, argument):
+    """Before anything happens."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        simulate(seed, **options)
+
+    assert argument == caught.value.argument
+
+
+def test_the_command_runs_many_seeds_in_several_processes(capsys):
+    """And counts what happened."""
+    assert 0 == main(["simulate", "--seeds", "21", "--processes", "2"])
+    assert "21 seeds, 0 broken" in capsys.readouterr().out
+
+
+def test_the_command_shows_what_is_broken(capsys, monkeypatch):
+    """And goes on."""
+    monkeypatch.setattr(MemoryStorage, "_wake", WakesNobody._wake)
+
+    assert 1 == main(["simulate", "--seed", "7", "--seeds", "2", "--processes", "1"])
+    out = capsys.readouterr().out
+    assert "seed 7: a wake-up was lost" in out
+    assert "2 seeds, 2 broken" in out
+
+
+def test_an_error_comes_back_whole_from_another_process():
+    """Pickled and read again."""
+    error = pickle.loads(pickle.dumps(SimulationError(7, "cap exceeded", ["0 a line"])))
+
+    assert (7, "cap exceeded", ("0 a line",)) == (error.seed, error.violation, error.trace)
