@@ -140,7 +140,10 @@ class World:
         await trio.sleep(IDLE_TIME)
         for number in range(100, 100 + self.rng.randint(1, 6)):
             await trio.sleep(self.rng.uniform(0, 1))
-            await self._produce(number, 0)
+            for node in self.nodes:
+                node.planton.wake()
+            # While those attempts are in hand: some have looked already when this is committed.
+            await self._produce(number, self.rng.uniform(0, self._latency))
         await self._settle(PROBE_TIME, "a wake-up was lost although nothing went wrong")
         self.is_closing = True
 

@@ -274,11 +274,11 @@ def test_the_command_runs_many_seeds_in_several_processes(capsys):
 
 def test_the_command_shows_what_is_broken(capsys, monkeypatch):
     """And goes on."""
-    monkeypatch.setattr(MemoryStorage, "_wake", WakesNobody._wake)
+    monkeypatch.setattr(MemoryStorage, "enqueue", Crashes.enqueue)
 
     assert 1 == main(["simulate", "--seed", "7", "--seeds", "2", "--processes", "1"])
     out = capsys.readouterr().out
-    assert "seed 7: a wake-up was lost" in out
+    assert "seed 7: something raised" in out
     assert "2 seeds, 2 broken" in out
 
 
