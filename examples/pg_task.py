@@ -11,7 +11,7 @@
 | update pg_task set error = null | `storage.retry("Greeter")`, or `planton retry` in a shell |
 | Worker::new(db).run(), for itself | `planton.run()`: the concurrency is that of all workers |
 | a worker that starts frees all running rows | it takes only those whose lease is over |
-| pg_notify('pg_task_changed', 'stop_worker') | UPDATE planton_dispatcher, or `storage.request_stop()` |
+| pg_notify(…, 'stop_worker') | UPDATE planton_dispatcher, or `storage.request_stop()` |
 
 To install: pip install 'planton[sqlite,executor]', or [postgres,executor]
 To run: python examples/pg_task.py [tasks.db | postgresql://user@host/database]
