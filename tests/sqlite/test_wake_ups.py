@@ -12,7 +12,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trio
 
-from planton import AttemptEvent, ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
+from planton import (
+    AttemptEvent,
+    ErrorEvent,
+    InstructionEvent,
+    InvalidArgumentError,
+    Planton,
+    ScheduleRequest,
+)
 from planton.hosting import start_in_thread
 from planton.testing import EventCollector
 from planton_sqlite import SQLiteStorage, _watch, _watch_ears
@@ -205,6 +212,18 @@ async def test_an_expired_lease_is_noticed_although_the_task_rests(storage, rows
         assert [1, 2] == [event.delivery for event in seen.of(InstructionEvent)]
 
 
+async def test_the_end_of_a_lease_is_a_next_time(storage):
+    """Sooner than the delay, and known exactly."""
+    await storage.enqueue("task", "a")
+    task = storage.queue_task("task", delay=60, lease=5)
+    request = ScheduleRequest(
+        task_name="task", active_instructions=(), concurrency=1, limit=1, attempt_number=0
+    )
+
+    assert 1 == len((await task.schedule(request)).claims)
+    assert 0 < (await task.schedule(request)).next_in <= 5
+
+
 async def test_with_nothing_to_do_a_hundred_tasks_make_one_statement_a_second_at_most(
     path, monkeypatch
 ):
@@ -356,20 +375,27 @@ class Deaf(_watch_ears.Clock):
 
     longest = 2.0
     hears = True
+    dismissed = 0
 
     def __init__(self, path):
         super().__init__()
+
+    def close(self):
+        Deaf.dismissed += 1
 
 
 async def test_ears_that_hear_nothing_are_found_out(storage, rows, monkeypatch):
     """The first commit is found late, the next ones by the clock."""
     monkeypatch.setattr(_watch_ears, "best_ears", Deaf)
     monkeypatch.setattr(_watch, "DEAF_AFTER", 0.5)
+    monkeypatch.setattr(Deaf, "dismissed", 0)
     async with running(storage, storage.queue_task("task", delay=60, concurrency=9)) as (_, seen):
         await trio.sleep(1.5)
         for name in "abc":
             rows("INSERT INTO planton_pending (task_name, instruction) VALUES ('task', ?)", name)
             await until(lambda name=name: name in seen.instructions)
+
+        assert Deaf.dismissed > 0
 
 
 async def test_where_the_kernel_refuses_the_clock_takes_over_until_it_does_not(
