@@ -174,7 +174,7 @@ class Listener:
 
     async def _hear(self, connection: Connection, channel: str) -> None:
         """Wait for a notification, or for the time to do something else."""
-        with trio.move_on_after(self._freed_in() if self._freed else SILENCE):
+        with trio.move_on_after(max(0.0, self._freed_in()) if self._freed else SILENCE):
             notify = await connection.next_notify()
             if notify.pid not in self._database.pids:  # else they were woken when it was done
                 self._take(*heard(notify.payload))

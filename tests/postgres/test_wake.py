@@ -1,5 +1,6 @@
 """Wake-ups: what others change is attempted at once, and where nothing is heard it is polled."""
 
+import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from planton import (
     AttemptEvent,
+    ErrorEvent,
     InstructionEvent,
     InvalidArgumentError,
     Planton,
@@ -132,6 +134,29 @@ async def test_many_slots_that_are_freed_elsewhere_share_attempts(storage, other
         await until(lambda: len(instructions(seen)) == 100)
 
         assert attempts(seen) - before < 90
+
+
+async def test_a_pause_that_is_over_before_it_begins_is_none(storage, observer, monkeypatch):
+    """The loop may stand still when a freed slot is about to be told of."""
+    monkeypatch.setattr(_wake, "PAUSE", 0.2)
+
+    class Blocking(Planton):
+        def wake(self, name=None):
+            if name == "blocking":
+                time.sleep(0.3)
+            super().wake(name)
+
+    tasks = [storage.queue_task(name, delay=3600) for name in ("one", "two", "blocking")]
+    planton = Blocking(tasks=tasks, services=[storage.serve])
+    seen = EventCollector(planton)
+    heard = "SELECT pg_notify(planton_channel(), each) FROM unnest(%s::text[]) AS each"
+    payloads = ['["slot", ["one"]]', '["slot", ["two"]]', '["pending", ["blocking"]]']
+    async with planton:
+        await until(lambda: state(planton) == "live" and attempts(seen) >= 3)
+        await observer.execute(heard, (payloads,))
+        await until(lambda: attempts(seen) >= 6)
+
+    assert [] == seen.of(ErrorEvent)
 
 
 async def test_settings_that_are_changed_elsewhere_are_heeded_at_once(storage, other):
