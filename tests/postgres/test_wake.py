@@ -159,6 +159,19 @@ async def test_a_pause_that_is_over_before_it_begins_is_none(storage, observer, 
     assert [] == seen.of(ErrorEvent)
 
 
+async def test_slots_that_are_freed_soon_after_each_other_wait_for_a_moment(storage, monkeypatch):
+    """The first wakes at once, all that follow within the pause together at its end."""
+    monkeypatch.setattr(_wake, "PAUSE", 60.0)
+    woken = []
+    listener = _wake.Listener(storage._database, storage.conninfo, woken.append, woken.append)
+    for name in "abca":
+        listener._take("slot", [name])
+    listener._take("due", ["d"])
+    listener._wake_freed()
+
+    assert [{"a"}, ["d"], {"a", "b", "c"}] == woken
+
+
 async def test_settings_that_are_changed_elsewhere_are_heeded_at_once(storage, other):
     """A pause that ends, a cap that is raised."""
     await other.pause("task")
@@ -233,6 +246,16 @@ async def test_many_names_wake_all_tasks(storage, observer):
             [[task.name for task in tasks]],
         )
         await until(lambda: len(instructions(seen)) == 60)
+
+
+async def test_a_notification_that_is_not_understood_wakes_all_tasks(storage, observer):
+    """Of a later version, or by hand."""
+    tasks = [storage.queue_task(name, delay=3600) for name in "ab"]
+    async with running(storage, *tasks) as (_, seen):
+        for payload in ("", "all", "5", '["later", null, 1]'):
+            before = attempts(seen)
+            await observer.execute("SELECT pg_notify(planton_channel(), %s)", [payload])
+            await until(lambda before=before: attempts(seen) >= before + 2)
 
 
 async def test_notifications_can_be_turned_off(storage, observer):
