@@ -205,7 +205,8 @@ class Storage(Protocol):
     # while `serve` would wake it for a change of another process, else "polling", or None where
     # there are no such changes. All of them, in one transaction
     # that serialises per task: nothing if paused; claims whose lease expired change hands (they
-    # hold their slots already), or end as dead if their deliveries are used up; room is what is
+    # hold their slots already), or end as dead if their deliveries are used up, or go back to the
+    # queue if this dispatcher does not offer their tags or has another key; room is what is
     # left of min(limit, concurrency or its override - active); due rows of the queue; then the
     # source's own. One instruction of a task is never active twice.
     #

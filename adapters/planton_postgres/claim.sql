@@ -160,15 +160,46 @@ expired AS MATERIALIZED (
         WHERE active.task_name = asked.task_name
           AND active.lease_expires_at <= (SELECT now FROM clock)
           AND asked.active > asked.live  -- or there are none, and no need to read them again
+          AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
         ORDER BY active.lease_expires_at, active.receipt
         LIMIT greatest(0, least(asked."limit", asked.most - asked.live))
         FOR UPDATE SKIP LOCKED
     ) AS expired
 ),
-used_up AS (
+-- Those that this dispatcher does not offer to take go back to the queue, for those that do: here
+-- they would hold their slots until such a one comes.
+not_offered AS MATERIALIZED (
+    SELECT not_offered.receipt
+    FROM asked CROSS JOIN LATERAL (
+        SELECT active.receipt
+        FROM planton_active AS active
+        WHERE active.task_name = asked.task_name
+          AND active.lease_expires_at <= (SELECT now FROM clock)
+          AND asked.active > asked.live
+          AND NOT (active.instruction LIKE asked.key AND active.tags <@ asked.tags)
+        FOR UPDATE SKIP LOCKED
+    ) AS not_offered
+),
+off AS (
     DELETE FROM planton_active
-    WHERE receipt = ANY (ARRAY(SELECT expired.receipt FROM expired WHERE expired.is_used_up))
+    WHERE receipt = ANY (ARRAY(
+        SELECT expired.receipt FROM expired WHERE expired.is_used_up
+        UNION ALL SELECT not_offered.receipt FROM not_offered
+    ))
     RETURNING *
+),
+used_up AS MATERIALIZED (
+    SELECT * FROM off WHERE off.receipt NOT IN (SELECT not_offered.receipt FROM not_offered)
+),
+rolled_back AS (
+    INSERT INTO planton_pending (
+        task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+        given_back, created_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+           given_back, created_at
+    FROM off WHERE off.receipt IN (SELECT not_offered.receipt FROM not_offered)
+    ON CONFLICT (task_name, instruction) DO NOTHING
 ),
 taken_over AS (
     UPDATE planton_active AS active
@@ -189,7 +220,7 @@ counted AS MATERIALIZED (
                    SELECT count(*) FROM taken_over WHERE taken_over.task_name = asked.task_name
                ),
                asked.most - asked.active + (
-                   SELECT count(*) FROM used_up WHERE used_up.task_name = asked.task_name
+                   SELECT count(*) FROM off WHERE off.task_name = asked.task_name
                )
            )) AS room
     FROM asked

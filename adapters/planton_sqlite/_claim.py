@@ -194,12 +194,18 @@ class _Claiming:
         return min(self.request.limit - len(self.claims), concurrency - self.state.active)
 
     def _rescue(self) -> None:
-        """Bury what was handed out too often, hand out again what else expired."""
+        """Bury what was handed out too often, hand out again what else expired.
+
+        What this dispatcher does not offer goes back to those that do.
+        """
         self.state.active -= self.state.expired
         if self.rule.deliveries is not None:
             parameters = {"deliveries": self.rule.deliveries, "is_kept": self.rule.is_kept}
             self._execute("bury", **parameters)
             self.state.expired -= self._execute("forget_buried", **parameters).rowcount
+        offered = {"key": self.rule.key, "tags": self.rule.tags}
+        self._execute("roll_back", **offered)
+        self.state.expired -= self._execute("forget_rolled_back", **offered).rowcount
         if self.room > 0:
             self._claimed(self._execute("take_over", limit=self.room).fetchall())
         # Those for which there is no room hold their slots all the same.

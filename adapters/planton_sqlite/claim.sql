@@ -39,6 +39,34 @@ WHERE task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliv
 DELETE FROM planton_active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliveries;
 
+-- name: roll_back
+-- Claims whose lease expired and that this dispatcher does not offer to take: those that do find
+-- them in the queue. Left here they would hold their slots until such a one comes.
+INSERT INTO planton_pending (
+    task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+    given_back, created_at, run_at
+)
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
+    given_back, created_at, :now
+FROM planton_active AS active
+WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
+    instruction GLOB :key AND (tags = '[]' OR NOT EXISTS (
+        SELECT 1 FROM json_each(active.tags) AS tag
+        WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
+    ))
+)
+ORDER BY lease_expires_at
+ON CONFLICT (task_name, instruction) DO NOTHING;
+
+-- name: forget_rolled_back
+DELETE FROM planton_active AS active
+WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
+    instruction GLOB :key AND (tags = '[]' OR NOT EXISTS (
+        SELECT 1 FROM json_each(active.tags) AS tag
+        WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
+    ))
+);
+
 -- name: take_over
 -- Claims whose lease expired already hold their slots: they change hands.
 UPDATE planton_active

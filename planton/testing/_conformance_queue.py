@@ -142,6 +142,24 @@ class QueuePromises(Hooks):
 
         assert ["none", "gpu", "both"] == names(await claim(task))
 
+    async def test_work_of_a_dead_consumer_goes_to_those_that_offer_it(
+        self, storage: Any, other: Any
+    ) -> None:
+        """Whoever notices does not take what it has no tags or no key for, and frees the slots."""
+        await enqueue(storage, "task", "a:1", tags=["gpu"])
+        await enqueue(storage, "task", "b:1", "a:2")
+        able = storage.queue_task("task", tags=["gpu"], concurrency=3, lease=10)
+        await claim(able)
+        await self.advance(storage, 11)
+        await enqueue(storage, "task", "a:3", "a:4")
+        unable = other.queue_task("task", key="a:%", concurrency=3)
+
+        assert ["a:2", "a:3", "a:4"] == names(await claim(unable))
+        assert [("a:1", "queued"), ("b:1", "queued")] == [
+            each for each in await statuses(storage) if each[1] == "queued"
+        ]
+        assert 1 == (await record(storage, "a:1")).delivery
+
     async def test_a_task_that_offers_no_tags_gets_what_needs_none(self, storage: Any) -> None:
         """Tags ask for something special."""
         await enqueue(storage, "task", "gpu", tags=["gpu"])

@@ -81,7 +81,10 @@ class Claiming:
         return min(self.request.limit - len(self.claims), concurrency - active)
 
     def _rescue(self) -> None:
-        """Bury what was handed out too often, hand out again what else expired."""
+        """Bury what was handed out too often, hand out again what else expired.
+
+        What this dispatcher does not offer goes back to those that do.
+        """
         active = self._active()
         expired = self.transaction.unlocked(row for row in active if row.is_expired(self.now))
         most = self.rule.deliveries
@@ -89,7 +92,11 @@ class Claiming:
             if most is not None and row.delivery >= most:
                 self.transaction.write(_buried(row, self.now))
         left = [row for row in expired if most is None or row.delivery < most]
-        self._hand_out(left, self._room(len(active) - len(expired)))
+        for row in left:
+            if not self.rule.wants(row):
+                self.transaction.requeue(row.left("pending", run_at=self.now))
+        wanted = [row for row in left if self.rule.wants(row)]
+        self._hand_out(wanted, self._room(len(active) - len(expired)))
 
     def _take_pending(self) -> None:
         taken = {row.instruction for row in self._active()}
