@@ -1,4 +1,4 @@
-"""What every storage does alike: looks at its arguments, and reckons the times of cron tasks.
+"""What every storage does alike: looks at its arguments.
 
 Pure. Storages get it from `planton.abc`.
 """
@@ -6,20 +6,14 @@ Pure. Storages get it from `planton.abc`.
 import json
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any, Literal, Self, TypeAlias, get_args
+from datetime import datetime
+from typing import Any, Self
 
 import attrs
 
-from planton import delays
-from planton._calendar import Gap, to_instant
+from planton._calendar import to_instant
 from planton._errors import InvalidArgumentError
 from planton._task import is_int
-
-Misfire: TypeAlias = Literal["skip", "once", "all"]
-# A time that is later than this was missed: nobody was there, or there was no slot.
-MISSED = timedelta(minutes=1)
-TICK = datetime.resolution
 
 
 def to_name(task_name: object) -> str:
@@ -187,76 +181,3 @@ class AdvanceReport:
             retries=to_count("retries", retries),
             delay=None if run_in is None else to_number("run_in", run_in),
         )
-
-
-@attrs.frozen
-class TimeTable:
-    """The fire times of a cron task.
-
-    Attributes:
-        key: Changes when the times do; stored beside the next time.
-        delay: Knows the times.
-        misfire: What becomes of those that were missed.
-    """
-
-    key: str
-    delay: delays.CalendarDelay
-    misfire: Misfire
-
-    @classmethod
-    def of(
-        cls,
-        expression: str,
-        *,
-        timezone: str,
-        misfire: Misfire,
-        fold: Literal["auto", "first", "second", "both"] = "auto",
-        gap: Gap = "forward",
-    ) -> Self:
-        """Read what `cron_task` was given, or raise `InvalidArgumentError`."""
-        if misfire not in get_args(Misfire):
-            remedy = f"give one of {', '.join(get_args(Misfire))}"
-            raise InvalidArgumentError("misfire", misfire, remedy)
-        delay = delays.cron(expression, timezone, fold, gap)
-        return cls(json.dumps([expression, str(timezone), fold, gap]), delay, misfire)
-
-    def claimable(
-        self, next_at: datetime, now: datetime, room: int
-    ) -> tuple[list[datetime], datetime]:
-        """Give the times to dispatch, `room` at the most, and the next time to keep.
-
-        Args:
-            next_at: The next time that is kept.
-            now: The time by the storage's clock.
-            room: How many may be claimed; with none nothing changes.
-        """
-        if room <= 0 or next_at > now:
-            return [], next_at
-        first = self._first_wanted(next_at, now - MISSED)
-        times: list[datetime] = []
-        while first <= now and len(times) < room:
-            times.append(first)
-            first = self.delay.next_after(first)
-        return times, first
-
-    def _first_wanted(self, next_at: datetime, missed: datetime) -> datetime:
-        """Pass over missed times, those before `missed`, that the policy leaves out."""
-        if self.misfire == "all" or next_at >= missed:
-            return next_at
-        if self.misfire == "skip":
-            return self.delay.next_after(missed - TICK)
-        return self._last_before(next_at, missed)
-
-    def _last_before(self, first: datetime, end: datetime) -> datetime:
-        """Give the last time before `end`; `first` is one."""
-        # Times cannot be counted back: look ahead from further and further before the end.
-        step = timedelta(minutes=1)
-        while end - step > first:
-            found = self.delay.next_after(end - step)
-            if found < end:
-                first = found
-                break
-            step *= 4
-        while (following := self.delay.next_after(first)) < end:
-            first = following
-        return first

@@ -26,9 +26,7 @@ from planton._planton import Planton
 from planton._storing import (
     AdvanceReport,
     FailureReport,
-    Misfire,
     NewInstruction,
-    TimeTable,
     to_count,
     to_json,
     to_lease,
@@ -37,6 +35,7 @@ from planton._storing import (
     to_strings,
 )
 from planton._task import Claim, Task
+from planton._time_table import FireTimes, KeptTime, Misfire, TimeTable
 
 __all__ = [
     "FORGOTTEN_AFTER",
@@ -46,7 +45,9 @@ __all__ = [
     "Answer",
     "DispatcherRecord",
     "FailureReport",
+    "FireTimes",
     "InstructionRecord",
+    "KeptTime",
     "Misfire",
     "NewInstruction",
     "Registration",
@@ -254,8 +255,15 @@ class Storage(Protocol):
 
         The instruction is the time in ISO 8601, in UTC. The next time is kept in the storage; a
         time that was missed by more than a minute is, with `misfire`, skipped, or the last of
-        them dispatched once, or all of them. `fold` and `gap` are as for `delays.cron`. A task
-        whose expression or zone was changed begins its time table anew, from now.
+        them dispatched once, or all of them. `fold` and `gap` are as for `delays.cron`.
+
+        A next time is kept for each time table that a task has, which `TimeTable.fires` reckons
+        with: while processes of one task have different expressions, zones or policies, as in a
+        rolling deploy, the times of all of them are dispatched, one that they share once, and
+        none is lost because another began. A new one begins with the first time after now, or
+        with one that has come and that another has left undispatched, if it is its own, too.
+        The times of one that nobody has any more are not dispatched. A time that is active,
+        queued or in the history is not dispatched again.
         """
 
     async def serve(

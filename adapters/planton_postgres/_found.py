@@ -2,23 +2,18 @@
 
 import math
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import attrs
 
 from planton import Claim
+from planton.abc import KeptTime
 from planton_postgres._driver import full_jitter
 
 # Nothing is compared with it: this machine's own time would be a mistake if it was.
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
-
-@attrs.frozen
-class Fire:
-    """The next time of a time table; when it is done, the one after it."""
-
-    at: datetime
-    is_done: bool
+Fire: TypeAlias = KeptTime
 
 
 @attrs.define

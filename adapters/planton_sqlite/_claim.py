@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from planton import Batch, Claim, ScheduleRequest
-from planton.abc import TimeTable
+from planton.abc import KeptTime, TimeTable
 from planton_sqlite._source import Source
 from planton_sqlite._statements import CLAIM
 
@@ -73,7 +73,7 @@ class State:
     is_paused: bool
     concurrency: int | None
     next_fire_at: float | None
-    cron: str | None
+    is_fire_done: int | None
     active: int
     expired: int
     first_run_at: float | None
@@ -127,7 +127,9 @@ class _Claiming:
     def of(
         cls, connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule
     ) -> "_Claiming":
-        row = connection.execute(CLAIM["state"], {"task_name": request.task_name}).fetchone()
+        key = None if rule.times is None else rule.times.key
+        parameters = {"task_name": request.task_name, "cron": key}
+        row = connection.execute(CLAIM["state"], parameters).fetchone()
         return cls(connection, request, rule, State(*row))
 
     def look(self) -> Batch | None:
@@ -167,9 +169,11 @@ class _Claiming:
         return any(time is not None and time <= self.state.now for time in times)
 
     def _kept_fire_at(self) -> float | None:
-        """Give the next fire time if it was reckoned by the present expression."""
-        is_ours = self.rule.times is not None and self.state.cron == self.rule.times.key
-        return self.state.next_fire_at if is_ours else None
+        """Give the next fire time; None if none is kept of this time table."""
+        times, kept = self.rule.times, self.state.next_fire_at
+        if times is None or kept is None or not self.state.is_fire_done:
+            return kept
+        return times.following(KeptTime(_to_datetime(kept), True)).timestamp()
 
     def run(self) -> Batch:
         active = self.state.active
@@ -235,19 +239,18 @@ class _Claiming:
         self._claimed(sorted(rows, key=lambda row: place[row[0]]))
 
     def _take_times(self, times: TimeTable) -> None:
-        now = _to_datetime(self.state.now)
-        kept = self.state.next_fire_at
-        if kept is None or self.state.cron != times.key:
-            kept = times.delay.next_after(now).timestamp()
-            self._keep_next_fire(kept, times)
-        fired, next_at = times.claimable(_to_datetime(kept), now, self.room)
-        self._record([time.isoformat() for time in fired])
-        if next_at.timestamp() != kept:
-            self._keep_next_fire(next_at.timestamp(), times)
-        self.next_times.append(next_at.timestamp())
-
-    def _keep_next_fire(self, next_fire_at: float, times: TimeTable) -> None:
-        self._execute("keep_next_fire", next_fire_at=next_fire_at, cron=times.key)
+        rows = self._execute("fires").fetchall()
+        kept = {key: KeptTime(_to_datetime(at), bool(is_done)) for key, at, is_done in rows}
+        fires = times.fires(kept, _to_datetime(self.state.now), self.room)
+        due = [time.astimezone(UTC) for time in fires.due]
+        self._record([time.isoformat() for time in due], since=min(due, default=None))
+        next_fire_at = fires.next_at.timestamp()
+        if kept.get(times.key) != KeptTime(fires.next_at):
+            self._execute("keep_next_fire", key=times.key, next_fire_at=next_fire_at)
+        for statement, keys in (("fires_done", fires.shared), ("forget_fires", fires.gone)):
+            if keys:
+                self._execute(statement, keys=json.dumps(keys))
+        self.next_times.append(next_fire_at)
 
     def _take_from(self, source: Source) -> None:
         active = active_instructions(self.connection, self.request.task_name)
@@ -280,10 +283,21 @@ class _Claiming:
                 return
             limit = min(limit * 32, most)
 
-    def _record(self, instructions: Sequence[str], *, is_select: bool = False) -> set[str]:
+    def _record(
+        self,
+        instructions: Sequence[str],
+        *,
+        is_select: bool = False,
+        since: datetime | None = None,
+    ) -> set[str]:
         if not instructions:
             return set()
-        options = {"retries": self.rule.retries, "limit": self.room, "is_select": is_select}
+        options: dict[str, Any] = {
+            "retries": self.rule.retries,
+            "limit": self.room,
+            "is_select": is_select,
+            "since": None if since is None else since.timestamp(),
+        }
         rows = self._execute("record", instructions=json.dumps(instructions), **options).fetchall()
         place = {instruction: index for index, instruction in enumerate(instructions)}
         self._claimed(sorted(rows, key=lambda row: place[row[0]]))

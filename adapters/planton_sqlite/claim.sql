@@ -6,8 +6,8 @@ SELECT
     clock.now,
     task.paused_at IS NOT NULL AS is_paused,
     task.concurrency,
-    task.next_fire_at,
-    task.cron,
+    cron.next_fire_at,
+    cron.is_done,
     (SELECT count(*) FROM planton_active WHERE task_name = :task_name) AS active,
     (
         SELECT count(*) FROM planton_active
@@ -19,7 +19,8 @@ SELECT
     ) AS lease_expires_at,
     coalesce(task.changes, 0) AS changes
 FROM (SELECT (julianday('now') - 2440587.5) * 86400.0 AS now) AS clock
-LEFT JOIN planton_task AS task ON task.task_name = :task_name;
+LEFT JOIN planton_task AS task ON task.task_name = :task_name
+LEFT JOIN planton_cron AS cron ON cron.task_name = :task_name AND cron.key = :cron;
 
 -- name: active
 SELECT instruction FROM planton_active WHERE task_name = :task_name;
@@ -118,7 +119,8 @@ SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name),
 -- name: record
 -- What the user's own statement gave, or the times of a cron task. One is active already, or
 -- waits for a retry, when a plain SELECT finds its row again: it is not claimed a second time.
--- Nor is one that failed for good: it would be claimed again at once, before all others.
+-- Nor is one that failed for good: it would be claimed again at once, before all others. A time
+-- fires once, however it ended: which it can only have done since it came.
 INSERT INTO planton_active (
     receipt, task_name, instruction, retries, delivery, created_at, claimed_at, lease,
     lease_expires_at
@@ -132,7 +134,10 @@ WHERE NOT EXISTS (
 ) AND NOT (:is_select AND EXISTS (
     SELECT 1 FROM planton_ended
     WHERE task_name = :task_name AND instruction = found.value AND status <> 'succeeded'
-))
+)) AND NOT EXISTS (
+    SELECT 1 FROM planton_ended
+    WHERE ended_at >= :since AND task_name = :task_name AND instruction = found.value
+)
 ORDER BY found.key LIMIT :limit
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING instruction, receipt, payload, delivery, lease, timeout;
@@ -149,6 +154,17 @@ ON CONFLICT (task_name, instruction) DO NOTHING;
 -- name: keep_changes
 UPDATE planton_task SET changes = :changes WHERE task_name = :task_name AND changes <> :changes;
 
+-- name: fires
+SELECT key, next_fire_at, is_done FROM planton_cron WHERE task_name = :task_name;
+
 -- name: keep_next_fire
-INSERT INTO planton_task (task_name, next_fire_at, cron) VALUES (:task_name, :next_fire_at, :cron)
-ON CONFLICT (task_name) DO UPDATE SET next_fire_at = excluded.next_fire_at, cron = excluded.cron;
+INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (:task_name, :key, :next_fire_at)
+ON CONFLICT (task_name, key) DO UPDATE SET next_fire_at = excluded.next_fire_at, is_done = 0;
+
+-- name: fires_done
+UPDATE planton_cron SET is_done = 1
+WHERE task_name = :task_name AND key IN (SELECT value FROM json_each(:keys));
+
+-- name: forget_fires
+DELETE FROM planton_cron
+WHERE task_name = :task_name AND key IN (SELECT value FROM json_each(:keys));

@@ -4,6 +4,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+from planton._task import Task
 from planton.testing._conformance_base import (
     Hooks,
     attempt,
@@ -21,6 +22,29 @@ async def hourly(storage: Any) -> tuple[datetime, str]:
     """Give a whole second half an hour from now, and the expression that fires hourly from it."""
     first = (await clock(storage)).replace(microsecond=0) + timedelta(minutes=30)
     return first, f"{first.second} {first.minute} * * * *"
+
+
+async def versions(
+    storage: Any, other: Any, *minutes: tuple[int, ...], name: str = "cron"
+) -> tuple[Task, Task]:
+    """Give the task of an old and of a new version of a program, in two processes.
+
+    Args:
+        storage: Of the old one.
+        other: Of the new one.
+        minutes: From now until the first times of each; all of them come again hourly.
+        name: Of the task.
+    """
+    now = (await clock(storage)).replace(microsecond=0)
+
+    def task_of(each: Any, minutes: tuple[int, ...]) -> Task:
+        marks = ",".join(str((now + timedelta(minutes=each)).minute) for each in minutes)
+        expression = f"{now.second} {marks} * * * *"
+        options = {"misfire": "all", "concurrency": 9, "lease": 1e6}
+        made: Task = each.cron_task(name, expression, **options)
+        return made
+
+    return task_of(storage, minutes[0]), task_of(other, minutes[1])
 
 
 async def last_before_now(storage: Any, first: datetime) -> datetime:
@@ -136,6 +160,78 @@ class CronPromises(Hooks):
         await self.advance(storage, 3600)
 
         assert 1 == len(await claim(task))
+
+    async def test_two_versions_side_by_side_lose_nothing(self, storage: Any, other: Any) -> None:
+        """Each has its next time, whatever the other does meanwhile."""
+        old, new = await versions(storage, other, (30,), (50,))
+        for task in (old, new, old, new):
+            assert [] == await claim(task)
+        await self.advance(storage, 3600)
+        earlier, later = [await claim(task) for task in (old, new)]
+
+        assert 1 == len(earlier) == len(later)
+        assert timedelta(minutes=20) == times(later)[0] - times(earlier)[0]
+        assert [] == await claim(old) + await claim(new)
+
+    async def test_a_time_of_two_versions_is_dispatched_once(
+        self, storage: Any, other: Any
+    ) -> None:
+        """By whichever comes first, in time and late; the times of one only by that one."""
+        old, new = await versions(storage, other, (30,), (30, 50))
+        await claim(old)
+        await claim(new)
+        await self.advance(storage, 1800)
+        (shared,) = await claim(old)
+
+        assert [] == await claim(new)
+        await self.advance(storage, 3600)
+        alone, both = names(await claim(new))
+        assert 3 == len({shared.instruction, alone, both})
+        assert [] == await claim(old)
+
+    async def test_a_time_that_was_dispatched_is_not_dispatched_again(
+        self, storage: Any, other: Any
+    ) -> None:
+        """After a version that had it, too, was away: however it ended."""
+        old, new = await versions(storage, other, (30,), (30, 50))
+        await claim(old)
+        await claim(new)
+        await self.advance(storage, 1800)
+        await storage.complete([str(each.receipt) for each in await claim(new)])
+        await self.advance(storage, 3600)
+        claimed = await claim(new)
+
+        assert 2 == len(claimed)
+        await storage.complete([str(each.receipt) for each in claimed])
+        assert [] == await claim(old)
+
+    async def test_a_new_version_takes_over_what_the_old_one_left(
+        self, storage: Any, other: Any
+    ) -> None:
+        """A time that had come when the old one was stopped, if it is a time of the new one."""
+        old, heir = await versions(storage, other, (30,), (10, 30))
+        gone, stranger = await versions(storage, other, (30,), (10,), name="strange")
+        await claim(old)
+        await claim(gone)
+        await self.advance(storage, 3600)
+
+        assert [] == await claim(stranger)
+        assert 1 == len(await claim(heir))
+        assert [] == await claim(old)
+
+    async def test_the_times_of_a_version_that_has_gone_are_not_dispatched(
+        self, storage: Any, other: Any
+    ) -> None:
+        """Not even when it comes back; then it begins anew."""
+        old, new = await versions(storage, other, (30,), (50,))
+        await claim(old)
+        await claim(new)
+        await self.advance(storage, 3 * 3600)
+
+        assert 3 == len(await claim(new))
+        assert [] == await claim(old)
+        await self.advance(storage, 3600)
+        assert 1 == len(await claim(old))
 
     async def test_a_fire_time_is_an_instruction_like_any_other(self, storage: Any) -> None:
         """It has a lease, is delivered again, and can fail and be retried."""

@@ -61,10 +61,12 @@ class _Schedule:
 
 @attrs.frozen(eq=False)
 class _StrictSchedule(_Schedule):
-    """Counts and claims under the lock of the task."""
+    """Counts and claims under the lock of the task; tasks that share it have different names."""
+
+    rules: dict[str, ClaimRule] = attrs.field(factory=dict)
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
-        storage, rule = self.storage, self.storage.rules[request.task_name]
+        storage, rule = self.storage, self.rules[request.task_name]
         async with storage.transaction(lock=request.task_name) as transaction:
             batch = Claiming(
                 transaction, request, rule, storage.to_datetime, storage.to_seconds
@@ -79,7 +81,8 @@ class MemoryStorage(MemoryOperations):
     It does all that `planton.abc.Storage` says. Transactions are real ones: what a transaction
     claims is locked against others at once and visible to them only after the commit, so that
     count-then-claim shows the same races as on a database. With a `latency` every call takes
-    that many seconds of trio's clock. Of several tasks of one name the last one made counts.
+    that many seconds of trio's clock. Several tasks of one name are those of several processes,
+    which may be of two versions of a program.
 
     Args:
         latency: Seconds that each call takes.
@@ -179,9 +182,11 @@ class MemoryStorage(MemoryOperations):
         tags: Sequence[str] = (),
         times: TimeTable | None = None,
     ) -> Task:
+        if name in self._strict_schedule.rules:
+            self._strict_schedule = _StrictSchedule(self)
         schedule, release = self._strict_schedule, self._release_claims
         task = Task(name=name, schedule=schedule, cap="strict", release=release, **options)
-        self.rules[name] = ClaimRule(
+        schedule.rules[name] = ClaimRule(
             lease=to_lease(lease),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
             delay=None if callable(task.delay) else to_seconds(task.delay),

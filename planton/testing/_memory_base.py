@@ -12,7 +12,6 @@ import trio
 from planton._errors import UnknownTaskError
 from planton._planton import Planton
 from planton.abc import keep_registered
-from planton.testing._memory_claim import ClaimRule
 from planton.testing._memory_fleet import MemoryFleet
 from planton.testing._memory_rows import Key, Row, TaskState, Transaction
 
@@ -25,7 +24,6 @@ class MemoryBase:
         self.committed: dict[int, Row] = {}
         self.tasks: dict[str, TaskState] = {}
         self.locks: dict[Key, Transaction] = {}
-        self.rules: dict[str, ClaimRule] = {}
         self.new_id: Callable[[], int] = itertools.count(1).__next__
         self._start = start
         self._zero: datetime | None = None

@@ -1,14 +1,14 @@
 """The strict claim of the in-memory storage, within a transaction that has the task's lock."""
 
 import re
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import attrs
 import trio
 
 from planton._task import Batch, Claim, ScheduleRequest
-from planton.abc import TimeTable
+from planton.abc import FireTimes, KeptTime, TimeTable
 from planton.testing._memory_rows import Row, Transaction
 
 _LIKE = re.compile(r"\\(.)|(.)", re.DOTALL)
@@ -108,22 +108,20 @@ class Claiming:
         self.next_times += [row.run_at for row in free if row.run_at > self.now]
 
     def _take_times(self, times: TimeTable) -> None:
-        name, task = self.request.task_name, self.transaction.task(self.request.task_name)
-        now, kept = self.to_datetime(self.now), task.next_fire_at
-        if kept is None or task.cron != times.key:
-            kept = self.to_seconds(times.delay.next_after(now))
+        name, kept = self.request.task_name, self.transaction.task(self.request.task_name).fires
         room = self._room(len(self._active()))
-        fired, next_at = times.claimable(self.to_datetime(kept), now, room)
+        fires = times.fires(kept, self.to_datetime(self.now), room)
+        # A time fires once, however it ended.
+        known = {row.instruction for row in self.transaction.all_rows() if row.task_name == name}
+        due = [time.astimezone(UTC).isoformat() for time in fires.due]
         rows = [
-            self.transaction.add(
-                Row(task_name=name, instruction=time.isoformat(), created_at=self.now)
-            )
-            for time in fired
+            Row(task_name=name, instruction=time, created_at=self.now)
+            for time in due
+            if time not in known
         ]
-        self._hand_out(rows, room)
-        next_fire_at = self.to_seconds(next_at)
-        self.transaction.write_task(name, next_fire_at=next_fire_at, cron=times.key)
-        self.next_times.append(next_fire_at)
+        self._hand_out([self.transaction.add(row) for row in rows], room)
+        self.transaction.write_task(name, fires=_kept_after(fires, kept, times.key))
+        self.next_times.append(self.to_seconds(fires.next_at))
 
     def _hand_out(self, rows: Sequence[Row], room: int) -> None:
         self.claims += self.transaction.hand_out(rows, room, self.rule.lease)
@@ -135,6 +133,16 @@ class Claiming:
         if shortest is None or self.rule.delay is None or shortest >= self.rule.delay:
             return None
         return shortest
+
+
+def _kept_after(fires: FireTimes, kept: Mapping[str, KeptTime], key: str) -> dict[str, KeptTime]:
+    """Give the next times of all time tables of a task after a claim for the one of `key`."""
+    left = {
+        other: attrs.evolve(time, is_done=time.is_done or other in fires.shared)
+        for other, time in kept.items()
+        if other not in fires.gone
+    }
+    return {**left, key: KeptTime(fires.next_at)}
 
 
 def _buried(row: Row, now: float) -> Row:

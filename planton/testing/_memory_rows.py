@@ -2,14 +2,14 @@
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import attrs
 import trio
 
 from planton._task import Claim
-from planton.abc import Status
+from planton.abc import KeptTime, Status
 
 Key: TypeAlias = tuple[str, str]
 
@@ -99,12 +99,11 @@ class Row:
 
 @attrs.frozen
 class TaskState:
-    """What operators have said about a task, and the next time of a cron task."""
+    """What operators have said about a task, and the next times of a cron task's time tables."""
 
     is_paused: bool = False
     concurrency: int | None = None
-    next_fire_at: float | None = None
-    cron: str | None = None
+    fires: Mapping[str, KeptTime] = attrs.field(factory=dict)
 
 
 class Tables(Protocol):

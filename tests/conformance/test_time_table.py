@@ -118,3 +118,44 @@ async def test_two_dispatchers_for_a_week_with_a_change_of_clocks(autojump_clock
         assert len(given) > 80, "but for those of a downtime that has not ended"
     else:
         assert 70 < len(given) < len(expected)
+
+
+@pytest.mark.parametrize("latency", (0.0, 0.01))
+async def test_a_rolling_deploy_loses_no_time_and_repeats_none(autojump_clock, latency):
+    """Two versions side by side, then the new one alone, then the old one after a rollback."""
+    storage = MemoryStorage(start=NOON + timedelta(seconds=30), latency=latency)
+    old, new = "*/10 * * * *", "5,20,31,40 * * * *"
+    seen = []
+
+    async def dispatch(expression, delay, start, end):
+        """Run a dispatcher of a version from and to some minutes after noon."""
+        await trio.sleep(start * 60)
+        task = storage.cron_task("cron", expression, delay=delay, concurrency=99)
+        planton = Planton(tasks=[task])
+
+        @planton.on(InstructionEvent)
+        async def consume(event):
+            seen.append(datetime.fromisoformat(event.instruction))
+            await storage.complete(event.receipt)
+
+        async with planton:
+            await trio.sleep((end - start) * 60)
+
+    async with trio.open_nursery() as nursery:
+        for expression, delay, *span in (
+            (old, 7, 0, 128),
+            (new, 11, 61, 343),
+            (old, 5, 62, 128),
+            (new, 13, 125, 343),
+            (old, 7, 335, 400),
+        ):
+            nursery.start_soon(dispatch, expression, delay, *span)
+
+    def between(expression, start, end):
+        """Its times, which begin with those of an hour before."""
+        times = table(expression, "all", "UTC")
+        found = all_times(times, NOON, NOON + timedelta(minutes=end))
+        return {time for time in found if time > NOON + timedelta(minutes=start)}
+
+    expected = between(old, 0, 128) | between(new, 61, 343) | between(old, 335, 400)
+    assert sorted(expected) == seen

@@ -13,7 +13,7 @@ from planton_sqlite import SQLiteStorage
 
 # Lets time pass for all that is stored.
 SET_BACK = """
-UPDATE planton_task SET next_fire_at = next_fire_at - :seconds;
+UPDATE planton_cron SET next_fire_at = next_fire_at - :seconds;
 UPDATE planton_pending SET run_at = run_at - :seconds, created_at = created_at - :seconds;
 UPDATE planton_active SET created_at = created_at - :seconds, claimed_at = claimed_at - :seconds,
     lease_expires_at = lease_expires_at - :seconds;

@@ -9,6 +9,8 @@ import pytest
 import sqlite_utils
 
 from planton import Planton, ScheduleRequest, StorageError
+from planton.abc import TimeTable
+from planton.testing._conformance_base import claim
 from planton_sqlite import SQLiteStorage, _schema
 
 
@@ -27,6 +29,10 @@ def older(path):
     connection.execute(
         "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at, "
         "claimed_at, ended_at) VALUES ('send', 'c', 1, 'dead', 1, 1, 9e9)"
+    )
+    connection.execute(
+        "INSERT INTO planton_task (task_name, next_fire_at, cron) VALUES ('hourly', 3600, ?)",
+        (TimeTable.of("0 * * * *", timezone="UTC", misfire="once").key,),
     )
     connection.close()
     return path
@@ -105,6 +111,8 @@ async def test_older_tables_are_migrated_with_all_that_is_in_them(older):
         assert ["a"] == [each.instruction for each in claimed.claims]
         assert ("7",) == (await storage.complete("7")).applied
         assert 1 == await storage.retry("send")
+        (last,) = await claim(storage.cron_task("hourly", "0 * * * *"))
+        assert last.instruction > "2026", "the last of those that were missed"
 
 
 async def test_the_storage_works_as_soon_as_somebody_has_migrated(older):
@@ -114,7 +122,7 @@ async def test_the_storage_works_as_soon_as_somebody_has_migrated(older):
             await storage.stats()
         await other.migrate()
 
-        assert 1 == (await storage.stats())[0].running
+        assert 1 == {each.task_name: each.running for each in await storage.stats()}["send"]
 
 
 async def test_a_missing_migration_is_told_in_one_line(path, caplog):
