@@ -103,15 +103,11 @@ class TimeTable:
             gone=[key for key, at in others if at < now - GONE],
         )
 
-    def following(self, kept: KeptTime) -> datetime:
-        """Give the first time that was not dispatched yet."""
-        return self.delay.next_after(kept.at) if kept.is_done else kept.at
-
     def _first(self, kept: Mapping[str, KeptTime], now: datetime) -> datetime:
         ours = kept.get(self.key)
-        if ours is not None:
-            return self.following(ours)
-        return self._left_behind(kept, now) or self.delay.next_after(now)
+        if ours is None:
+            return self._left_behind(kept, now) or self.delay.next_after(now)
+        return self.delay.next_after(ours.at) if ours.is_done else ours.at
 
     def _left_behind(self, kept: Mapping[str, KeptTime], now: datetime) -> datetime | None:
         """Give a time of ours that an older version was stopped before it could dispatch."""

@@ -73,7 +73,6 @@ class State:
     is_paused: bool
     concurrency: int | None
     next_fire_at: float | None
-    is_fire_done: int | None
     active: int
     expired: int
     first_run_at: float | None
@@ -138,7 +137,7 @@ class _Claiming:
         is_idle = self.rule.source is None and not self._is_due()
         if state.is_paused or (not state.expired and (self.room <= 0 or is_idle)):
             self._remember()
-            self.next_times = [t for t in (state.first_run_at, self._kept_fire_at()) if t]
+            self.next_times = [t for t in (state.first_run_at, self.state.next_fire_at) if t]
             return Batch([], active=state.active, next_in=self._next_in())
         return None
 
@@ -150,7 +149,7 @@ class _Claiming:
         if state.expired or (self.room > 0 and self._may_claim()):
             return state.now
         times = [state.lease_expires_at]
-        times += [state.first_run_at, self._kept_fire_at()] if self.room > 0 else []
+        times += [state.first_run_at, self.state.next_fire_at] if self.room > 0 else []
         return min((time for time in times if time and time > state.now), default=None)
 
     def _may_claim(self) -> bool:
@@ -165,15 +164,8 @@ class _Claiming:
         """Tell whether something of the queue or of the calendar may be due."""
         times = [self.state.first_run_at]
         if self.rule.times is not None:
-            times.append(self._kept_fire_at() or self.state.now)
+            times.append(self.state.next_fire_at or self.state.now)
         return any(time is not None and time <= self.state.now for time in times)
-
-    def _kept_fire_at(self) -> float | None:
-        """Give the next fire time; None if none is kept of this time table."""
-        times, kept = self.rule.times, self.state.next_fire_at
-        if times is None or kept is None or not self.state.is_fire_done:
-            return kept
-        return times.following(KeptTime(_to_datetime(kept), True)).timestamp()
 
     def run(self) -> Batch:
         active = self.state.active

@@ -7,7 +7,6 @@ SELECT
     task.paused_at IS NOT NULL AS is_paused,
     task.concurrency,
     cron.next_fire_at,
-    cron.is_done,
     (SELECT count(*) FROM planton_active WHERE task_name = :task_name) AS active,
     (
         SELECT count(*) FROM planton_active
