@@ -361,9 +361,10 @@ class Storage(Protocol):
     async def retry(self, task_name: str, instructions: Sequence[str] | None = None) -> int:
         """Queue ended instructions again, all failed and dead ones if none is named; how many.
 
-        They begin anew, at once and with no delivery, and leave the history. Where one ended
-        several times the last end counts. One that is back already is no failed one any more.
-        One that is active, queued, or unknown is an `InvalidArgumentError`, and none is retried.
+        They begin anew, at once and with no delivery, and leave the history, with all failures
+        of before. Where one ended several times the last end counts. One that is back already is
+        no failed one any more. One that is active, queued, or unknown is an
+        `InvalidArgumentError`, and none is retried.
         """
 
     async def find(

@@ -87,7 +87,8 @@ async def _retry(connection: Connection, parameters: dict[str, Any]) -> int:
     if parameters["instructions"] is not None:
         found = {instruction for _, instruction in rows}
         await _refuse_others(connection, parameters, found)
-    cursor = await connection.execute(OPERATE["retry"], {"ids": [row_id for row_id, _ in rows]})
+    chosen = {"ids": [row_id for row_id, _ in rows], "instructions": [name for _, name in rows]}
+    cursor = await connection.execute(OPERATE["retry"], {**parameters, **chosen})
     return cursor.rowcount
 
 

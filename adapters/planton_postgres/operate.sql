@@ -53,6 +53,12 @@ WHERE task_name = %(task_name)s AND instruction = ANY (%(instructions)s::text[])
 WITH gone AS (
     DELETE FROM planton_ended WHERE id = ANY (%(ids)s::bigint[])
     RETURNING *
+),
+-- Any earlier failure, too, would keep its row from being claimed.
+failed AS (
+    DELETE FROM planton_ended
+    WHERE task_name = %(task_name)s AND instruction = ANY (%(instructions)s::text[])
+      AND status <> 'succeeded' AND id <> ALL (%(ids)s::bigint[])
 )
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, tags, retries, timeout, error, created_at

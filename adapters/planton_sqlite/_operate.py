@@ -46,9 +46,10 @@ def retry(
     living = _living(connection, task_name, names)
     if instructions is None:
         back = later.keys() | living
-        return _revive(connection, [end for name, end in failed.items() if name not in back])
+        ends = [end for name, end in failed.items() if name not in back]
+        return _revive(connection, task_name, ends)
     _check_ended(instructions, failed.keys() | later.keys(), living)
-    return _revive(connection, list({**failed, **later}.values()))
+    return _revive(connection, task_name, list({**failed, **later}.values()))
 
 
 def _ends(
@@ -79,10 +80,10 @@ def _check_ended(instructions: Sequence[str], ended: set[str], living: set[str])
             raise InvalidArgumentError("instructions", name, remedy)
 
 
-def _revive(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
-    parameters = {"ids": json.dumps(ids)}
-    connection.execute(OPERATE["revive"], parameters)
-    connection.execute(OPERATE["forget"], parameters)
+def _revive(connection: sqlite3.Connection, task_name: str, ids: Sequence[int]) -> int:
+    parameters = {"task_name": task_name, "ids": json.dumps(ids)}
+    for statement in ("revive", "forget_failed", "forget"):
+        connection.execute(OPERATE[statement], parameters)
     return len(ids)
 
 

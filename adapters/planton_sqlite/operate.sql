@@ -55,6 +55,13 @@ INSERT INTO planton_pending (
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, error, created_at
 FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id;
 
+-- name: forget_failed
+-- All failures of what begins anew: any of them would keep its row from being claimed.
+DELETE FROM planton_ended
+WHERE task_name = :task_name AND status <> 'succeeded' AND instruction IN (
+    SELECT instruction FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids))
+);
+
 -- name: forget
 DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
 

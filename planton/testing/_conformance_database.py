@@ -175,6 +175,24 @@ class DatabasePromises(Hooks):
         await storage.prune()
         assert ["1"] == names(await claim(task))
 
+    async def test_a_row_that_failed_twice_is_found_again_after_a_retry(self, storage: Any) -> None:
+        """By a plain SELECT: none of its failures is left."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1)
+        task = storage.claim_task("task", sql=self.select_sql)
+        for _ in range(2):
+            (claimed,) = await claim(task)
+            await storage.fail(claimed.receipt, "broken")
+            await enqueue(storage, "task", "1")
+        (again,) = await claim(task)
+        await storage.fail(again.receipt, "broken")
+        assert [] == await claim(task)
+        await storage.retry("task", ["1"])
+        (retried,) = await claim(task)
+        await storage.complete(retried.receipt)
+
+        assert ["1"] == names(await claim(task))
+
     async def test_rows_that_succeeded_are_found_again(self, storage: Any) -> None:
         """By a plain SELECT of rows that come round, such as what is due every hour."""
         need(self.has_sql)

@@ -94,6 +94,20 @@ class OperationPromises(Hooks):
             (each.instruction, each.payload, each.delivery) for each in again
         }
 
+    async def test_a_retry_forgets_all_failures(self, storage: Any) -> None:
+        """Of one that failed several times, for it was enqueued by hand: the last comes back."""
+        task = storage.queue_task("task")
+        for payload in (1, 2):
+            await enqueue(storage, "task", "a", payload=payload)
+            (claimed,) = await claim(task)
+            await storage.fail(claimed.receipt, "broken")
+        before = await statuses(storage)
+
+        assert [("a", "dead")] * 2 == before
+        assert 1 == await storage.retry("task")
+        assert [("a", "queued")] == await statuses(storage)
+        assert 2 == (await claim(task))[0].payload
+
     async def test_named_ones_can_be_retried(self, storage: Any) -> None:
         """Even one that succeeded; the others stay."""
         await end_three(storage)

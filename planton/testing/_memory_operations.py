@@ -111,8 +111,9 @@ class MemoryOperations(MemoryBase):
         async with self.transaction() as transaction:
             await self._until_unlocked(transaction, candidates)
             chosen = _retried(candidates(), asked)
-            for row in chosen:
+            for row in _forgotten(candidates(), chosen):
                 transaction.delete(row)
+            for row in chosen:
                 now = trio.current_time()
                 transaction.add(
                     row.left("pending", run_at=now, delivery=0, outcome=None, ended_at=None)
@@ -242,6 +243,16 @@ def _retried(rows: Iterable[Row], asked: Sequence[str] | None) -> list[Row]:
         row
         for name, row in ends.items()
         if asked is not None or (row.outcome != "succeeded" and name not in alive)
+    ]
+
+
+def _forgotten(rows: Iterable[Row], chosen: Sequence[Row]) -> list[Row]:
+    """Choose which ends leave the history: what begins anew, and all its failures."""
+    names = {row.instruction for row in chosen}
+    return [
+        row
+        for row in rows
+        if row in chosen or (row.instruction in names and row.outcome in ("failed", "dead"))
     ]
 
 
