@@ -22,7 +22,7 @@ SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
 # Seconds that tasks with nothing to do may rest, because they would be woken.
-REST = 5.0
+REST = 10.0
 # Seconds between two wake-ups because slots were freed elsewhere: a fleet that is busy would
 # otherwise attempt all the time in all processes, mostly in vain.
 PAUSE = 0.01

@@ -36,7 +36,9 @@ class Fleet:
             "gone": json.dumps(list(gone)),
             "silent": FORGOTTEN_AFTER,
         }
-        return await self._owner.write(lambda connection: _beat(connection, parameters))
+        # A beat that has nothing to say of tasks makes no statement about them.
+        told = [name for name, what in (("withdraw", gone), ("report", reports)) if what]
+        return await self._owner.write(lambda connection: _beat(connection, parameters, told))
 
     async def deregister(self, dispatcher_id: str) -> None:
         """Forget a dispatcher and what it said."""
@@ -72,14 +74,16 @@ class Fleet:
         )
 
 
-def _beat(connection: sqlite3.Connection, parameters: dict[str, Any]) -> Answer:
+def _beat(
+    connection: sqlite3.Connection, parameters: dict[str, Any], told: Sequence[str]
+) -> Answer:
     found = connection.execute(FLEET["beat"], parameters).fetchall()
     if connection.execute(FLEET["bury"], parameters).rowcount:
         connection.execute(FLEET["silence"])
     if not found:
         return "unknown"
-    connection.execute(FLEET["withdraw"], parameters)
-    connection.execute(FLEET["report"], parameters)
+    for statement in told:
+        connection.execute(FLEET[statement], parameters)
     return "go on" if found[0][0] is None else "stop"
 
 
