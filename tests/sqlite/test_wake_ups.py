@@ -259,7 +259,8 @@ async def test_with_nothing_to_do_a_hundred_tasks_make_one_statement_a_second_at
             await until(lambda: beats() == 4)
             waits = [task.next_attempt_at - datetime.now(UTC) for task in planton.status()]
 
-    of_beats = [each for each in statements if re.search("planton_dispatcher|The tasks with anything in the tables", each)]
+    beat = re.compile("planton_dispatcher|The tasks with anything in the tables")
+    of_beats = [statement for statement in statements if beat.search(statement)]
     assert of_beats == statements
     assert 4 * seconds >= len(statements), statements
     assert min(waits) > timedelta(seconds=100)
