@@ -48,12 +48,17 @@ class FailedEvent:
             comes next), `"no_handler"`, or `"lost"` (the claim is somebody else's or nobody's:
             whatever the handler did, nothing was stored).
         duration: Seconds that it took.
+        retry_in: Seconds until the next try that was asked for; there is one if retries are left,
+            which only the storage knows. None if none was asked for, so that there is none: after
+            `GiveUp`, where another try would not help, and of a claim that was lost, with which
+            somebody else does as they like.
     """
 
     work: Work
     error: Exception
     reason: Reason
     duration: float
+    retry_in: float | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -144,8 +144,9 @@ class Executor:
 
         The types are `StartedEvent`, `SucceededEvent`, `FailedEvent`, `IdleEvent`,
         `LeaseAtRiskEvent`, and `planton.ErrorEvent` for errors of the storage. Listeners may be
-        plain or async functions; the work that an event is about waits for them. Failures and
-        errors that nobody listens to are logged.
+        plain or async functions; the work that an event is about waits for them, and keeps its
+        slot: `capacity` does not count that one yet. Failures and errors that nobody listens to
+        are logged.
 
         Raises:
             InvalidArgumentError: If the type is none of these or the listener no function.
@@ -379,7 +380,13 @@ class Executor:
 
 def _failed(run: Run, duration: float = 0.0) -> FailedEvent:
     assert run.error is not None
-    return FailedEvent(work=run.work, error=run.error, reason=run.reason, duration=duration)
+    return FailedEvent(
+        work=run.work,
+        error=run.error,
+        reason=run.reason,
+        duration=duration,
+        retry_in=run.retry_in,
+    )
 
 
 def _undelivered(run: Run, problem: str, *, released: bool) -> UndeliveredInstructionsError:

@@ -40,6 +40,7 @@ class Run:
         result: What the handler returned.
         error: What went wrong.
         reason: Where.
+        retry_in: Seconds until the next try that is asked for; None if none is.
         thread_ended: Set when the thread of a sync handler has ended.
     """
 
@@ -57,6 +58,7 @@ class Run:
     result: Any = None
     error: Exception | None = None
     reason: Reason = "error"
+    retry_in: float | None = None
     thread_ended: trio.Event | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -140,6 +142,7 @@ class Run:
 
     def note_loss(self) -> None:
         """Count it as lost, whatever the handler did."""
+        self.retry_in = None
         self._fail(LostLeaseError(self.work.task_name, self.work.instruction), "lost")
 
     def _completed(self) -> End | None:
@@ -165,6 +168,7 @@ class Run:
                 retry_in = self.terms.retry_in(self.tries)
             except Exception as failure:
                 text += f" (and its retry_delay raised {type(failure).__name__}: {failure})"
+        self.retry_in = None if is_hopeless else retry_in
         return Fail(
             FailureReport(
                 error=text,

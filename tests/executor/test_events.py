@@ -8,7 +8,15 @@ import pytest
 import trio
 
 from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
-from planton_executor import Executor, FailedEvent, IdleEvent, LeaseAtRiskEvent, StartedEvent
+from planton_executor import (
+    Executor,
+    FailedEvent,
+    GiveUp,
+    IdleEvent,
+    LeaseAtRiskEvent,
+    StartedEvent,
+    SucceededEvent,
+)
 
 
 class _Storage:
@@ -89,6 +97,58 @@ async def test_failures_and_errors_without_a_listener_are_logged(memory_bench, c
     assert (
         "retry_delay raised InvalidArgumentError: retry_delay is -2" in (await one.record()).error
     )
+
+
+async def test_a_failure_tells_whether_another_try_was_asked_for(memory_bench):
+    """And when; whether it is granted, for there are retries left, is for the storage to say."""
+    one = memory_bench()
+
+    @one.executor.handler("task", retry_delay=3, retries=1)
+    async def handle(work):
+        if work.instruction == "hopeless":
+            raise GiveUp("no such user")
+        if work.instruction == "lost":
+            await one.storage.complete(work.receipt)
+        raise ValueError("busy")
+
+    await one.enqueue("hopeless", "lost", "a")
+    async with one.planton(concurrency=3):
+        await trio.sleep(2)
+        first = [(each.work.instruction, each.retry_in) for each in one.seen.failed]
+        await trio.sleep(4)
+        dead = await one.storage.find(status="dead", task_name="task")
+
+    assert ("hopeless", None) in first
+    assert ("lost", None) in first
+    assert ("a", 3.0) in first
+    assert ("a", 3.0) == (one.seen.failed[-1].work.instruction, one.seen.failed[-1].retry_in)
+    assert ["a"] == [each.instruction for each in dead]
+
+
+async def test_a_listener_that_wakes_the_task_need_not_wait_for_the_slot(memory_bench):
+    """The work that it hears of keeps its slot; the next comes as soon as that is free."""
+    one = memory_bench(concurrency=1)
+    planton = one.planton(concurrency=1, delay=1000)
+    seen = []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        seen.append(trio.current_time())
+
+    @one.executor.on(SucceededEvent)
+    async def wake(event):
+        planton.wake("task")
+        await trio.sleep(5)
+        seen.append(one.executor.capacity())
+
+    await one.enqueue("a", "b")
+    async with planton:
+        planton.wake("task")
+        await trio.sleep(60)
+    began_at, free, next_at, _ = seen
+
+    assert 0 == free
+    assert 5.0 == next_at - began_at
 
 
 async def test_handlers_for_tasks_that_are_not_there_are_told(memory_bench, caplog):
