@@ -7,6 +7,7 @@
 | tags: features that the instance must have (not implemented) | `tags` of enqueue and queue_task |
 | priority, retry; in, out | priority, retries; payload, result or error |
 | cat, sat, laf | created_at, claimed_at, ended_at - claimed_at |
+| assignee | claimed_by, the `name` of the storage |
 | an instance, which executes one task at a time | a Planton with `Executor(concurrency=1)` |
 | its input queue, where tasks wait for it | nothing: it takes one when it can begin |
 | the scheduler assigns tasks, and commits them, once a minute | a claim and an end, each at once |
@@ -92,7 +93,6 @@ class World:
     """What instances of this process have in common, to tell of them: not needed by them."""
 
     told: set[str] = attrs.field(factory=set)
-    assignees: dict[str, str] = attrs.field(factory=dict)
     at_work: Counter[str] = attrs.field(factory=Counter)
     most_by_one: int = 0
     party: int = 0
@@ -121,7 +121,6 @@ async def find(storage: Storage, instruction: str) -> InstructionRecord:
 class Transitions:
     """Is told what becomes of tasks, at one instance."""
 
-    name: str
     storage: Storage
     world: World
 
@@ -131,7 +130,6 @@ class Transitions:
         executor.on(FailedEvent, self.fail)
 
     async def assign(self, event: StartedEvent) -> None:
-        self.world.assignees[event.work.instruction] = self.name
         await self._tell("assign", event.work)
 
     async def close(self, event: SucceededEvent) -> None:
@@ -210,7 +208,7 @@ async def run_instance(
     database: str, name: str, world: World, *, is_process: bool = False
 ) -> AsyncIterator[Instance]:
     """Run one, in this process or in another: all that they share is the database."""
-    async with open_storage(database) as storage:
+    async with open_storage(database, name) as storage:
         worker = Executor(storage, concurrency=1)
         manager = Executor(storage)
         planton = Planton(
@@ -231,7 +229,7 @@ async def run_instance(
         here = Instance(name, storage, world, is_process, worker, manager, planton)
         worker.handler("task", retry_delay=0.05, lower_priority=True)(here.echo)
         manager.handler("scheduler")(here.iterate)
-        Transitions(name, storage, world).listen(worker)
+        Transitions(storage, world).listen(worker)
         planton.on(InstructionEvent, here.submit)
         async with planton:
             yield here
@@ -268,7 +266,7 @@ class Shell:
 
     async def get_it_back(self) -> None:
         task = await self.closed("tape")
-        again = f"assigned to {self.world.assignees.get('tape')} once more"
+        again = f"assigned to {task.claimed_by} once more"
         status, out = STATUSES[task.status], task.result
         print(f"  echo-5 is back; {again}, in delivery {task.delivery}: {status}, out={out}")
 
@@ -303,14 +301,13 @@ class Shell:
         print(f"at most one by each: {is_one}")
 
     async def need_features(self) -> None:
-        assignees = self.world.assignees
         await self.open("gpu", "render", tags=["gpu"])
         await self.open("gpu and tape", "render", tags=["gpu", "tape"])
         await self.open("quantum", "entangle", tags=["quantum"])
-        await self.closed("gpu")
-        print("gpu: by an instance that has it:", assignees.get("gpu") in ("echo-4", "echo-5"))
-        await self.closed("gpu and tape")
-        print("gpu and tape: by", assignees.get("gpu and tape"))
+        task = await self.closed("gpu")
+        print("gpu: by an instance that has it:", "gpu" in INSTANCES[str(task.claimed_by)])
+        task = await self.closed("gpu and tape")
+        print("gpu and tape: by", task.claimed_by)
         task = await find(self.storage, "quantum")
         print(f"quantum: {STATUSES[task.status]}, no instance has it")
 
@@ -339,14 +336,14 @@ class Shell:
             print(f"  {report}")
 
 
-def open_storage(database: str) -> Any:
+def open_storage(database: str, name: str | None = None) -> Any:
     if "://" in database:
         from planton_postgres import PostgresStorage
 
-        return PostgresStorage(database)
+        return PostgresStorage(database, name=name)
     from planton_sqlite import SQLiteStorage
 
-    return SQLiteStorage(database)
+    return SQLiteStorage(database, name=name)
 
 
 async def main(database: str) -> None:

@@ -5,6 +5,8 @@ Pure. Storages get it from `planton.abc`.
 
 import json
 import math
+import os
+import socket
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -21,6 +23,16 @@ def to_name(task_name: object) -> str:
     if not isinstance(task_name, str) or not task_name:
         raise InvalidArgumentError("task_name", task_name, "give a non-empty str")
     return task_name
+
+
+def to_claimant(name: object) -> str:
+    """Give who claims: a name, or the host and the process if it is None."""
+    if name is None:
+        return f"{socket.gethostname()}:{os.getpid()}"
+    if not isinstance(name, str) or not name:
+        remedy = "give a non-empty str, or None for the host and the process"
+        raise InvalidArgumentError("name", name, remedy)
+    return name
 
 
 def to_number(argument: str, value: Any, *, above: float | None = None) -> float:

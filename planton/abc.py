@@ -27,6 +27,7 @@ from planton._storing import (
     AdvanceReport,
     FailureReport,
     NewInstruction,
+    to_claimant,
     to_count,
     to_json,
     to_lease,
@@ -59,6 +60,7 @@ __all__ = [
     "TimeTable",
     "keep_registered",
     "receipts_of",
+    "to_claimant",
     "to_count",
     "to_json",
     "to_lease",
@@ -113,6 +115,8 @@ class InstructionRecord:
         created_at: When it was enqueued, or claimed from a table of the user's.
         run_at: When it is due; None when it is not queued.
         claimed_at: When it was claimed last; None when it is queued.
+        claimed_by: The name of the storage that claimed it last, its host and process if it has
+            none of its own; None when it is queued.
         lease_expires_at: End of the claim; None when it is not running.
         ended_at: When it ended; None before.
     """
@@ -131,6 +135,7 @@ class InstructionRecord:
     created_at: datetime
     run_at: datetime | None
     claimed_at: datetime | None
+    claimed_by: str | None
     lease_expires_at: datetime | None
     ended_at: datetime | None
 

@@ -8,13 +8,20 @@ from typing import Self
 import trio
 
 from planton import Planton, StorageError, UnknownTaskError
-from planton.abc import DispatcherRecord, TaskReport, keep_registered, to_name, to_strings
+from planton.abc import (
+    DispatcherRecord,
+    TaskReport,
+    keep_registered,
+    to_claimant,
+    to_name,
+    to_strings,
+)
 from planton_postgres import _operations, _schema
 from planton_postgres._claim import Claimer
 from planton_postgres._database import Database
 from planton_postgres._errors import name_of
 from planton_postgres._fleet import Fleet
-from planton_postgres._limits import to_integer, to_seconds
+from planton_postgres._limits import to_integer, to_seconds, to_text
 from planton_postgres._reports import Reports
 from planton_postgres._schedule import ActiveInstructions, QueueSchedule, SourceSchedule
 from planton_postgres._wake import Channel
@@ -39,6 +46,7 @@ class Base:
         prepare_threshold: int | None = 5,
         wake_ups: bool = True,
         listen_dsn: str | None = None,
+        name: str | None = None,
     ) -> None:
         if retention is not None:
             retention = to_seconds("retention", retention)
@@ -57,7 +65,12 @@ class Base:
         if listen_dsn is not None:
             name_of(listen_dsn, "listen_dsn")
         self._channel = Channel(self._database, (listen_dsn or conninfo) if wake_ups else None)
-        self._claimer = Claimer(self._database, keep=keep, rest=self._channel.rest)
+        self._claimer = Claimer(
+            self._database,
+            keep=keep,
+            rest=self._channel.rest,
+            name=to_text("name", to_claimant(name)),
+        )
         self._reports = Reports(self._database, keep=keep)
         self._get_active_instructions = ActiveInstructions(self._database)
         self._from_queue = QueueSchedule(self._claimer, self._channel)

@@ -29,11 +29,15 @@ class Claimer:
         keep: Whether there is a history.
         rest: Gives the seconds that a task with nothing to do may rest, because it would be woken;
             0 if it would not.
+        name: Who claims.
     """
 
-    def __init__(self, database: Database, *, keep: bool, rest: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, *, keep: bool, rest: Callable[[], float], name: str
+    ) -> None:
         self._database = database
         self._keep = keep
+        self._name = name
         self._rest = rest
         self.rules: dict[str, ClaimRule] = {}
         self._known: set[str] = set()
@@ -125,7 +129,8 @@ class Claimer:
 
     def _parameters(self, requests: Sequence[ScheduleRequest], *, locks: bool) -> dict[str, Any]:
         asked = [self.rules[request.task_name].asked(request) for request in requests]
-        return {"asked": Jsonb(asked), "keep": self._keep, "locks": locks}
+        common = {"keep": self._keep, "claimed_by": self._name, "locks": locks}
+        return {"asked": Jsonb(asked), **common}
 
     def _batch(self, request: ScheduleRequest, found: Found) -> Batch:
         """Give it as a schedule answers."""
@@ -263,6 +268,7 @@ class Claimer:
             "instructions": given,
             "retries": rule.retries,
             "lease": rule.lease,
+            "claimed_by": self._name,
             "is_marked": is_marked,
             "is_time": rule.times is not None,
             "room": None if is_marked else found.room,

@@ -37,6 +37,7 @@ class PostgresStorage(Consumers):
         wake_ups: Whether `serve` listens, on a connection of its own, for what other processes
             change; without it that is found by polling.
         listen_dsn: Where it listens, if `conninfo` leads to a pooler: there it could not.
+        name: Kept with what it claims, as `claimed_by`; the host and the process if None.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.

@@ -204,7 +204,7 @@ rolled_back AS (
 taken_over AS (
     UPDATE planton_active AS active
     SET receipt = gen_random_uuid(), delivery = active.delivery + 1, claimed_at = clock.now,
-        lease = asked.lease,
+        claimed_by = %(claimed_by)s, lease = asked.lease,
         lease_expires_at = clock.now + least(asked.lease, active.timeout) * interval '1 second'
     FROM clock, asked
     WHERE active.receipt = ANY (ARRAY(
@@ -260,27 +260,29 @@ claimed AS MATERIALIZED (
 activated AS (
     INSERT INTO planton_active (
         receipt, task_name, instruction, payload, priority, tags, retries, timeout, delivery,
-        error, given_back, created_at, claimed_at, lease, lease_expires_at
+        error, given_back, created_at, claimed_at, claimed_by, lease, lease_expires_at
     )
     SELECT receipt, task_name, instruction, payload, priority, tags, retries, timeout,
-           delivery + 1, error, given_back, created_at, clock.now, lease,
+           delivery + 1, error, given_back, created_at, clock.now, %(claimed_by)s, lease,
            clock.now + least(lease, timeout) * interval '1 second'
     FROM claimed, clock WHERE NOT is_used_up
 ),
 dead AS (
     INSERT INTO planton_ended (
         task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
-        created_at, claimed_at
+        created_at, claimed_at, claimed_by
     )
     SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, 'dead',
-           concat_ws('; ', reason, 'the last error was: ' || error), created_at, claimed_at
+           concat_ws('; ', reason, 'the last error was: ' || error), created_at, claimed_at,
+           claimed_by
     FROM (
         SELECT 'its lease expired and its deliveries are used up' AS reason, task_name, instruction,
-               payload, priority, tags, retries, timeout, delivery, error, created_at, claimed_at
+               payload, priority, tags, retries, timeout, delivery, error, created_at, claimed_at,
+               claimed_by
         FROM used_up
         UNION ALL
         SELECT 'its deliveries are used up', task_name, instruction, payload, priority, tags,
-               retries, timeout, delivery, error, created_at, NULL
+               retries, timeout, delivery, error, created_at, NULL, NULL
         FROM claimed WHERE is_used_up
     ) AS used_up
     WHERE %(keep)s
@@ -371,10 +373,11 @@ queued AS (
     ON CONFLICT (task_name, instruction) DO NOTHING
 )
 INSERT INTO planton_active (
-    receipt, task_name, instruction, retries, delivery, created_at, claimed_at, lease,
+    receipt, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by, lease,
     lease_expires_at
 )
 SELECT gen_random_uuid(), %(task_name)s, instruction, %(retries)s, 1, clock.now, clock.now,
+       %(claimed_by)s,
        %(lease)s::double precision,
        clock.now + %(lease)s::double precision * interval '1 second'
 FROM given, (SELECT clock_timestamp() AS now) AS clock

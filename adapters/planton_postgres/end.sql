@@ -22,10 +22,10 @@ gone AS (
 remembered AS (
     INSERT INTO planton_ended (
         task_name, instruction, payload, priority, tags, retries, timeout, delivery, status,
-        result, error, created_at, claimed_at
+        result, error, created_at, claimed_at, claimed_by
     )
     SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery,
-           'succeeded', given.result::json, error, created_at, claimed_at
+           'succeeded', given.result::json, error, created_at, claimed_at, claimed_by
     FROM gone JOIN given USING (receipt)
     WHERE %(keep)s
 )
@@ -68,10 +68,11 @@ queued AS (
 remembered AS (
     INSERT INTO planton_ended (
         task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
-        created_at, claimed_at
+        created_at, claimed_at, claimed_by
     )
     SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery,
-           CASE WHEN is_to_retry THEN 'dead' ELSE 'failed' END, message, created_at, claimed_at
+           CASE WHEN is_to_retry THEN 'dead' ELSE 'failed' END, message, created_at, claimed_at,
+           claimed_by
     FROM failed WHERE NOT is_retried AND %(keep)s
 )
 SELECT receipt::text, task_name FROM gone;

@@ -68,7 +68,7 @@ FROM gone ORDER BY id;
 
 -- name: find
 SELECT task_name, instruction, status, payload, priority, tags, retries, timeout, delivery, result,
-       error, created_at, run_at, claimed_at, lease_expires_at, ended_at
+       error, created_at, run_at, claimed_at, claimed_by, lease_expires_at, ended_at
 FROM planton_instruction
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(task_name)s::text IS NULL OR task_name = %(task_name)s)

@@ -13,6 +13,7 @@ from planton.abc import (
     DispatcherRecord,
     TaskReport,
     keep_registered,
+    to_claimant,
     to_name,
     to_number,
     to_receipts,
@@ -39,6 +40,7 @@ class Base:
         synchronous: str = "FULL",
         retention: float = 7 * 24 * 3600.0,
         wake_ups: bool = True,
+        name: str | None = None,
     ) -> None:
         self.path = os.fspath(path)
         if self.path in ("", ":memory:") or self.path.startswith("file:"):
@@ -46,6 +48,7 @@ class Base:
             raise InvalidArgumentError("path", path, remedy)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidArgumentError("synchronous", synchronous, 'give "FULL" or "NORMAL"')
+        self._name = to_claimant(name)
         self._history = History(to_number("retention", retention))
         self._synchronous = synchronous
         self._owner = Owner(self._open, self.path, self._check)

@@ -38,6 +38,7 @@ class ClaimRule:
 
     Attributes:
         lease: Seconds that a claim lasts without a heartbeat.
+        claimed_by: Whom a claim names as the one that has it.
         deliveries: Most times that one is handed out; None for no limit.
         delay: Seconds that the task waits between attempts; None if that varies.
         key: Which ones of the queue, as a pattern for GLOB.
@@ -52,6 +53,7 @@ class ClaimRule:
     """
 
     lease: float
+    claimed_by: str
     deliveries: int | None = None
     delay: float | None = None
     key: str = "*"
@@ -335,6 +337,7 @@ class _Claiming:
             "task_name": self.request.task_name,
             "now": self.state.now,
             "lease": self.rule.lease,
+            "claimed_by": self.rule.claimed_by,
         }
         return self.connection.execute(CLAIM[statement], {**common, **parameters})
 

@@ -104,6 +104,7 @@ def _record(
     delivery: int,
     result: str | None,
     error: str | None,
+    claimed_by: str | None,
     *times: float | None,
 ) -> InstructionRecord:
     created_at, run_at, claimed_at, lease_expires_at, ended_at = map(_to_datetime, times)
@@ -123,6 +124,7 @@ def _record(
         created_at=created_at,
         run_at=run_at,
         claimed_at=claimed_at,
+        claimed_by=claimed_by,
         lease_expires_at=lease_expires_at,
         ended_at=ended_at,
     )

@@ -145,6 +145,7 @@ class Sources(Base):
             lease=to_lease(lease),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
             is_kept=self._history.is_kept,
+            claimed_by=self._name,
             is_live=self._wake_ups.is_live,
             **rest,
         )

@@ -45,6 +45,7 @@ class SQLiteStorage(Sources):
             it when they poll. What this process does wakes them in any case.
         retention: Seconds that ended instructions are kept, a week if nothing is said; with 0
             none is. What is older is deleted along with other writes, once a minute.
+        name: Kept with what it claims, as `claimed_by`; the host and the process if None.
 
     Raises:
         InvalidArgumentError: If the path is that of no file, or another argument cannot be used.

@@ -28,10 +28,11 @@ SELECT instruction FROM planton_active WHERE task_name = :task_name;
 -- Claims that were handed out as often as they may be: they end as dead.
 INSERT INTO planton_ended (
     task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
-    created_at, claimed_at, ended_at
+    created_at, claimed_at, claimed_by, ended_at
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, 'dead',
-    'its lease expired, and delivery ' || delivery || ' was the last', created_at, claimed_at, :now
+    'its lease expired, and delivery ' || delivery || ' was the last', created_at, claimed_at,
+    claimed_by, :now
 FROM planton_active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliveries AND :is_kept;
 
@@ -70,7 +71,8 @@ WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
 -- name: take_over
 -- Claims whose lease expired already hold their slots: they change hands.
 UPDATE planton_active
-SET receipt = random(), delivery = delivery + 1, claimed_at = :now, lease = :lease,
+SET receipt = random(), delivery = delivery + 1, claimed_at = :now, claimed_by = :claimed_by,
+    lease = :lease,
     lease_expires_at = :now + min(:lease, coalesce(timeout, :lease))
 WHERE receipt IN (
     SELECT receipt FROM planton_active
@@ -97,10 +99,11 @@ ORDER BY priority DESC, run_at, id LIMIT :limit;
 -- name: activate
 INSERT INTO planton_active (
     receipt, task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
-    given_back, created_at, claimed_at, lease, lease_expires_at
+    given_back, created_at, claimed_at, claimed_by, lease, lease_expires_at
 )
 SELECT random(), task_name, instruction, payload, priority, tags, retries, timeout, delivery + 1,
-    error, given_back, created_at, :now, :lease, :now + min(:lease, coalesce(timeout, :lease))
+    error, given_back, created_at, :now, :claimed_by, :lease,
+    :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
 RETURNING instruction, receipt, payload, delivery, lease, timeout;
 
@@ -121,10 +124,11 @@ SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name),
 -- Nor is one that failed for good: it would be claimed again at once, before all others. A time
 -- fires once, however it ended: which it can only have done since it came.
 INSERT INTO planton_active (
-    receipt, task_name, instruction, retries, delivery, created_at, claimed_at, lease,
+    receipt, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by, lease,
     lease_expires_at
 )
-SELECT random(), :task_name, found.value, :retries, 1, :now, :now, :lease, :now + :lease
+SELECT random(), :task_name, found.value, :retries, 1, :now, :now, :claimed_by, :lease,
+    :now + :lease
 FROM json_each(:instructions) AS found
 WHERE NOT EXISTS (
     SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = found.value

@@ -17,10 +17,11 @@ RETURNING receipt, task_name;
 -- name: succeed
 INSERT INTO planton_ended (
     task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, result,
-    error, created_at, claimed_at, ended_at
+    error, created_at, claimed_at, claimed_by, ended_at
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, 'succeeded',
-    :result, error, created_at, claimed_at, (julianday('now') - 2440587.5) * 86400.0
+    :result, error, created_at, claimed_at, claimed_by,
+    (julianday('now') - 2440587.5) * 86400.0
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
 ORDER BY given.key;
 
@@ -28,10 +29,10 @@ ORDER BY given.key;
 -- Those that are not to be retried, or cannot be.
 INSERT INTO planton_ended (
     task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
-    created_at, claimed_at, ended_at
+    created_at, claimed_at, claimed_by, ended_at
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery,
-    iif(:retry, 'dead', 'failed'), :error, created_at, claimed_at,
+    iif(:retry, 'dead', 'failed'), :error, created_at, claimed_at, claimed_by,
     (julianday('now') - 2440587.5) * 86400.0
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
 WHERE NOT (

@@ -68,19 +68,20 @@ DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload, priority, tags, retries, timeout, delivery, result,
-    error, created_at, run_at, claimed_at, lease_expires_at, ended_at
+    error, claimed_by, created_at, run_at, claimed_at, lease_expires_at, ended_at
 FROM (
     SELECT task_name, instruction, 'queued' AS status, payload, priority, tags, retries, timeout,
-        delivery, NULL AS result, error, created_at, run_at, NULL AS claimed_at,
+        delivery, NULL AS result, error, NULL AS claimed_by, created_at, run_at, NULL AS claimed_at,
         NULL AS lease_expires_at, NULL AS ended_at, 2 AS stage, id
     FROM planton_pending
     UNION ALL
     SELECT task_name, instruction, 'running', payload, priority, tags, retries, timeout,
-        delivery, NULL, error, created_at, NULL, claimed_at, lease_expires_at, NULL, 1, rowid
+        delivery, NULL, error, claimed_by, created_at, NULL, claimed_at, lease_expires_at, NULL, 1,
+        rowid
     FROM planton_active
     UNION ALL
     SELECT task_name, instruction, status, payload, priority, tags, retries, timeout,
-        delivery, result, error, created_at, NULL, claimed_at, NULL, ended_at, 0, id
+        delivery, result, error, claimed_by, created_at, NULL, claimed_at, NULL, ended_at, 0, id
     FROM planton_ended
 )
 WHERE (:status IS NULL OR status = :status)

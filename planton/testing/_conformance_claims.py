@@ -8,7 +8,7 @@ import trio
 
 from planton._events import ErrorEvent, InstructionEvent
 from planton._planton import Planton
-from planton.abc import Storage
+from planton.abc import Storage, to_claimant
 from planton.testing._collector import EventCollector
 from planton.testing._conformance_base import (
     Hooks,
@@ -117,6 +117,42 @@ class ClaimPromises(Hooks):
         assert ("a", 1, 2) == (after.instruction, after.payload, after.delivery)
         assert before.receipt != after.receipt
         assert ["a"] == await storage.get_active_instructions("task")
+
+    async def test_who_has_a_claim_can_be_seen(self, storage: Any) -> None:
+        """Also who had it; nobody has what is queued."""
+        await enqueue(storage, "task", "a", "b", retries=1)
+        task = storage.queue_task("task", concurrency=2, lease=30)
+        queued = (await record(storage, "a")).claimed_by
+        first, second = await claim(task)
+        await storage.fail(first.receipt, "no network")
+        await self.advance(storage, 31)
+        taken_over, again = await claim(task)
+        running = {(await record(storage, each)).claimed_by for each in "ab"}
+        await storage.complete(taken_over.receipt)
+        await storage.fail(again.receipt, "no network")
+        ended = {(await record(storage, each)).claimed_by for each in "ab"}
+        me = to_claimant(None)
+
+        assert second.instruction == taken_over.instruction
+        assert (None, {me}, {me}) == (queued, running, ended)
+
+    async def test_who_had_a_claim_can_be_seen_of_whatever_source(self, storage: Any) -> None:
+        """Of one that is dead because it was not renewed, and of rows of the user's."""
+        await enqueue(storage, "task", "1")
+        once = storage.queue_task("task", lease=30, deliveries=1)
+        await claim(once)
+        await self.advance(storage, 31)
+        await claim(once)
+        sources = ["task"]
+        if self.has_sql:
+            await self.add_rows(storage, 1)
+            await claim(storage.claim_task("rows", sql=self.claim_sql))
+            sources.append("rows")
+
+        assert "dead" == (await record(storage, "1")).status
+        assert {to_claimant(None)} == {
+            (await record(storage, "1", source)).claimed_by for source in sources
+        }
 
     async def test_a_take_over_is_within_limit_and_override(self, storage: Any) -> None:
         """Expired claims hold slots, but no more of them start than may run now."""

@@ -88,10 +88,13 @@ class MemoryStorage(MemoryOperations):
         latency: Seconds that each call takes.
         start: The date when it is first used, from which on dates follow trio's clock; now if
             None.
+        name: Kept with what it claims, as `claimed_by`; the host and the process if None.
     """
 
-    def __init__(self, *, latency: float = 0.0, start: datetime | None = None) -> None:
-        super().__init__(latency=latency, start=start)
+    def __init__(
+        self, *, latency: float = 0.0, start: datetime | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(latency=latency, start=start, name=name)
         self._get_active_instructions = _Active(self)
         self._schedule = _Schedule(self)
         self._strict_schedule = _StrictSchedule(self)

@@ -11,7 +11,7 @@ import trio
 
 from planton._errors import UnknownTaskError
 from planton._planton import Planton
-from planton.abc import keep_registered
+from planton.abc import keep_registered, to_claimant
 from planton.testing._memory_fleet import MemoryFleet
 from planton.testing._memory_rows import Key, Row, TaskState, Transaction
 
@@ -19,7 +19,10 @@ from planton.testing._memory_rows import Key, Row, TaskState, Transaction
 class MemoryBase:
     """Tables, transactions, and whom to wake."""
 
-    def __init__(self, *, latency: float = 0.0, start: datetime | None = None) -> None:
+    def __init__(
+        self, *, latency: float = 0.0, start: datetime | None = None, name: str | None = None
+    ) -> None:
+        self.name = to_claimant(name)
         self.latency = latency
         self.committed: dict[int, Row] = {}
         self.tasks: dict[str, TaskState] = {}

@@ -165,6 +165,7 @@ class MemoryOperations(MemoryBase):
             created_at=created_at,
             run_at=self._date(max(row.run_at, row.created_at)) if is_pending else None,
             claimed_at=None if is_pending else self._date(row.claimed_at),
+            claimed_by=None if is_pending else row.claimed_by,
             lease_expires_at=self._date(row.lease_expires_at) if is_active else None,
             ended_at=self._date(row.ended_at),
         )

@@ -53,6 +53,7 @@ class Row:
     error: str | None = None
     created_at: float = 0.0
     claimed_at: float | None = None
+    claimed_by: str | None = None
     ended_at: float | None = None
     given_back: int = 0
     id: int = 0
@@ -80,7 +81,7 @@ class Row:
         known = None if expires_at == math.inf else expires_at
         return attrs.evolve(self, lease=lease, lease_expires_at=known)
 
-    def claimed(self, now: float, lease: float | None) -> "Row":
+    def claimed(self, now: float, lease: float | None, by: str) -> "Row":
         """Give it with a new receipt."""
         row = attrs.evolve(
             self,
@@ -88,6 +89,7 @@ class Row:
             receipt=secrets.token_hex(8),
             delivery=self.delivery + 1,
             claimed_at=now,
+            claimed_by=by,
         )
         return row.renewed(now, lease)
 
@@ -109,6 +111,7 @@ class TaskState:
 class Tables(Protocol):
     """What is committed, and who has locked which instructions."""
 
+    name: str
     committed: dict[int, Row]
     tasks: dict[str, TaskState]
     locks: dict[Key, "Transaction"]
@@ -204,7 +207,7 @@ class Transaction:
         now = trio.current_time()
         claims = []
         for row in self.unlocked(rows)[: max(limit, 0)]:
-            claimed = row.claimed(now, lease)
+            claimed = row.claimed(now, lease, self._tables.name)
             self.write(claimed)
             claims.append(
                 Claim(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trio
 
-from planton import InstructionEvent, Planton, Task
+from planton import InstructionEvent, InvalidArgumentError, Planton, Task
 from planton.testing import EventCollector, MemoryStorage
 
 
@@ -194,3 +194,15 @@ async def test_dates_follow_the_clock_of_trio_from_a_start_on():
     assert (start, timedelta(hours=1)) == (a.created_at, b.created_at - a.created_at)
     (stats,) = await storage.stats()
     assert start == stats.oldest_due_at
+
+
+@pytest.mark.parametrize("name", ("", 7))
+def test_a_name_that_is_none_is_refused(name):
+    """What is claimed is to name somebody."""
+    with pytest.raises(InvalidArgumentError, match="name"):
+        MemoryStorage(name=name)
+
+
+def test_a_name_is_kept():
+    """Of the storage, for what it claims."""
+    assert "echo-1" == MemoryStorage(name="echo-1").name

@@ -152,6 +152,7 @@ async def test_what_was_skipped_by_lock_is_skipped_by_claim(storage, connection,
     await enqueue(storage, "task", "b")
     rule = {"task_name": "task", "limit": 5, "concurrency": 5, "key": "%", "tags": [], "lease": 60}
     parameters = {"asked": Jsonb([{**rule, "source": "queue"}]), "keep": True, "locks": True}
+    parameters["claimed_by"] = "me"
     async with connection.transaction():
         async with observer.transaction():
             await observer.execute("SELECT FROM planton_task FOR UPDATE")

@@ -55,6 +55,8 @@ def test_a_conninfo_that_is_none_is_refused(conninfo):
         {"retention": -1},
         {"connect_timeout": 0},
         {"statement_timeout": None},
+        {"name": "\0"},
+        {"name": 7},
     ),
 )
 def test_options_that_make_no_sense_are_refused(options):

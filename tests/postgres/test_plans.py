@@ -83,7 +83,7 @@ def asked(*names):
     rule = {"limit": 100, "concurrency": 100, "key": "%", "tags": [], "lease": 60}
     more = {"source": "queue", "looks_ahead": True, "deliveries": None}
     wanted = [{"task_name": name, **rule, **more} for name in names]
-    return {"asked": Jsonb(wanted), "keep": True, "locks": True}
+    return {"asked": Jsonb(wanted), "keep": True, "claimed_by": "me", "locks": True}
 
 
 @pytest.mark.parametrize("names", (("task",), ("task", "another")))
@@ -112,7 +112,7 @@ def test_a_prepared_claim_has_the_same_plan(backlog, statement):
     if backlog.info.server_version < 160000:  # pragma: no cover
         pytest.skip("EXPLAIN knows no GENERIC_PLAN before PostgreSQL 16")
     sql = CLAIM[statement].replace("%(asked)s", "$1").replace("%(keep)s", "$2::boolean")
-    sql = sql.replace("%(locks)s", "$3::boolean")
+    sql = sql.replace("%(locks)s", "$3::boolean").replace("%(claimed_by)s", "$4::text")
     # The extended protocol would want values for the parameters.
     with backlog.transaction(), psycopg.ClientCursor(backlog) as cursor:
         backlog.execute(CLAIM["lock"], asked("task"))
@@ -135,7 +135,7 @@ def test_who_is_busy_is_found_from_name_to_name(backlog):
 def test_a_plain_select_leaves_out_by_an_index_of_what_failed(backlog):
     """The history is looked into, not read: neither for their number nor for those given."""
     given = {"instructions": [str(n) for n in range(49_900, 50_100)], "room": 100}
-    given |= {"retries": 0, "lease": 60}
+    given |= {"retries": 0, "lease": 60, "claimed_by": "me"}
     parameters = {"task_name": "task", "is_marked": False, "is_time": False, **given}
     with backlog.transaction(force_rollback=True):
         known = explain(backlog, CLAIM["known"], parameters)

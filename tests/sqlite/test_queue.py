@@ -148,7 +148,7 @@ async def test_a_long_backlog_is_read_through_an_index(
     )
     rows("ANALYZE" if is_analysed else "SELECT 1")
     parameters = {"task_name": "send", "now": 9e9, "key": "*", "tags": "[]", "limit": 1, "lease": 1}
-    parameters["cron"] = None
+    parameters |= {"cron": None, "claimed_by": "me"}
     with closing(sqlite3.connect(storage.path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {CLAIM[statement]}", parameters).fetchall()
     steps = [step for *_, step in plan]
@@ -160,7 +160,7 @@ async def test_a_long_backlog_is_read_through_an_index(
 async def test_a_time_table_reads_no_more_of_the_history_than_it_needs(storage):
     """A time may have been dispatched since it came: older ends are not read."""
     options = dict.fromkeys(("task_name", "now", "lease", "retries", "limit", "is_select"))
-    parameters = {**options, "instructions": "[]", "since": 0}
+    parameters = {**options, "claimed_by": "me", "instructions": "[]", "since": 0}
     with closing(sqlite3.connect(storage.path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {CLAIM['record']}", parameters).fetchall()
     steps = [step for *_, step in plan]

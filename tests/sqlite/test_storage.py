@@ -358,6 +358,19 @@ async def test_making_a_task_before_the_database_is_there_says_so(tmp_path, clai
         SQLiteStorage(tmp_path / "app.db").claim_task("send", sql=claim_sql)
 
 
+async def test_what_a_storage_of_a_name_claims_bears_it(path):
+    """So that people see who has it."""
+    async with SQLiteStorage(path, name="echo-1") as storage:
+        await storage.migrate()
+        await storage.enqueue("resize", "7")
+        planton = Planton(tasks=[storage.queue_task("resize")])
+        EventCollector(planton)
+        await planton.attempt("resize")
+        (record,) = await storage.find(task_name="resize")
+
+    assert "echo-1" == record.claimed_by
+
+
 async def test_a_writer_that_does_not_finish_is_waited_for(storage, claim_sql, path):
     """A lock of somebody else is no error at once."""
     other = sqlite3.connect(path, isolation_level=None)
