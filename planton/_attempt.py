@@ -40,6 +40,7 @@ class Attempt:
         surplus: Claims to give back, or to keep if they cannot be.
         errors: What went wrong, and where.
         next_in: Seconds until the next attempt, if `schedule` knew.
+        due_in: Seconds until the next attempt at the latest, if `schedule` knew.
         handed_over: How many claims consumers have taken.
         why: What to add to the outcome in `explain`.
         is_over: Whether it came to its end, and was not cut off.
@@ -55,6 +56,7 @@ class Attempt:
     surplus: Sequence[Claim] = ()
     errors: Sequence[tuple[Stage, Exception]] = ()
     next_in: float | None = None
+    due_in: float | None = None
     handed_over: int = 0
     why: str = ""
     is_over: bool = False
@@ -214,6 +216,7 @@ def take(attempt: Attempt, answer: Any, limit: int | None) -> None:
     """
     if isinstance(answer, Batch):
         attempt.next_in = to_seconds(answer.next_in)
+        attempt.due_in = to_seconds(answer.due_in)
         attempt.active = attempt.active if answer.active is None else answer.active
         answer = answer.claims
     problem = _problem(answer)

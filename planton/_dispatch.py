@@ -83,7 +83,7 @@ class Dispatcher:
     async def plan_first(self, entry: Entry, now: float) -> None:
         """Make the first attempt due, after its delay from `now`."""
         entry.in_hand = True
-        self._let_go(entry, await self._next_delay(entry, None), now)
+        self._let_go(entry, await self._next_delay(entry), now)
 
     @trio.lowlevel.enable_ki_protection
     async def give_back_kept(self, entry: Entry) -> None:
@@ -256,18 +256,23 @@ class Dispatcher:
         attempt.is_over = True
         if self._listeners.of(AttemptEvent):
             await self._listeners.attempted(attempt.end(attempt.outcome))
-        if entry.fixed_delay is not None and attempt.next_in is None and not entry.woken:
+        is_plain = attempt.next_in is None and attempt.due_in is None and not entry.woken
+        if is_plain and entry.fixed_delay is not None:
             return entry.fixed_delay if self._plan.wants(entry) else None
-        return await self._next_delay(entry, attempt.next_in)
+        return await self._next_delay(entry, attempt.next_in, attempt.due_in)
 
     def _plan_next(self, attempt: Attempt, delay: float | None, now: float | None = None) -> None:
         attempt.entry.decisions.add(attempt.outcome, reason(attempt, delay))
         self._let_go(attempt.entry, delay, now)
 
-    async def _next_delay(self, entry: Entry, next_in: float | None) -> float | None:
+    async def _next_delay(
+        self, entry: Entry, next_in: float | None = None, due_in: float | None = None
+    ) -> float | None:
         if not self._plan.wants(entry):
             return None
         delay = await self._delay(entry) if next_in is None else next_in
+        if due_in is not None and due_in < delay:
+            delay = due_in
         if entry.woken:
             entry.woken, delay = False, 0.0
         return delay

@@ -16,6 +16,7 @@ class Reason(NamedTuple):
     attempt_number: int
     why: str
     delay: float | None
+    is_cut: bool
 
     def __str__(self) -> str:
         parts = [self._outcome()]
@@ -23,6 +24,8 @@ class Reason(NamedTuple):
             parts.append(f"attempt {self.attempt_number}")
         if self.delay is not None:
             parts.append(f"next in {in_words(self.delay)}")
+        if self.is_cut:
+            parts.append("when something may be due")
         return ", ".join(parts)
 
     def _outcome(self) -> str:
@@ -58,4 +61,5 @@ def reason(attempt: Attempt, delay: float | None) -> Reason:
         why = "nothing more is claimed"
     entry = attempt.entry
     counts = (attempt.handed_over, attempt.limit, attempt.active, entry.concurrency)
-    return Reason._make((attempt.outcome, *counts, entry.attempt_number, why, delay))
+    is_cut = delay is not None and delay == attempt.due_in
+    return Reason._make((attempt.outcome, *counts, entry.attempt_number, why, delay, is_cut))

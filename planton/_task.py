@@ -115,20 +115,24 @@ class Batch:
     Attributes:
         claims: What was claimed, at most `request.limit`.
         next_in: Seconds until it is worth attempting again; replaces the delay once.
+        due_in: Seconds until something may become due, such as a time in the future or the end of
+            a lease. The delay, or `next_in`, is cut to it once, and never made longer.
         active: How many were active before this claim, as a strict `schedule` counted them.
 
     Raises:
-        InvalidArgumentError: If `next_in` or `active` is not a number of at least 0.
+        InvalidArgumentError: If `next_in`, `due_in` or `active` is not a number of at least 0.
     """
 
     claims: Sequence[str | Claim]
     next_in: float | None = attrs.field(default=None, kw_only=True)
+    due_in: float | None = attrs.field(default=None, kw_only=True)
     active: int | None = attrs.field(default=None, kw_only=True)
 
     @next_in.validator
-    def _check_next_in(self, _: object, value: object) -> None:
+    @due_in.validator
+    def _check_seconds(self, field: "attrs.Attribute[Any]", value: object) -> None:
         if value is not None and to_seconds(value) is None:
-            raise InvalidArgumentError("next_in", value, "give finite seconds of at least 0")
+            raise InvalidArgumentError(field.name, value, "give finite seconds of at least 0")
 
     @active.validator
     def _check_active(self, _: object, value: object) -> None:

@@ -134,10 +134,9 @@ class Claimer:
 
     def _batch(self, request: ScheduleRequest, found: Found) -> Batch:
         """Give it as a schedule answers."""
-        number = 0 if found.claims else request.attempt_number + 1
-        delay = self.rules[request.task_name].delay
-        next_in = found.next_in(delay, number, self._rest())
-        return Batch(found.claims, active=found.active, next_in=next_in)
+        next_in = found.next_in(self.rules[request.task_name].delay, self._rest())
+        due_in = found.due_in(request.attempt_number + 1)
+        return Batch(found.claims, active=found.active, next_in=next_in, due_in=due_in)
 
     async def _introduce(self, requests: Sequence[ScheduleRequest]) -> None:
         """Give tasks the row that is their lock, before their first claim.

@@ -51,33 +51,33 @@ class Found:
         """Make what is found of a task that has nothing queued and nothing active."""
         return cls(True, 0, None, _NEVER, None, False, None)
 
-    def next_in(self, delay: float | None, attempt_number: int, rest: float) -> float | None:
-        """Give the seconds until the next attempt, where it should not be the delay.
+    def next_in(self, delay: float | None, rest: float) -> float | None:
+        """Give the seconds until the next attempt, where they should be more than the delay.
 
-        Something may become due before. Who was turned away by another dispatcher, which may leave
-        something, comes again soon. And with nothing to do there is no need to look every time.
+        With nothing to do there is no need to look every time.
 
         Args:
-            delay: Seconds until the next attempt otherwise; None if that varies.
-            attempt_number: Its number.
+            delay: Seconds until the next attempt otherwise; None if that varies, perhaps up to
+                more than a rest.
             rest: Seconds that a task with nothing to do may rest because it would be woken; 0 if
                 it would not.
         """
-        moment = self._next_moment()
-        is_idle = not self.is_wanted and rest > 0
-        if delay is None:
-            return moment if is_idle and moment < rest else None
-        latest = max(delay, rest) if is_idle else delay
-        if self.is_wanted and not self.is_held:
-            latest = min(delay, full_jitter(attempt_number, initial=0.02, maximum=1.0))
-        seconds = min(latest, moment)
-        return None if seconds == delay else seconds
+        return rest if not self.is_wanted and delay is not None and delay < rest else None
 
-    def _next_moment(self) -> float:
-        """Give the seconds until something happens by itself."""
+    def due_in(self, attempt_number: int) -> float | None:
+        """Give the seconds until something may become due that is not yet.
+
+        Who was turned away by another dispatcher, which may leave something, comes again soon.
+
+        Args:
+            attempt_number: Of the next attempt.
+        """
         known = (self.next_due_at, self.next_fire_at, self.next_expiry_at)
-        moments = [at for at in known if at and at > self.now]
-        return (min(moments) - self.now).total_seconds() if moments else math.inf
+        waits = [(at - self.now).total_seconds() for at in known if at and at > self.now]
+        waits += [min(each.lease or math.inf, each.timeout or math.inf) for each in self.claims]
+        if self.is_wanted and not self.is_held:
+            waits.append(full_jitter(attempt_number, initial=0.02, maximum=1.0))
+        return min(waits, default=None)
 
 
 def found_from(looked: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> dict[str, Found]:

@@ -24,7 +24,7 @@ class ClaimRule:
         tags: What is offered to instructions that ask for tags.
         source: The user's statement.
         times: When a cron task fires.
-        delay: Seconds between two attempts; None if that varies.
+        delay: Seconds between two attempts, which a rest is no shorter than; None if that varies.
     """
 
     lease: float = 60.0

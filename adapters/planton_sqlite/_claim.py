@@ -40,7 +40,8 @@ class ClaimRule:
         lease: Seconds that a claim lasts without a heartbeat.
         claimed_by: Whom a claim names as the one that has it.
         deliveries: Most times that one is handed out; None for no limit.
-        delay: Seconds that the task waits between attempts; None if that varies.
+        delay: Seconds that the task waits between attempts, which a rest is no shorter than; 0 if
+            that varies.
         key: Which ones of the queue, as a pattern for GLOB.
         tags: What the dispatcher offers, as a JSON array.
         retries: How many an instruction has that comes from `source`.
@@ -55,7 +56,7 @@ class ClaimRule:
     lease: float
     claimed_by: str
     deliveries: int | None = None
-    delay: float | None = None
+    delay: float = 0.0
     key: str = "*"
     tags: str = "[]"
     retries: int = 0
@@ -140,7 +141,7 @@ class _Claiming:
         if state.is_paused or (not state.expired and (self.room <= 0 or is_idle)):
             self._remember()
             self.next_times = [t for t in (state.first_run_at, self.state.next_fire_at) if t]
-            return Batch([], active=state.active, next_in=self._next_in())
+            return self._batch(state.active)
         return None
 
     def next_at(self) -> float | None:
@@ -182,7 +183,7 @@ class _Claiming:
         if self.rule.source is not None and self.room > 0:
             self._take_from(self.rule.source)
         self._remember()
-        return Batch(self.claims, active=active, next_in=self._next_in())
+        return self._batch(active)
 
     @property
     def room(self) -> int:
@@ -315,14 +316,16 @@ class _Claiming:
         self.rule.memory.concurrency = self.request.concurrency
         self.rule.memory.is_saturated = self.room <= 0
 
-    def _next_in(self) -> float | None:
-        """Give the seconds until something is due, if the task would not look before or after."""
+    def _batch(self, active: int) -> Batch:
+        next_in = max(REST, self.rule.delay) if self._may_rest() else None
+        return Batch(self.claims, active=active, next_in=next_in, due_in=self._due_in())
+
+    def _due_in(self) -> float | None:
+        """Give the seconds until something may be due that is not yet."""
         times = [*self.next_times, self.state.lease_expires_at or 0.0]
         waits = [time - self.state.now for time in times if time > self.state.now]
-        shortest, delay = min(waits, default=math.inf), self.rule.delay
-        if self._may_rest():
-            return min(shortest, max(REST, delay or 0.0))
-        return None if delay is None or shortest >= delay else shortest
+        waits += [min(claim.lease or math.inf, claim.timeout or math.inf) for claim in self.claims]
+        return min(waits, default=None)
 
     def _may_rest(self) -> bool:
         """Tell whether the task is woken as soon as there is something to claim."""

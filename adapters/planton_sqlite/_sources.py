@@ -171,11 +171,11 @@ class Sources(Base):
         await self._owner.write(lambda connection: _end.take_back(connection, numbers))
 
 
-def _seconds(delay: Any) -> float | None:
-    """Give the delay of a task if it is always the same."""
+def _seconds(delay: Any) -> float:
+    """Give the delay of a task if it is always the same, 0 if it is not."""
     if isinstance(delay, timedelta):
         return delay.total_seconds()
-    return None if callable(delay) else float(delay)
+    return 0.0 if callable(delay) else float(delay)
 
 
 def to_glob(key: str) -> str:

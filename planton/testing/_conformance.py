@@ -4,6 +4,7 @@ from planton.testing._conformance_advance import AdvancePromises
 from planton.testing._conformance_claims import ClaimPromises
 from planton.testing._conformance_cron import CronPromises
 from planton.testing._conformance_database import DatabasePromises
+from planton.testing._conformance_due import DuePromises
 from planton.testing._conformance_fleet import FleetPromises
 from planton.testing._conformance_input import InputPromises
 from planton.testing._conformance_operations import OperationPromises
@@ -18,6 +19,7 @@ class StorageConformance(
     AdvancePromises,
     OperationPromises,
     CronPromises,
+    DuePromises,
     FleetPromises,
     InputPromises,
     DatabasePromises,

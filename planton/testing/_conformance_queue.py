@@ -8,7 +8,6 @@ import trio
 
 from planton.testing._conformance_base import (
     Hooks,
-    attempt,
     claim,
     claim_one,
     clock,
@@ -87,32 +86,6 @@ class QueuePromises(Hooks):
         assert [] == await claim(task)
         await self.advance(storage, 12)
         assert ["a"] == names(await claim(task))
-
-    async def test_the_next_time_is_told_when_it_is_sooner_than_the_delay(
-        self, storage: Any
-    ) -> None:
-        """A dispatcher sleeps until then; a shorter delay, or one that varies, is left alone."""
-        later = await clock(storage) + timedelta(seconds=100)
-        tasks = {
-            delay: storage.queue_task(f"task{number}", delay=delay)
-            for number, delay in enumerate((3600, 10, lambda _: 3600))
-        }
-        for task in tasks.values():
-            await enqueue(storage, task.name, "a", run_at=later)
-        next_in = [(await attempt(task)).next_in for task in tasks.values()]
-
-        assert next_in[0] is not None
-        assert 90 < next_in[0] <= 100
-        assert [None, None] == next_in[1:]
-
-    async def test_there_is_no_next_time_without_one(self, storage: Any) -> None:
-        """Nothing is queued, or what is queued is due already; leases end later than the delay."""
-        task = storage.queue_task("task", delay=50, lease=60)
-
-        assert (await attempt(task)).next_in is None
-        await enqueue(storage, "task", "a", "b")
-        assert (await attempt(task)).next_in is None
-        assert (await attempt(task)).next_in is None
 
     async def test_only_keys_that_match(self, storage: Any) -> None:
         """As LIKE of SQL: `%` any characters, `_` one; case counts, a backslash takes it back."""

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError
-from planton._task import Batch, Claim, Delay, ScheduleRequest, Seconds, Task, to_seconds
+from planton._task import Batch, Claim, Delay, ScheduleRequest, Seconds, Task
 from planton.abc import (
     Acknowledged,
     AdvanceReport,
@@ -192,7 +192,6 @@ class MemoryStorage(MemoryOperations):
         schedule.rules[name] = ClaimRule(
             lease=to_lease(lease),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
-            delay=None if callable(task.delay) else to_seconds(task.delay),
             key=to_pattern(key),
             tags=frozenset(tags),
             times=times,

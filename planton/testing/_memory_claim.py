@@ -22,7 +22,6 @@ class ClaimRule:
     Attributes:
         lease: Seconds that a claim lasts without a heartbeat.
         deliveries: Most times that one is handed out; None for no limit.
-        delay: Seconds that the task waits between attempts; None if that varies.
         key: Which instructions.
         tags: What the dispatcher offers.
         times: The time table of a cron task.
@@ -30,7 +29,6 @@ class ClaimRule:
 
     lease: float
     deliveries: int | None
-    delay: float | None
     key: re.Pattern[str]
     tags: frozenset[str]
     times: TimeTable | None = None
@@ -70,7 +68,8 @@ class Claiming:
         self._take_pending()
         if self.rule.times is not None:
             self._take_times(self.rule.times)
-        return Batch(self.claims, active=active, next_in=self._next_in())
+        self.next_times += [row.lease_expires_at or 0.0 for row in self._active()]
+        return Batch(self.claims, active=active, due_in=self._due_in())
 
     def _active(self) -> list[Row]:
         return self.transaction.rows(self.request.task_name, "active")
@@ -126,13 +125,9 @@ class Claiming:
     def _hand_out(self, rows: Sequence[Row], room: int) -> None:
         self.claims += self.transaction.hand_out(rows, room, self.rule.lease)
 
-    def _next_in(self) -> float | None:
-        """Give the seconds until something is due, if the task would not look before."""
-        waits = [time - self.now for time in self.next_times if time > self.now]
-        shortest = min(waits, default=None)
-        if shortest is None or self.rule.delay is None or shortest >= self.rule.delay:
-            return None
-        return shortest
+    def _due_in(self) -> float | None:
+        """Give the seconds until something may be due that is not yet."""
+        return min((time - self.now for time in self.next_times if time > self.now), default=None)
 
 
 def _kept_after(fires: FireTimes, kept: Mapping[str, KeptTime], key: str) -> dict[str, KeptTime]:

@@ -36,7 +36,8 @@ FAULTS = {
 FAULTY_TIME = 60.0  # seconds until nothing goes wrong any more
 RECOVERY_TIME = 3600.0  # until all that was open then has ended
 IDLE_TIME = 300.0  # until all delays are long
-PROBE_TIME = 25.0  # until what is enqueued then has ended: much less than a delay, so by wake-ups
+# Until what is enqueued then has ended: less than a delay, so by wake-ups and at its own time.
+PROBE_TIME = 25.0
 
 
 @attrs.define(eq=False)
@@ -56,7 +57,8 @@ class World:
         trace: What happened, a line each.
         violation: The invariant that was broken; None while none is.
         is_faulty: Whether faults strike.
-        is_probing: Whether tasks wait long between attempts, so that wake-ups are all they have.
+        is_probing: Whether tasks wait long between attempts, so that wake-ups and the times at
+            which something becomes due are all they have.
         is_closing: Whether the nodes are to terminate.
     """
 
@@ -144,7 +146,8 @@ class World:
                 node.planton.wake()
             # While those attempts are in hand: some have looked already when this is committed.
             await self._produce(number, self.rng.uniform(0, self._latency))
-        await self._settle(PROBE_TIME, "a wake-up was lost although nothing went wrong")
+        problem = "a wake-up was lost or a time was missed although nothing went wrong"
+        await self._settle(PROBE_TIME, problem)
         self.is_closing = True
 
     async def _settle(self, seconds: float, problem: str) -> None:
@@ -171,7 +174,7 @@ class World:
     async def _produce(self, number: int, after: float) -> None:
         await trio.sleep(after)
         task, name, retries = self.rng.choice(self.tasks), str(number), self.rng.randint(0, 2)
-        wait = self.rng.uniform(-10, 10) if self.is_faulty and self.rng.random() < 0.3 else None
+        wait = self.rng.uniform(-10, 10) if self.rng.random() < 0.3 else None
         now = self.storage.to_datetime(trio.current_time())
         run_at = None if wait is None else now + timedelta(seconds=wait)
         # Noted before: the claim may come before the answer.

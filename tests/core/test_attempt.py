@@ -147,7 +147,36 @@ async def test_next_in_replaces_the_delay_once(bench):
     assert [1.0, 6.0, 6.5, 7.5] == one.schedule.times
 
 
-@pytest.mark.parametrize("field", ({"next_in": -1}, {"next_in": math.nan}, {"active": -1}))
+@pytest.mark.parametrize("delay", (10, timedelta(seconds=10), lambda attempt_number: 10))
+async def test_due_in_cuts_the_delay_once(bench, delay):
+    """However the delay is given: only the core asks a function for it."""
+    one = bench(Batch([], due_in=3), Batch([], due_in=20), delay=delay)
+    await one.run_for(34)
+
+    assert [10.0, 13.0, 23.0, 33.0] == one.schedule.times
+
+
+async def test_due_in_cuts_next_in_too(bench):
+    """A source that rests its task knows when something becomes due."""
+    one = bench(Batch([], next_in=9, due_in=4), Batch([], next_in=4, due_in=9), delay=1)
+    await one.run_for(10.5)
+
+    assert [1.0, 5.0, 9.0, 10.0] == one.schedule.times
+
+
+async def test_due_in_cuts_the_second_after_a_delay_that_failed(bench):
+    """It is an error, and slept as a second or less."""
+    one = bench(Batch([], due_in=0.5), delay=lambda attempt_number: -1)
+    await one.run_for(2.75)
+
+    assert [1.0, 1.5, 2.5] == one.schedule.times
+    assert 4 == len(one.seen.errors)
+
+
+_NO_SECONDS = ({"next_in": -1}, {"next_in": math.nan}, {"due_in": -1}, {"due_in": math.inf})
+
+
+@pytest.mark.parametrize("field", (*_NO_SECONDS, {"active": -1}))
 def test_a_batch_refuses_what_makes_no_sense(field):
     """The error is raised where the mistake is."""
     with pytest.raises(InvalidArgumentError, match=next(iter(field))):

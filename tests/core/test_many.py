@@ -93,6 +93,21 @@ async def test_every_task_gets_its_own_answer_or_error():
     assert ["no"] == [str(error) for error in seen.errors]
 
 
+async def test_due_in_holds_for_each_of_many():
+    """It cuts the delay of its own task; the others go on as they are."""
+
+    def answer(request):
+        return Batch([], due_in=0.25 if request.task_name == "t1" else None)
+
+    schedule = Schedule(answer)
+    planton, _ = make(schedule, Active())
+    async with planton:
+        await trio.sleep(1.6)
+
+    assert [["t0", "t1", "t2"]] == schedule.calls[:1]
+    assert ["t1", "t1"] == schedule.calls[1:]
+
+
 @pytest.mark.parametrize("answer", (None, [[]], 5))
 async def test_a_many_that_answers_for_others_is_an_error_for_all(answer):
     """Answers belong to questions."""

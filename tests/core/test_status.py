@@ -130,6 +130,18 @@ async def test_explain_says_why_nothing_was_dispatched(bench):
     )
 
 
+async def test_explain_says_that_a_delay_was_cut(bench):
+    """Otherwise the seconds would be a riddle to whoever wrote the delay down."""
+    one = bench(Batch(["a"], due_in=4), Batch([], due_in=40), delay=10, concurrency=2)
+    await one.run_for(15)
+    words = one.planton.explain("task")
+
+    assert words[0].startswith(
+        "dispatched 1 of at most 2, next in 4 s, when something may be due ("
+    )
+    assert words[1].startswith("nothing due, attempt 1, next in 10 s (")
+
+
 async def test_explain_tells_a_quiet_night_in_one_line(bench):
     """Equal decisions are counted."""
     one = bench()

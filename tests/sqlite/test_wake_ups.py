@@ -222,7 +222,7 @@ async def test_the_end_of_a_lease_is_a_next_time(storage):
     )
 
     assert 1 == len((await task.schedule(request)).claims)
-    assert 0 < (await task.schedule(request)).next_in <= 5
+    assert 0 < (await task.schedule(request)).due_in <= 5
 
 
 async def test_with_nothing_to_do_a_hundred_tasks_make_one_statement_a_second_at_most(

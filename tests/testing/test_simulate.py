@@ -127,6 +127,16 @@ class WakesNobody(MemoryStorage):
         pass
 
 
+class TellsNoTimes(MemoryStorage):
+    def queue_task(self, name, **options):
+        task = super().queue_task(name, **options)
+
+        async def schedule(request):
+            return attrs.evolve(await task.schedule(request), due_in=None)
+
+        return attrs.evolve(task, schedule=schedule)
+
+
 class IgnoresWakeUpsDuringAttempts(Planton):
     def _wake(self, entry):
         if not entry.in_hand:
@@ -181,6 +191,7 @@ def as_option(mutation):
         (ChecksNoReceipt, "late write applied"),
         (EndsNothing, "claimed after its end"),
         (WakesNobody, "a wake-up was lost"),
+        (TellsNoTimes, "a time was missed"),
         (IgnoresWakeUpsDuringAttempts, "a wake-up was lost"),
         (NeverPolls, "no progress"),
         (GivesUpOnErrors, "no progress"),

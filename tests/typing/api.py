@@ -52,7 +52,7 @@ async def schedule(request: ScheduleRequest) -> list[str]:
 
 
 def schedule_sync(request: ScheduleRequest) -> Batch:
-    return Batch([Claim(instruction=request.task_name), "plain"], next_in=1.0, active=2)
+    return Batch([Claim(instruction=request.task_name), "plain"], next_in=1.0, due_in=0.5, active=2)
 
 
 async def release(claims: Sequence[Claim]) -> None:
