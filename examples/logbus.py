@@ -142,7 +142,7 @@ async def count(storage: Storage) -> str:
         words = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
         lines.append(f"  {queue}: {', '.join(words)}")
         bad = [each for each in records if each.status in ("failed", "dead")]
-        lines += [f"    {each.instruction} {each.status}: {each.error}" for each in bad]
+        lines += sorted(f"    {each.instruction} {each.status}: {each.error}" for each in bad)
     return "\n".join(lines)
 
 

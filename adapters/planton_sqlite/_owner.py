@@ -136,6 +136,9 @@ class Owner:
 
         return checked
 
+    # A KeyboardInterrupt between handing the work over and waiting for it would leave a job that
+    # later reschedules a task which does not wait for it: trio would break down.
+    @trio.lowlevel.enable_ki_protection
     async def _do(
         self,
         function: Callable[[sqlite3.Connection], T],

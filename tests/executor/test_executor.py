@@ -227,10 +227,10 @@ async def test_leases_are_renewed_while_handlers_run_and_wait(bench):
     @one.executor.handler("task")
     def handle(work):
         deliveries.append(work.delivery)
-        threading.Event().wait(0.7)
+        threading.Event().wait(1.5)
 
     await one.enqueue("a", "b", "c")
-    task = one.storage.queue_task("task", concurrency=10, lease=0.3, delay=0.05)
+    task = one.storage.queue_task("task", concurrency=10, lease=1.0, delay=0.05)
     planton = Planton(tasks=[task], services=[one.executor.serve])
     planton.on(InstructionEvent, one.executor.submit)
     async with planton:
