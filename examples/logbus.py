@@ -81,7 +81,7 @@ async def add_tasks(storage: Storage) -> None:
     await add("foo-4")
     await add("foo-5", retries=1)
     await add("foo-6", payload={})
-    await add("foo-7", timeout=0.5)
+    await add("foo-7", timeout=1.5)
     await add("bar-1")  # nobody works on such keys here
     await add("foo-8", "slow")  # nor on this queue
 
