@@ -1,6 +1,5 @@
 """What is special about the claim on PostgreSQL: fresh counts, locks of others, the user's SQL."""
 
-import uuid
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
