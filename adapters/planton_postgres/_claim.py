@@ -1,6 +1,6 @@
 """The strict claim: counts and claims in one transaction, which only one has at a time per task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import trio
@@ -11,6 +11,7 @@ from planton.abc import TimeTable
 from planton_postgres._cron import Fires, fires_of
 from planton_postgres._database import Connection, Database, fetch
 from planton_postgres._found import Fire, Found, found_from, to_claim
+from planton_postgres._passed import Memory, Passed
 from planton_postgres._rule import ClaimRule
 from planton_postgres._source import Source
 from planton_postgres._statements import CLAIM
@@ -41,6 +42,7 @@ class Claimer:
         self._rest = rest
         self.rules: dict[str, ClaimRule] = {}
         self._known: set[str] = set()
+        self._memory = Memory(trio.current_time)
 
     async def from_queue(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
         """Claim for tasks that have nothing but the queue: one round trip for all of them.
@@ -57,7 +59,7 @@ class Claimer:
             return await self._common(connection, requests, commit=True)
 
         await self._introduce(requests)
-        return self._known_of(await self._database.claim(claim))
+        return self._learnt_from(await self._database.claim(claim))
 
     async def _busy(self, requests: Sequence[ScheduleRequest]) -> Sequence[ScheduleRequest]:
         """Leave out tasks that have nothing queued and nothing active."""
@@ -83,7 +85,7 @@ class Claimer:
 
         await self._introduce([request])
         found = await self._database.claim_in_parts(claim)
-        self._known_of({request.task_name: found})
+        self._learnt_from({request.task_name: found})
         return self._batch(request, found)
 
     async def from_sources(self, requests: Sequence[ScheduleRequest]) -> list[Answer]:
@@ -124,11 +126,21 @@ class Claimer:
     async def _look(
         self, connection: Connection, requests: Sequence[ScheduleRequest]
     ) -> dict[str, Found]:
-        rows = await fetch(connection, CLAIM["lock"], self._parameters(requests, locks=False))
-        return found_from(rows, [])
+        passed: dict[str, Passed | None] = {each.task_name: None for each in requests}
+        parameters = self._parameters(requests, passed, locks=False)
+        return found_from(await fetch(connection, CLAIM["lock"], parameters), [], passed)
 
-    def _parameters(self, requests: Sequence[ScheduleRequest], *, locks: bool) -> dict[str, Any]:
-        asked = [self.rules[request.task_name].asked(request) for request in requests]
+    def _parameters(
+        self,
+        requests: Sequence[ScheduleRequest],
+        passed: Mapping[str, Passed | None],
+        *,
+        locks: bool,
+    ) -> dict[str, Any]:
+        asked = [
+            self.rules[each.task_name].asked(each) | {"passed": passed[each.task_name]}
+            for each in requests
+        ]
         common = {"keep": self._keep, "claimed_by": self._name, "locks": locks}
         return {"asked": Jsonb(asked), **common}
 
@@ -149,23 +161,34 @@ class Claimer:
             await self._database.count(CLAIM["introduce"], {"task_names": unknown})
             self._known.update(unknown)
 
-    def _known_of(self, found: dict[str, Found]) -> dict[str, Found]:
-        """Forget tasks whose row somebody has deleted: they get it anew at their next attempt."""
+    def _learnt_from(self, found: dict[str, Found]) -> dict[str, Found]:
+        """Note, after the commit, what was found, and how soon to look at all of a queue again.
+
+        Tasks whose row somebody has deleted are forgotten: they get it anew at their next attempt.
+        """
         self._known -= {name for name, one in found.items() if not one.is_known}
+        for name, one in found.items():
+            if one.trail is not None:
+                self._memory.note(name, one.passed, one.trail)
+            elif one.has_looked and not one.passed:
+                self._memory.seen_all(name)
+            if one.passed:
+                one.look_in = self._memory.look_in(name)
         return found
 
     async def _common(
         self, connection: Connection, requests: Sequence[ScheduleRequest], *, commit: bool
     ) -> dict[str, Found]:
         """Lock, count, take over, claim from the queue, in one round trip."""
-        parameters = self._parameters(requests, locks=True)
+        passed = {each.task_name: self._memory.passed(each.task_name) for each in requests}
+        parameters = self._parameters(requests, passed, locks=True)
         async with connection.pipeline():
             await connection.execute(CLAIM["begin"], prepare=False)
             lock = await connection.execute(CLAIM["lock"], parameters)
             claim = await connection.execute(CLAIM["claim"], parameters)
             if commit:
                 await connection.execute(CLAIM["commit"], prepare=False)
-        return found_from(await lock.fetchall(), await claim.fetchall())
+        return found_from(await lock.fetchall(), await claim.fetchall(), passed)
 
     async def _with_source(self, connection: Connection, request: ScheduleRequest) -> Found:
         """Claim what all kinds do, then from the source for the room that is left, and commit."""
@@ -209,6 +232,7 @@ class Claimer:
         parameters = {"task_name": task_name, "is_marked": source.marks}
         async with connection.pipeline():
             await connection.execute(CLAIM["replan"], prepare=False)
+            await connection.execute(CLAIM["replan_too"], prepare=False)
             await connection.execute(CLAIM["claims"], parameters)
             known = await connection.execute(CLAIM["known"], parameters)
         ((active, others),) = await known.fetchall()

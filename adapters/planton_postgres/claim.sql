@@ -47,7 +47,7 @@ COMMIT;
 WITH asked AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(asked)s) AS asked (
         task_name text, concurrency integer, key text, tags text[], source text, cron text,
-        looks_ahead boolean
+        looks_ahead boolean, passed jsonb
     )
 ),
 looked AS MATERIALIZED (
@@ -63,7 +63,37 @@ looked AS MATERIALIZED (
         SELECT count(*)::integer AS count, min(active.lease_expires_at) AS next_expiry_at
         FROM planton_active AS active
         WHERE active.task_name = asked.task_name
+          AND active.number >= coalesce(task.active_from, 0)
     ) AS active
+),
+-- The priorities that are queued, of which there are few, from high to low: those it has passed
+-- rows of, and the ones between them. It never looks at what it has passed.
+level AS MATERIALIZED (
+    SELECT looked.task_name, level.priority,
+           coalesce((looked.passed -> level.priority::text ->> 0)::timestamptz, '-infinity')
+               AS run_at,
+           coalesce((looked.passed -> level.priority::text ->> 1)::bigint, 0) AS id
+    FROM looked CROSS JOIN LATERAL (
+        WITH RECURSIVE level AS (
+            SELECT 2147483648 AS priority
+            UNION ALL
+            SELECT coalesce((
+                SELECT pending.priority FROM planton_pending AS pending
+                WHERE pending.task_name = looked.task_name
+                  AND pending.priority < level.priority
+                  AND pending.priority > coalesce(next.priority, -2147483649)
+                ORDER BY pending.priority DESC LIMIT 1
+            ), next.priority)
+            FROM level CROSS JOIN LATERAL (
+                SELECT max(passed.key::bigint) AS priority
+                FROM jsonb_object_keys(looked.passed) AS passed (key)
+                WHERE passed.key::bigint < level.priority
+            ) AS next
+            WHERE level.priority IS NOT NULL
+        )
+        SELECT level.priority FROM level WHERE level.priority < 2147483648
+    ) AS level
+    WHERE looked.may_claim AND looked.has_room
 ),
 wanted AS MATERIALIZED (
     SELECT looked.task_name FROM looked
@@ -74,14 +104,19 @@ wanted AS MATERIALIZED (
                 AND coalesce(looked.next_fire_at <= clock_timestamp(), true)
             -- Not EXISTS, which forgets the order and may read the whole table instead.
             OR (
-                SELECT true FROM planton_pending AS pending
-                WHERE pending.task_name = looked.task_name
-                  AND pending.run_at <= (SELECT clock_timestamp())
-                  AND CASE
-                      WHEN pending.instruction LIKE looked.key
-                      THEN pending.tags <@ looked.tags ELSE false
-                  END
-                ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT 1
+                SELECT true FROM level CROSS JOIN LATERAL (
+                    SELECT FROM planton_pending AS pending
+                    WHERE pending.task_name = looked.task_name
+                      AND pending.priority = level.priority
+                      AND pending.run_at <= (SELECT clock_timestamp())
+                      AND (pending.run_at, pending.id) > (level.run_at, level.id)
+                      AND CASE
+                          WHEN pending.instruction LIKE looked.key
+                          THEN pending.tags <@ looked.tags ELSE false
+                      END
+                    ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT 1
+                ) AS due
+                WHERE level.task_name = looked.task_name LIMIT 1
             )
         )
         OR looked.next_expiry_at <= (SELECT clock_timestamp())
@@ -95,23 +130,7 @@ held AS MATERIALIZED (
 SELECT looked.task_name, looked.is_known, looked.active, looked.next_fire_at, clock_timestamp(),
        CASE WHEN looked.may_claim THEN looked.next_expiry_at END,
        looked.task_name IN (SELECT wanted.task_name FROM wanted),
-       CASE WHEN looked.looks_ahead AND looked.may_claim AND looked.has_room THEN (
-           -- The next time at each priority, of which there are few, in the order of the index.
-           WITH RECURSIVE level AS (
-               (
-                   SELECT pending.priority FROM planton_pending AS pending
-                   WHERE pending.task_name = looked.task_name
-                   ORDER BY pending.priority DESC LIMIT 1
-               )
-               UNION ALL
-               SELECT (
-                   SELECT pending.priority FROM planton_pending AS pending
-                   WHERE pending.task_name = looked.task_name
-                     AND pending.priority < level.priority
-                   ORDER BY pending.priority DESC LIMIT 1
-               )
-               FROM level WHERE level.priority IS NOT NULL
-           )
+       CASE WHEN looked.looks_ahead THEN (
            SELECT min(next.run_at)
            FROM level CROSS JOIN LATERAL (
                SELECT pending.run_at FROM planton_pending AS pending
@@ -119,13 +138,20 @@ SELECT looked.task_name, looked.is_known, looked.active, looked.next_fire_at, cl
                  AND pending.run_at > (SELECT clock_timestamp())
                ORDER BY pending.run_at LIMIT 1
            ) AS next
+           WHERE level.task_name = looked.task_name
        ) END,
+       looked.may_claim AND looked.has_room,
        (SELECT set_config(
            'planton.held', coalesce(array_agg(held.task_name), '{}')::text, true
        ) FROM held),
        -- For the plan of `claim`: without statistics, as just after a first load, the planner
-       -- expects few rows, and would read the backlog by a bitmap and sort it.
-       set_config('enable_bitmapscan', 'off', true)
+       -- expects few rows, and would read the backlog by a bitmap and sort it, or all that is
+       -- active. A plan is kept, also when there are many later.
+       set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
+       -- What was read through these indexes so far, dead rows included. It goes on after the end
+       -- of a transaction; `claim` tells again.
+       pg_stat_get_xact_tuples_returned(to_regclass('planton_pending_due'))
+           + pg_stat_get_xact_tuples_returned(to_regclass('planton_active_number'))
 FROM looked;
 
 -- name: claim
@@ -133,10 +159,10 @@ FROM looked;
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 asked AS MATERIALIZED (
     SELECT asked.*, coalesce(task.concurrency, asked.concurrency) AS most,
-           active.count AS active, active.live
+           active.count AS active, active.live, task.active_from
     FROM jsonb_to_recordset(%(asked)s) AS asked (
         task_name text, "limit" integer, concurrency integer, key text, tags text[],
-        lease double precision, deliveries integer, source text
+        lease double precision, deliveries integer, source text, passed jsonb
     )
     JOIN unnest(nullif(current_setting('planton.held', true), '')::text[]) AS held (task_name)
         USING (task_name)
@@ -145,7 +171,7 @@ asked AS MATERIALIZED (
         SELECT count(*) AS count,
                count(*) FILTER (WHERE active.lease_expires_at > (SELECT now FROM clock)) AS live
         FROM planton_active AS active
-        WHERE active.task_name = asked.task_name
+        WHERE active.task_name = asked.task_name AND active.number >= task.active_from
     ) AS active
     WHERE task.paused_at IS NULL
 ),
@@ -157,7 +183,7 @@ expired AS MATERIALIZED (
         SELECT active.receipt, active.lease_expires_at,
                coalesce(active.delivery >= asked.deliveries, false) AS is_used_up
         FROM planton_active AS active
-        WHERE active.task_name = asked.task_name
+        WHERE active.task_name = asked.task_name AND active.number >= asked.active_from
           AND active.lease_expires_at <= (SELECT now FROM clock)
           AND asked.active > asked.live  -- or there are none, and no need to read them again
           AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
@@ -203,14 +229,15 @@ rolled_back AS (
 ),
 taken_over AS (
     UPDATE planton_active AS active
-    SET receipt = gen_random_uuid(), delivery = active.delivery + 1, claimed_at = clock.now,
-        claimed_by = %(claimed_by)s, lease = asked.lease,
-        lease_expires_at = clock.now + least(asked.lease, active.timeout) * interval '1 second'
-    FROM clock, asked
+    SET receipt = gen_random_uuid(), number = DEFAULT, delivery = active.delivery + 1,
+        claimed_at = clock.now, claimed_by = %(claimed_by)s, lease = given.lease,
+        lease_expires_at = clock.now + least(given.lease, active.timeout) * interval '1 second'
+    -- Not asked: it would be joined by the name of the task, through all that is active.
+    FROM clock CROSS JOIN expired AS given
     WHERE active.receipt = ANY (ARRAY(
             SELECT expired.receipt FROM expired WHERE NOT expired.is_used_up
         ))
-      AND asked.task_name = active.task_name
+      AND active.receipt = given.receipt
     RETURNING active.*
 ),
 counted AS MATERIALIZED (
@@ -228,23 +255,54 @@ counted AS MATERIALIZED (
 -- Not one whose instruction is active: it waits for that claim to end. Not one that somebody has
 -- locked, who may be about to delete it. CASE keeps the planner from believing that hardly any row
 -- has the key and the tags: it would then read and sort the whole backlog.
+--
+-- Priority by priority, as in `lock`. A nested loop keeps that order and stops when it has enough;
+-- to sort afterwards would lock as many of each priority.
 due AS MATERIALIZED (
     SELECT due.id
     FROM counted CROSS JOIN LATERAL (
-        SELECT pending.id FROM planton_pending AS pending
-        WHERE pending.task_name = counted.task_name
-          AND pending.run_at <= (SELECT now FROM clock)
-          AND CASE
-              WHEN pending.instruction LIKE counted.key THEN pending.tags <@ counted.tags
-              ELSE false
-          END
-          AND NOT EXISTS (
-              SELECT 1 FROM planton_active AS active
-              WHERE active.task_name = pending.task_name
-                AND active.instruction = pending.instruction
-          )
-        ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT counted.room
-        FOR UPDATE SKIP LOCKED
+        WITH RECURSIVE level AS (
+            SELECT 2147483648 AS priority
+            UNION ALL
+            SELECT coalesce((
+                SELECT pending.priority FROM planton_pending AS pending
+                WHERE pending.task_name = counted.task_name
+                  AND pending.priority < level.priority
+                  AND pending.priority > coalesce(next.priority, -2147483649)
+                ORDER BY pending.priority DESC LIMIT 1
+            ), next.priority)
+            FROM level CROSS JOIN LATERAL (
+                SELECT max(passed.key::bigint) AS priority
+                FROM jsonb_object_keys(counted.passed) AS passed (key)
+                WHERE passed.key::bigint < level.priority
+            ) AS next
+            WHERE level.priority IS NOT NULL
+        )
+        SELECT pending.id FROM level CROSS JOIN LATERAL (
+            SELECT pending.id FROM planton_pending AS pending
+            WHERE pending.task_name = counted.task_name AND pending.priority = level.priority
+              AND pending.run_at <= (SELECT now FROM clock)
+              AND (pending.run_at, pending.id) > (
+                  coalesce(
+                      (counted.passed -> level.priority::text ->> 0)::timestamptz, '-infinity'
+                  ),
+                  coalesce((counted.passed -> level.priority::text ->> 1)::bigint, 0)
+              )
+              AND CASE
+                  WHEN pending.instruction LIKE counted.key THEN pending.tags <@ counted.tags
+                  ELSE false
+              END
+              -- Not NOT EXISTS: that may become a join, which reads all that is active.
+              AND (
+                  SELECT true FROM planton_active AS active
+                  WHERE active.task_name = pending.task_name
+                    AND active.instruction = pending.instruction
+                  LIMIT 1
+              ) IS NULL
+            ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT counted.room
+            FOR UPDATE SKIP LOCKED
+        ) AS pending
+        WHERE level.priority < 2147483648 LIMIT counted.room
     ) AS due
 ),
 -- An array, not a join: whatever the planner thinks of LIMIT, it looks up these ids one by one.
@@ -266,6 +324,49 @@ activated AS (
            delivery + 1, error, given_back, created_at, clock.now, %(claimed_by)s, lease,
            clock.now + least(lease, timeout) * interval '1 second'
     FROM claimed, clock WHERE NOT is_used_up
+    RETURNING task_name, number
+),
+-- Dead rows were in the way, and this claim was to look at all: what is active moves to where the
+-- new ones are, so that the next claims begin to count there. What somebody has locked stays, and
+-- the count begins with it.
+seen AS MATERIALIZED (
+    SELECT active.receipt, active.task_name, active.number
+    FROM asked CROSS JOIN LATERAL (
+        SELECT active.receipt, active.task_name, active.number FROM planton_active AS active
+        WHERE active.task_name = asked.task_name AND active.number >= asked.active_from
+        OFFSET 0
+    ) AS active
+    WHERE asked.passed = '{}'
+),
+movable AS MATERIALIZED (
+    SELECT active.receipt FROM planton_active AS active
+    WHERE active.receipt = ANY (ARRAY(SELECT seen.receipt FROM seen))
+      AND active.lease_expires_at > (SELECT now FROM clock)
+    FOR UPDATE SKIP LOCKED
+),
+moved AS (
+    UPDATE planton_active AS active SET number = DEFAULT
+    WHERE active.receipt = ANY (ARRAY(SELECT movable.receipt FROM movable))
+    RETURNING active.receipt, active.task_name, active.number
+),
+lowest AS (
+    SELECT task_name, min(number) AS number
+    FROM (
+        SELECT task_name, number FROM seen WHERE receipt NOT IN (SELECT moved.receipt FROM moved)
+        UNION ALL
+        SELECT task_name, number FROM moved
+        UNION ALL
+        SELECT task_name, number FROM taken_over
+        UNION ALL
+        SELECT task_name, number FROM activated
+    ) AS active
+    GROUP BY task_name
+),
+raised AS (
+    UPDATE planton_task AS task SET active_from = lowest.number
+    FROM lowest JOIN asked USING (task_name)
+    WHERE task.task_name = lowest.task_name AND asked.passed = '{}'
+      AND lowest.number > task.active_from
 ),
 dead AS (
     INSERT INTO planton_ended (
@@ -289,7 +390,25 @@ dead AS (
 )
 SELECT step, task_name, active, room, instruction, receipt::text, payload, delivery, lease, timeout
 FROM (
-    SELECT 0 AS step, task_name, NULL AS instruction, NULL::uuid AS receipt, NULL::json AS payload,
+    SELECT 0 AS step, task_name, NULL AS instruction, NULL::uuid AS receipt, json_build_array(
+               -- The last of each priority.
+               CASE WHEN counted.passed IS NOT NULL THEN (
+                   SELECT jsonb_object_agg(last.priority, jsonb_build_array(last.run_at, last.id))
+                   FROM (
+                       SELECT DISTINCT ON (claimed.priority) claimed.* FROM claimed
+                       WHERE claimed.task_name = counted.task_name
+                       ORDER BY claimed.priority, claimed.run_at DESC, claimed.id DESC
+                   ) AS last
+               ) END,
+               -- Whether it took all that it could have, and may have left some.
+               counted.room <= (
+                   SELECT count(*) FROM claimed WHERE claimed.task_name = counted.task_name
+               ),
+               (SELECT count(*) FROM claimed WHERE claimed.task_name = counted.task_name)
+                   + counted.active,
+               pg_stat_get_xact_tuples_returned(to_regclass('planton_pending_due'))
+                   + pg_stat_get_xact_tuples_returned(to_regclass('planton_active_number'))
+           ) AS payload,
            NULL::integer AS delivery, counted.active,
            counted.room - (
                SELECT count(*) FROM claimed
@@ -313,6 +432,9 @@ ORDER BY step, priority DESC, run_at, id;
 -- The user's statement is planned as the user has set it.
 SET LOCAL enable_bitmapscan TO DEFAULT;
 
+-- name: replan_too
+SET LOCAL enable_seqscan TO DEFAULT;
+
 -- name: claims
 -- What the claim itself changes in the user's tables wakes nobody.
 SELECT set_config('planton.claims', %(task_name)s, true);
@@ -322,15 +444,20 @@ INSERT INTO planton_task (task_name) SELECT unnest(%(task_names)s::text[])
 ON CONFLICT (task_name) DO NOTHING;
 
 -- name: active
-SELECT task_name, instruction FROM planton_active
-WHERE task_name = ANY (%(task_names)s::text[])
-ORDER BY claimed_at, instruction;
+SELECT active.task_name, active.instruction
+FROM unnest(%(task_names)s::text[]) AS asked (task_name)
+LEFT JOIN planton_task AS task USING (task_name)
+JOIN planton_active AS active
+    ON active.task_name = asked.task_name AND active.number >= coalesce(task.active_from, 0)
+ORDER BY active.claimed_at, active.instruction;
 
 -- name: known
 -- The active instructions of a task; and how many rows a plain SELECT may find besides, in vain.
 SELECT ARRAY(
-           SELECT instruction FROM planton_active
-           WHERE task_name = %(task_name)s ORDER BY claimed_at, instruction
+           SELECT active.instruction
+           FROM planton_active AS active JOIN planton_task AS task USING (task_name)
+           WHERE active.task_name = %(task_name)s AND active.number >= task.active_from
+           ORDER BY active.claimed_at, active.instruction
        ),
        CASE WHEN %(is_marked)s THEN 0 ELSE (
            SELECT count(*) FROM planton_pending WHERE task_name = %(task_name)s
