@@ -136,6 +136,7 @@ SELECT looked.task_name, looked.is_known, looked.active, looked.next_fire_at, cl
                SELECT pending.run_at FROM planton_pending AS pending
                WHERE pending.task_name = looked.task_name AND pending.priority = level.priority
                  AND pending.run_at > (SELECT clock_timestamp())
+                 AND pending.run_at < '9999-01-01'  -- later ones are no datetime
                ORDER BY pending.run_at LIMIT 1
            ) AS next
            WHERE level.task_name = looked.task_name
