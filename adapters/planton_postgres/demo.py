@@ -37,10 +37,10 @@ class Accounts:
 
     claim_sql = """
     UPDATE user_account SET email_sent_at = %(now)s
-    WHERE id IN (
+    WHERE id = ANY (ARRAY(
         SELECT id FROM user_account WHERE email_sent_at IS NULL
         ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    )
+    ))
     RETURNING id
     """
 

@@ -10,9 +10,9 @@ from planton_postgres import PostgresStorage, _wake
 from planton_postgres._driver import TrioConnection
 
 CLAIM_SQL = """
-UPDATE user_account SET sent = true WHERE id IN (
+UPDATE user_account SET sent = true WHERE id = ANY (ARRAY(
     SELECT id FROM user_account WHERE NOT sent ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-) RETURNING id
+)) RETURNING id
 """
 
 

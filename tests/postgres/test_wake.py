@@ -29,9 +29,9 @@ WHERE query LIKE 'LISTEN%%' OR query LIKE 'SELECT pg_notify(%%["test"%%'
 """.replace("%%", "%")
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM (" + LISTENERS + ") AS listeners"
 CLAIM_SQL = """
-UPDATE user_account SET sent = true WHERE id IN (
+UPDATE user_account SET sent = true WHERE id = ANY (ARRAY(
     SELECT id FROM user_account WHERE NOT sent ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-) RETURNING id
+)) RETURNING id
 """
 
 
