@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 import trio
 
@@ -61,20 +62,15 @@ class Base:
             prepare_threshold=prepare_threshold,
             check=_schema.check,
         )
-        keep = retention != 0
         if listen_dsn is not None:
             name_of(listen_dsn, "listen_dsn")
         self._channel = Channel(self._database, (listen_dsn or conninfo) if wake_ups else None)
-        self._claimer = Claimer(
-            self._database,
-            keep=keep,
-            rest=self._channel.rest,
-            name=to_text("name", to_claimant(name)),
-        )
-        self._reports = Reports(self._database, keep=keep)
+        self._name = to_text("name", to_claimant(name))
+        self._reports = Reports(self._database, keep=retention != 0)
         self._get_active_instructions = ActiveInstructions(self._database)
-        self._from_queue = QueueSchedule(self._claimer, self._channel)
-        self._from_source = SourceSchedule(self._claimer, self._channel)
+        # Those whose tasks somebody still has.
+        self._claimers: WeakSet[Claimer] = WeakSet()
+        self._begin_schedules()
         self._plantons: set[Planton] = set()
         self._fleet = Fleet(self._database)
 
@@ -157,6 +153,18 @@ class Base:
         """Give what each dispatcher's `status` and `explain` say of a task, or of all its tasks."""
         return await self._fleet.decisions(None if task_name is None else to_name(task_name))
 
+    def _begin_schedules(self) -> None:
+        """Let the tasks that are made from now on have schedules of their own."""
+        self._claimer = Claimer(
+            self._database,
+            keep=self._retention != 0,
+            rest=self._channel.rest,
+            name=self._name,
+        )
+        self._claimers.add(self._claimer)
+        self._from_queue = QueueSchedule(self._claimer, self._channel)
+        self._from_source = SourceSchedule(self._claimer, self._channel)
+
     async def _keep_pruning(self, planton: Planton) -> None:
         while self._retention is not None:
             await trio.sleep(_PRUNE_EVERY)
@@ -167,8 +175,8 @@ class Base:
 
     def _hear(self, planton: Planton, task_names: Collection[str] | None) -> None:
         """Wake those of our tasks that a notification names."""
-        ours = self._claimer.rules.keys()
-        for name in ours if task_names is None else ours & task_names:
+        ours = {name for claimer in self._claimers for name in claimer.rules}
+        for name in ours if task_names is None else ours.intersection(task_names):
             _wake(planton, name)
 
     def _wake(self, task_names: set[str]) -> None:

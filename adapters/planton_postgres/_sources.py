@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from planton import Claim, InvalidArgumentError, Task
+from planton import Claim, Task
 from planton.abc import Misfire, TimeTable, receipts_of
 from planton_postgres._base import Base
 from planton_postgres._limits import to_text, to_texts
@@ -47,7 +47,7 @@ class Sources(Base):
             InvalidQueryError: If the statement lacks `%(limit)s` or has parameters that nobody
                 gives. What the server has to say about it comes with the first attempt.
             InvalidTaskError: If an option cannot be used.
-            InvalidArgumentError: If another argument cannot, or the name has a task already.
+            InvalidArgumentError: If another argument cannot.
         """
         source = Source(name, sql)
         task = self._task(name, self._from_source, options)
@@ -81,7 +81,7 @@ class Sources(Base):
 
         Raises:
             InvalidTaskError: If an option cannot be used.
-            InvalidArgumentError: If another argument cannot, or the name has a task already.
+            InvalidArgumentError: If another argument cannot.
         """
         rule = ClaimRule(
             lease=lease,
@@ -119,7 +119,7 @@ class Sources(Base):
 
         Raises:
             InvalidTaskError: If an option cannot be used.
-            InvalidArgumentError: If another argument cannot, or the name has a task already.
+            InvalidArgumentError: If another argument cannot.
         """
         policies = {each: options.pop(each) for each in ("fold", "gap") if each in options}
         times = TimeTable.of(expression, timezone=timezone, misfire=misfire, **policies)
@@ -133,8 +133,10 @@ class Sources(Base):
     def _added(self, task: Task, rule: ClaimRule) -> Task:
         to_text("name", task.name)
         if task.name in self._claimer.rules:
-            remedy = "this storage has a task of that name already"
-            raise InvalidArgumentError("name", task.name, remedy)
+            # It was unregistered, or is of another Planton: each is claimed for by its own rule.
+            self._begin_schedules()
+            schedule = self._from_queue if rule.kind == "queue" else self._from_source
+            task = attrs.evolve(task, schedule=schedule)
         self._claimer.rules[task.name] = attrs.evolve(rule, delay=_seconds(task))
         return task
 

@@ -21,10 +21,10 @@ from planton.abc import (
 )
 from planton_sqlite import _open, _schema
 from planton_sqlite._callbacks import ActiveInstructions, StrictSchedule
-from planton_sqlite._claim import ClaimRule
 from planton_sqlite._fleet import Fleet
 from planton_sqlite._history import History
 from planton_sqlite._owner import Owner
+from planton_sqlite._rules import Rules
 from planton_sqlite._watching import WakeUps
 
 LARGEST = 2**63
@@ -52,12 +52,12 @@ class Base:
         self._history = History(to_number("retention", retention))
         self._synchronous = synchronous
         self._owner = Owner(self._open, self.path, self._check)
-        self._rules: dict[str, ClaimRule] = {}
+        self._rules = Rules()
         self._get_active_instructions = ActiveInstructions(self._owner)
         if not isinstance(wake_ups, bool):
             raise InvalidArgumentError("wake_ups", wake_ups, "give True, or False to poll only")
         self._wake_ups = WakeUps(self.path, self._rules, is_wanted=wake_ups)
-        self._schedule = StrictSchedule(self._owner, self._rules, self._wake_ups)
+        self._schedule = self._new_schedule()
         self._fleet = Fleet(self._owner)
 
     async def __aenter__(self) -> Self:
@@ -130,6 +130,9 @@ class Base:
     async def decisions(self, task_name: str | None = None) -> list[TaskReport]:
         """Give what each dispatcher's `status` and `explain` say of a task, or of all its tasks."""
         return await self._fleet.decisions(None if task_name is None else to_name(task_name))
+
+    def _new_schedule(self) -> StrictSchedule:
+        return StrictSchedule(self._owner, self._rules.new_book(), self._wake_ups)
 
     def _wake(self, task_names: Iterable[str]) -> None:
         self._wake_ups.wake(task_names)

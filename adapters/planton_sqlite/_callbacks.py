@@ -8,8 +8,8 @@ import attrs
 
 from planton import Batch, ScheduleRequest
 from planton_sqlite import _claim
-from planton_sqlite._claim import ClaimRule
 from planton_sqlite._owner import Owner
+from planton_sqlite._rules import Book
 from planton_sqlite._watching import WakeUps
 
 
@@ -35,7 +35,7 @@ class StrictSchedule:
     """Callback: claims for a task, or for many in one transaction."""
 
     _owner: Owner
-    _rules: dict[str, ClaimRule]
+    rules: Book
     _wake_ups: WakeUps
 
     @property
@@ -45,7 +45,7 @@ class StrictSchedule:
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
         """Claim for one task."""
-        rule = self._rules[request.task_name]
+        rule = self.rules[request.task_name]
         return await self._owner.write(
             lambda connection: _claim.claim(connection, request, rule),
             lambda connection: _claim.look(connection, request, rule),
@@ -64,7 +64,7 @@ class StrictSchedule:
         """Give what there is to answer if there is nothing to claim for any of them."""
         batches: list[Batch | Exception] = []
         for request in requests:
-            batch = _claim.look(connection, request, self._rules[request.task_name])
+            batch = _claim.look(connection, request, self.rules[request.task_name])
             if batch is None:
                 return None
             batches.append(batch)
@@ -76,7 +76,7 @@ class StrictSchedule:
         connection.execute("SAVEPOINT claim")
         try:
             result: Batch | Exception = _claim.claim(
-                connection, request, self._rules[request.task_name]
+                connection, request, self.rules[request.task_name]
             )
         except Exception as error:
             if not connection.in_transaction:

@@ -60,7 +60,7 @@ class Sources(Base):
         Raises:
             InvalidQueryError: If the statement cannot be used; nothing was run.
             InvalidTaskError: If an option cannot be used.
-            InvalidArgumentError: If another argument cannot be used, or the name has a task.
+            InvalidArgumentError: If another argument cannot be used.
         """
         rule = self._rule(lease, deliveries, retries=to_count("retries", retries))
         task = self._task(name, options)
@@ -93,7 +93,7 @@ class Sources(Base):
 
         Raises:
             InvalidTaskError: If an option cannot be used.
-            InvalidArgumentError: If another argument cannot be used, or the name has a task.
+            InvalidArgumentError: If another argument cannot be used.
         """
         if not isinstance(key, str):
             raise InvalidArgumentError("key", key, 'give a pattern for LIKE, such as "user:%"')
@@ -134,7 +134,7 @@ class Sources(Base):
 
         Raises:
             InvalidTaskError: If an option cannot be used.
-            InvalidArgumentError: If another argument cannot be used, or the name has a task.
+            InvalidArgumentError: If another argument cannot be used.
         """
         times = TimeTable.of(expression, timezone=timezone, misfire=misfire, fold=fold, gap=gap)
         rule = self._rule(lease, deliveries, times=times)
@@ -156,11 +156,11 @@ class Sources(Base):
         )
 
     def _register(self, task: Task, rule: ClaimRule) -> Task:
-        if task.name in self._rules:
-            remedy = "this storage has a task of that name already"
-            raise InvalidArgumentError("name", task.name, remedy)
+        if task.name in self._schedule.rules:
+            self._schedule = self._new_schedule()
+            task = attrs.evolve(task, schedule=self._schedule)
         is_fixed = not callable(task.concurrency)
-        self._rules[task.name] = attrs.evolve(
+        self._schedule.rules[task.name] = attrs.evolve(
             rule, delay=_seconds(task.delay), is_concurrency_fixed=is_fixed
         )
         return task

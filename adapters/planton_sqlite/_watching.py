@@ -4,7 +4,7 @@ import os
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,8 +12,8 @@ import attrs
 import trio
 
 from planton import Planton, StorageError, UnknownTaskError, delays
-from planton_sqlite._claim import ClaimRule
 from planton_sqlite._open import to_storage_error
+from planton_sqlite._rules import Rules
 from planton_sqlite._watch import Watch
 from planton_sqlite._watch_due import Due, Finder
 
@@ -74,11 +74,11 @@ class WakeUps:
 
     Args:
         path: The database.
-        rules: Of the storage's tasks, by name; tasks may be added.
+        rules: Of the storage's tasks; tasks may be added.
         is_wanted: Whether there is a watch; what this process does wakes in any case.
     """
 
-    def __init__(self, path: str, rules: Mapping[str, ClaimRule], *, is_wanted: bool) -> None:
+    def __init__(self, path: str, rules: Rules, *, is_wanted: bool) -> None:
         self._path = os.path.realpath(path)
         self._rules = rules
         self._is_wanted = is_wanted
@@ -122,7 +122,7 @@ class WakeUps:
         while self._is_wanted:
             begun = trio.current_time()
             error = await self._watch(served, ready)
-            served.wake(self._rules)  # they rested because all would be told of
+            served.wake(self._rules.by_name())  # they rested because all would be told of
             await served.planton.report(error)
             ready.set()
             failures = 0 if trio.current_time() - begun > 60 else failures + 1
@@ -143,7 +143,7 @@ class WakeUps:
             self._live.add(watch)
             if ready.is_set():
                 # It is back: what happened meanwhile is found now.
-                served.wake(self._rules)
+                served.wake(self._rules.by_name())
             served.soon(ready.set)
 
         watch = Watch(self._path, find, on_ready)

@@ -6,6 +6,10 @@ from typing import Any
 
 import trio
 
+from planton._errors import DuplicateTaskNameError
+from planton._events import InstructionEvent
+from planton._planton import Planton
+from planton.testing._collector import EventCollector
 from planton.testing._conformance_base import (
     Hooks,
     claim,
@@ -15,6 +19,7 @@ from planton.testing._conformance_base import (
     failing,
     names,
     record,
+    refused,
     statuses,
 )
 
@@ -132,6 +137,40 @@ class QueuePromises(Hooks):
             each for each in await statuses(storage) if each[1] == "queued"
         ]
         assert 1 == (await record(storage, "a:1")).delivery
+
+    async def test_a_task_can_be_made_again(self, storage: Any) -> None:
+        """After `unregister`, or for another Planton: each claims by what it was made with."""
+        await enqueue(storage, "task", "a", "b:1", "b:2")
+        await enqueue(storage, "beside", "1")
+        first = storage.queue_task("task", key="a%", lease=30)
+        second = storage.queue_task("task", key="b%", concurrency=3, lease=60)
+        beside = storage.queue_task("beside")
+        claims = [*await claim(second, 1), *await claim(first)]
+
+        assert ["b:1"] == names(claims)
+        await storage.complete(claims[0].receipt)
+        claims = [*await claim(first), *await claim(second), *await claim(beside)]
+        assert [("a", 30.0), ("b:2", 60.0), ("1", 60.0)] == [
+            (each.instruction, each.lease) for each in claims
+        ]
+        assert [] == await claim(storage.cron_task("task", "0 0 29 2 *", concurrency=9))
+
+    async def test_a_task_can_be_unregistered_and_made_again(self, storage: Any) -> None:
+        """In a Planton that runs; two of a name at the same time are what it refuses."""
+        task = storage.queue_task("task", delay=0.01)
+        again = storage.queue_task("task", delay=3600, concurrency=3)
+        planton = Planton(tasks=[task], services=[storage.serve])
+        seen = EventCollector(planton)
+        with trio.fail_after(30):
+            async with planton:
+                with refused(DuplicateTaskNameError, "task"):
+                    planton.register(again)
+                planton.unregister("task")
+                planton.register(again)
+                await enqueue(storage, "task", "a", "b", "c")
+                await seen.wait_for(InstructionEvent, 3)
+
+        assert ["a", "b", "c"] == sorted(seen.instructions)
 
     async def test_a_task_that_offers_no_tags_gets_what_needs_none(self, storage: Any) -> None:
         """Tags ask for something special."""

@@ -185,17 +185,20 @@ class MemoryStorage(MemoryOperations):
         tags: Sequence[str] = (),
         times: TimeTable | None = None,
     ) -> Task:
-        if name in self._strict_schedule.rules:
-            self._strict_schedule = _StrictSchedule(self)
         schedule, release = self._strict_schedule, self._release_claims
         task = Task(name=name, schedule=schedule, cap="strict", release=release, **options)
-        schedule.rules[name] = ClaimRule(
+        rule = ClaimRule(
             lease=to_lease(lease),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
             key=to_pattern(key),
             tags=frozenset(tags),
             times=times,
         )
+        if name in self._strict_schedule.rules:
+            # It was unregistered, or is of another Planton: each is claimed for by its own rule.
+            self._strict_schedule = _StrictSchedule(self)
+            task = attrs.evolve(task, schedule=self._strict_schedule)
+        self._strict_schedule.rules[name] = rule
         return task
 
     # Consumers
