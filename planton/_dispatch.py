@@ -82,7 +82,7 @@ class Dispatcher:
 
     async def plan_first(self, entry: Entry, now: float) -> None:
         """Make the first attempt due, after its delay from `now`."""
-        entry.in_hand = True
+        entry.in_hand, entry.due = True, now
         self._let_go(entry, await self._next_delay(entry), now)
 
     @trio.lowlevel.enable_ki_protection

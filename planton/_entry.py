@@ -1,5 +1,6 @@
 """One registered task at run time: its counters, its callbacks, and what it still holds."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -48,7 +49,8 @@ class Entry:
         leaving: Whether the task was unregistered.
         flyer: Trio task that makes the attempt in hand, while it makes no other.
         cut_off: Whether `schedule` was cancelled because the grace period was over.
-        due: When the attempt that is waited for, or in hand, was due (trio's clock).
+        due: When the attempt that is waited for, or in hand, was due (trio's clock); infinity while
+            none is planned: before services have started, paused, in the drain.
     """
 
     task: Task
@@ -73,7 +75,7 @@ class Entry:
     leaving: bool = False
     flyer: trio.lowlevel.Task | None = None
     cut_off: bool = False
-    due: float = 0.0
+    due: float = math.inf
     last_attempt_at: float | None = None
     active: int | None = None
     concurrency: int | None = attrs.field(
@@ -128,6 +130,7 @@ class Entry:
         """Say that no attempt is in hand, to whoever waits for that."""
         self.in_hand = False
         self.flyer = None
+        self.due = math.inf
         if self.ended is not None:
             self.ended.set()
             self.ended = None
@@ -145,7 +148,7 @@ class Entry:
             state=state,
             attempt_number=self.attempt_number,
             last_attempt_at=_datetime(self.last_attempt_at),
-            next_attempt_at=wall_time(self.due) if state == "waiting" else None,
+            next_attempt_at=self._next_attempt_at() if state == "waiting" else None,
             active=self.active,
             concurrency=self.concurrency,
             cap=self.task.cap,
@@ -155,6 +158,9 @@ class Entry:
             and trio.current_time() > self.due + OVERDUE_AFTER,
             wake_ups=self._wake_ups(),
         )
+
+    def _next_attempt_at(self) -> datetime | None:
+        return None if self.due == math.inf else wall_time(self.due)
 
     def _wake_ups(self) -> WakeUps | None:
         found = getattr(self.task.schedule, "wake_ups", None)

@@ -306,6 +306,17 @@ class Planton:
             await session.ended.wait()
         return await self._attempt_alone(entry)
 
+    async def wait_until_aborted(self) -> None:
+        """Wait until even the drain is not waited for any more: after a second Ctrl-C or SIGTERM.
+
+        For services: one that shields what it does at its end breaks that off when this returns.
+        It never does while Planton does not run.
+        """
+        if self._session is None:
+            await trio.sleep_forever()
+        else:
+            await self._session.aborted.wait()
+
     async def report(self, error: Exception) -> None:
         """Tell the listeners of errors what befell a service that goes on all the same.
 

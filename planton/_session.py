@@ -57,6 +57,7 @@ class Session:
         self._handover_deadline = math.inf
         self._handovers: set[trio.CancelScope] = set()
         self.stopping = False
+        self.aborted = trio.Event()
         self.ended = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
@@ -139,6 +140,8 @@ class Session:
     def suspend(self, entry: Entry) -> None:
         """Make `entry` due no more, until it is planned again."""
         self._timetable.discard(entry)
+        if not entry.in_hand:
+            entry.due = math.inf
 
     def wants(self, entry: Entry) -> bool:
         """Tell whether `entry` is to have a next attempt."""
@@ -187,12 +190,16 @@ class Session:
             for scope in self._handovers:
                 scope.deadline = self._handover_deadline
             self._timetable.clear()
+            for entry in self._all_entries():
+                if not entry.in_hand:
+                    entry.due = math.inf
             self._services.give_up_starting()
             self._alarm.set()
 
     def abort(self) -> None:
         """Stop now, without draining; what is undelivered is reported."""
         self.stop()
+        self.aborted.set()
         self._scope.cancel()
 
     def is_stopping(self) -> bool:

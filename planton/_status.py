@@ -29,7 +29,8 @@ class TaskStatus:
             Planton does not run.
         attempt_number: Attempts in a row that dispatched nothing.
         last_attempt_at: When the last attempt ended; None before the first.
-        next_attempt_at: When the next attempt is due; None unless waiting.
+        next_attempt_at: When the next attempt is due; None unless waiting, and while services start
+            or the run ends.
         active: How many instructions were active after the last attempt; None if not known.
         concurrency: Most active instructions, as last read; None if a callback has yet to say.
         cap: `"strict"` when the storage keeps the concurrency exactly, over all processes;

@@ -42,8 +42,9 @@ E = TypeVar("E")
 F = TypeVar("F", bound=Function)
 L = TypeVar("L", bound=Listener)
 
-# What ends when the grace period is over has this long to be stored.
+# What ends when the grace period is over has this long to be stored; less if nobody waits for it.
 LAST_WORDS = 2.0
+ABORTED_LAST_WORDS = 0.5
 
 
 class Executor:
@@ -57,7 +58,8 @@ class Executor:
 
     Leases are renewed as long as work waits for a slot, runs, or is being stored. At the end it
     takes no more, gives back what has not begun, and lets what runs finish within `grace`; then
-    async handlers are cancelled and their instructions given back.
+    async handlers are cancelled and their instructions given back. A second Ctrl-C or SIGTERM ends
+    the grace period at once; threads of sync handlers are left then.
 
     Args:
         storage: Any `planton.abc.Storage`, open while the executor runs.
@@ -69,6 +71,7 @@ class Executor:
     """
 
     _nursery: trio.Nursery
+    _patience: trio.CancelScope
 
     def __init__(self, storage: Storage, *, concurrency: int = 10, grace: float = 10.0) -> None:
         self._concurrency = to_count("concurrency", concurrency, 1)
@@ -86,6 +89,7 @@ class Executor:
         self._waiting: set[Run] = set()
         self._is_open = False
         self._is_wanted = False
+        self._is_aborted = False
         self._block: AbstractAsyncContextManager[Self]
 
     def handler(
@@ -293,8 +297,11 @@ class Executor:
         self._slots = trio.Semaphore(self._concurrency)
         self._limiter = trio.CapacityLimiter(self._concurrency)
         self._emptied = trio.Event()
+        self._is_aborted, self._patience = False, trio.CancelScope()
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as helpers:
+                for planton in self._plantons:
+                    helpers.start_soon(self._watch, planton)
                 self._ends.open(helpers)
                 helpers.start_soon(self._leases.beat)
                 async with trio.open_nursery() as self._nursery:
@@ -309,13 +316,21 @@ class Executor:
             run.stop()
         for run in self._runs:
             run.is_leaving = True
-        with trio.move_on_after(self._grace):
+        self._patience.deadline = trio.current_time() + self._grace
+        with self._patience:
             while self._runs or self._waiting:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
         for run in self._runs:
             run.stop()
-        nursery.cancel_scope.deadline = trio.current_time() + LAST_WORDS
+        last_words = ABORTED_LAST_WORDS if self._is_aborted else LAST_WORDS
+        nursery.cancel_scope.deadline = trio.current_time() + last_words
+
+    async def _watch(self, planton: Planton) -> None:
+        """End the drain when whoever runs `planton` does not wait for it any more."""
+        await planton.wait_until_aborted()
+        self._is_aborted = True
+        self._patience.cancel()
 
     async def _execute(self, run: Run) -> None:
         """Call the handler, store what came of it, and free the slot."""
@@ -325,7 +340,7 @@ class Executor:
                 await self._listeners.tell(StartedEvent(work=run.work))
                 await run.call(handler, self._limiter)
             await self._settle(run, handler)
-            if run.thread_ended is not None:
+            if run.thread_ended is not None and not self._is_aborted:
                 await run.thread_ended.wait()
         finally:
             self._leases.discard(run)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trio
 
-from planton import Batch, InstructionEvent, Planton, Task, TaskStatus
+from planton import Batch, InstructionEvent, Planton, Task, TaskStatus, health
 
 
 def status_of(one) -> TaskStatus:
@@ -178,3 +178,63 @@ def test_status_is_in_the_order_of_registration(count, script):
     planton.on(InstructionEvent, print)
 
     assert [str(i) for i in range(count)] == [status.name for status in planton.status()]
+
+
+async def test_nothing_is_overdue_before_the_first_attempt_is_planned(script):
+    """Nor has it a time yet, while services start; also in a second run."""
+    told = []
+
+    async def service(planton, *, task_status):
+        await trio.sleep(3)
+        (status,) = planton.status()
+        told.append((status.state, status.next_attempt_at, bool(health(planton))))
+        task_status.started()
+
+    task = Task(name="task", schedule=script(), cap="strict")
+    planton = Planton(tasks=[task], services=[service])
+    for _ in range(2):
+        await trio.sleep(3600)
+        async with planton:
+            await trio.sleep(5)
+
+    assert [("waiting", None, True)] * 2 == told
+
+
+async def test_nothing_is_overdue_while_it_drains(script):
+    """No attempt is made any more, however long consumers and services take."""
+    seen = []
+
+    async def service(planton, *, task_status):
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+            seen.extend(planton.status())
+
+    task = Task(name="task", schedule=script(), cap="strict")
+    paused = Task(name="paused", schedule=script(), cap="strict")
+    planton = Planton(tasks=[task, paused], services=[service])
+    async with planton:
+        await trio.sleep(1)
+        planton.pause("paused")
+        planton.resume("paused")
+
+    assert [(False, None)] * 2 == [(status.overdue, status.next_attempt_at) for status in seen]
+
+
+async def test_a_delay_that_hangs_before_the_first_attempt_is_overdue(script):
+    """It is as good as an attempt."""
+
+    async def hang(attempt_number):
+        await trio.sleep(20)
+        return 1.0
+
+    task = Task(name="task", schedule=script(), cap="strict", delay=hang)
+    planton = Planton(tasks=[task])
+    async with planton:
+        await trio.sleep(12)
+
+        assert not health(planton)
+        planton.pause("task")

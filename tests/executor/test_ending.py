@@ -1,5 +1,6 @@
 """Stops, cancellations, losses: nothing that was claimed or done goes missing."""
 
+import signal
 import sqlite3
 import threading
 
@@ -157,6 +158,69 @@ async def test_planton_and_executor_stop_together(memory_bench):
     assert ["succeeded", "succeeded", "queued"] == [
         (await one.record(name)).status for name in "abc"
     ]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_handlers():
+    """Async ones are cancelled and what they did is given back, though grace is not over."""
+    storage = MemoryStorage()
+    executor = Executor(storage, grace=1000)
+    task = storage.queue_task("task", delay=0.01)
+    planton = Planton(tasks=[task], services=[executor.serve])
+    planton.on(InstructionEvent, executor.submit)
+
+    @executor.handler("task")
+    @trio.lowlevel.enable_ki_protection
+    async def handle(work):
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep(1000)
+
+    async def main():
+        await storage.enqueue("task", "a")
+        await planton.run()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert ["queued"] == [found.status for found in trio.run(storage.find)]
+
+
+@pytest.mark.parametrize("kind", ("memory",))
+async def test_threads_are_left_after_a_second_ctrl_c(bench, caplog):
+    """Nothing can end them; their leases run out."""
+    one = bench(grace=1000)
+    begun, let_go = trio.Event(), threading.Event()
+
+    @one.executor.handler("task")
+    def handle(work):
+        trio.from_thread.run_sync(begun.set)
+        let_go.wait(30)
+
+    await one.enqueue("a")
+    planton = one.planton()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(planton.run)
+        await begun.wait()
+        planton._request_stop()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        planton._request_abort()
+
+    assert not let_go.is_set()
+    assert "running" == (await one.record()).status
+    assert "goes on after the end" in caplog.text
+    let_go.set()
+
+
+async def test_an_executor_of_a_planton_that_does_not_run_has_nobody_to_break_it_off(memory_bench):
+    """Whoever calls `serve` ends it."""
+    one = memory_bench()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.executor.serve, Planton())
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+
+    assert 1 == trio.current_time()
 
 
 async def test_an_executor_that_does_not_run_says_so(memory_bench):
