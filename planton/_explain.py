@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from planton._attempt import Attempt
 
+# Of the text of an error, such as a database's with a whole statement in it.
+_LONGEST = 200
+
 
 class Reason(NamedTuple):
     """Why an attempt ended as it did, without holding on to what it worked with."""
@@ -51,12 +54,25 @@ def in_words(seconds: float) -> str:
     return f"{round(seconds, 3):.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
 
 
+def on_one_line(text: str) -> str:
+    r"""Fold a text of several lines, and shorten it.
+
+    Examples:
+        >>> on_one_line("near FORM:\n  SELECT 1\n  FORM table")
+        'near FORM: SELECT 1 FORM table'
+        >>> len(on_one_line("word " * 1000))
+        200
+    """
+    folded = " ".join(text.split())
+    return folded if len(folded) <= _LONGEST else folded[: _LONGEST - 1] + "…"
+
+
 def reason(attempt: Attempt, delay: float | None) -> Reason:
     """Say how an attempt ended and when the next one is due."""
     why = attempt.why
     if attempt.outcome == "error":
         stage, error = attempt.errors[0]
-        why = f"{stage}: {type(error).__name__}: {error}"
+        why = f"{stage}: {type(error).__name__}: {on_one_line(str(error))}"
     elif attempt.outcome == "stopping":
         why = "nothing more is claimed"
     entry = attempt.entry

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 import attrs
 import trio
 
+from planton._reporter import SLICE, Reporter, State
 from planton._status import TaskStatus
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ BEAT = 5.0
 # After so many seconds without a beat a dispatcher is taken for dead, after so many its row goes.
 LOST_AFTER, FORGOTTEN_AFTER = 30.0, 600.0
 _LONGEST_PAUSE = 60.0
-# A dispatcher with very many tasks looks at so many at each beat, writes so much about them, and
-# writes what has but gone on as before only so often.
-_SLICE, _BYTES, _REFRESH = 1000, 64 * 1024, 60.0
+# A dispatcher with very many tasks writes so much about them at each beat.
+_BYTES = 64 * 1024
 _TEXT, _DECISIONS = 500, 10
 _LAST_WORDS = 1.0
 
@@ -176,7 +176,7 @@ class _Member:
     planton: "Planton"
     registry: Registry
     registration: Registration = attrs.field(factory=Registration)
-    reporter: "Reporter" = attrs.field(factory=lambda: Reporter())
+    reporter: Reporter = attrs.field(factory=Reporter)
     is_entered: bool = False
     is_stopping: bool = False
 
@@ -207,16 +207,18 @@ class _Member:
             nursery.start_soon(self.planton.terminate)
 
     async def _tell(self) -> Answer:
-        statuses = self.planton._status_from(self.reporter.place, _SLICE)
-        chosen = self.reporter.choose(statuses, trio.current_time())
+        entries = self.planton._entries
+        statuses = self.planton._status_from(self.reporter.place, SLICE)
+        states = [State(each, entries[each.name].decisions.news) for each in statuses]
+        chosen = self.reporter.choose(states, trio.current_time())
         explain = self.planton.explain
-        reports = dict(_within_size((status, explain(status.name)) for status in chosen))
-        names = self.planton._entries.keys()
-        gone = self.reporter.gone(names)
-        answer = await self.registry.beat(self.registration.id, len(names), reports, gone)
-        told = [status for status in chosen if status.name in reports]
+        reports = dict(_within_size((each.status, explain(each.name)) for each in chosen))
+        gone = self.reporter.gone(entries)
+        count = len(entries)
+        answer = await self.registry.beat(self.registration.id, count, reports, gone)
+        told = [each for each in chosen if each.name in reports]
         self.reporter.note(told, gone, trio.current_time())
-        self.reporter.turn(len(names))
+        self.reporter.turn(count)
         return answer
 
     async def leave(self) -> None:
@@ -225,56 +227,6 @@ class _Member:
         except Exception:
             # The database is away: its row goes as that of a dispatcher that died.
             return
-
-
-class Reporter:
-    """Chooses what a dispatcher writes about its tasks: what has changed, a little at a time."""
-
-    def __init__(self) -> None:
-        self.place = 0
-        self._told: dict[str, tuple[object, float]] = {}
-
-    def choose(self, statuses: Sequence[TaskStatus], now: float) -> list[TaskStatus]:
-        """Give those worth a report: first what is new, then what was told longest ago."""
-        never: tuple[object, float] = (None, -_REFRESH)
-        new, old = [], []
-        for status in statuses:
-            digest, told_at = self._told.get(status.name, never)
-            if digest != _digest(status):
-                new.append(status)
-            elif now - told_at >= _REFRESH:
-                old.append(status)
-        old.sort(key=lambda status: self._told[status.name][1])
-        return new + old
-
-    def gone(self, names: Container[str]) -> list[str]:
-        """Give the tasks that were reported and are registered no more."""
-        return [name for name in self._told if name not in names]
-
-    def note(self, told: Sequence[TaskStatus], gone: Sequence[str], now: float) -> None:
-        """Remember what was written."""
-        for name in gone:
-            del self._told[name]
-        for status in told:
-            self._told[status.name] = (_digest(status), now)
-
-    def turn(self, count: int) -> None:
-        """Go on to the next tasks, of `count`."""
-        self.place = 0 if self.place + _SLICE >= count else self.place + _SLICE
-
-
-def _digest(status: TaskStatus) -> object:
-    """Give what is worth telling at once when it is another; an idle attempt more is not."""
-    return (
-        status.state == "paused",
-        status.attempt_number == 0,
-        status.consecutive_errors == 0,
-        status.overdue,
-        status.active,
-        status.concurrency,
-        status.last_error,
-        status.wake_ups,
-    )
 
 
 def _within_size(

@@ -17,6 +17,8 @@ WakeUps: TypeAlias = Literal["live", "polling"]
 # An attempt that has not ended this many seconds after it was due makes its task overdue.
 OVERDUE_AFTER = 10.0
 DECISIONS_KEPT = 20
+# An attempt more that ends so is nothing new.
+_QUIET = ("nothing", "saturated", "full")
 
 
 @attrs.frozen(kw_only=True)
@@ -92,9 +94,14 @@ class Decision:
 
 
 class Decisions:
-    """The last decisions about one task; an idle night takes one line, not thousands."""
+    """The last decisions about one task; an idle night takes one line, not thousands.
+
+    Attributes:
+        news: How many there were, but for those by which a task only looked again in vain.
+    """
 
     def __init__(self) -> None:
+        self.news = 0
         self._kept: deque[Decision] | tuple[()] = ()
 
     def __iter__(self) -> Iterator[str]:
@@ -105,6 +112,8 @@ class Decisions:
         if self._kept and self._kept[-1].kind == kind:
             last = self._kept[-1]
             last.words, last.at, last.times = words, now, last.times + 1
+            self.news += kind not in _QUIET
             return
         self._kept = self._kept or deque(maxlen=DECISIONS_KEPT)
         self._kept.append(Decision(kind, words, now, now))
+        self.news += 1

@@ -80,7 +80,8 @@ async def enqueue(
 async def explain(storage: Any, output: Any, task_name: str) -> None:
     """Tell why TASK was or was not dispatched, by each dispatcher: its last decisions.
 
-    They are as old as it says there: some seconds, or minutes with thousands of tasks.
+    They are as old as it says there: some seconds, up to a minute if a task only looked again, or
+    longer with thousands of busy tasks.
     """
     from planton.cli._fleet import explain_task
 

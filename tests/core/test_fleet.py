@@ -6,8 +6,9 @@ import attrs
 import pytest
 import trio
 
-from planton import Planton, StorageError, Task, TaskStatus
-from planton._fleet import Reporter, TaskReport, _within_size, to_text, version_of
+from planton import InstructionEvent, Planton, StorageError, Task, TaskStatus
+from planton._fleet import TaskReport, _within_size, to_text, version_of
+from planton._reporter import Reporter, State
 from planton.abc import Registration, keep_registered
 from planton.testing import EventCollector, MemoryStorage
 
@@ -184,8 +185,33 @@ async def test_what_a_planton_explains_is_read_from_the_storage(storage):
     assert [] == after
 
 
-def named(*names, **changes):
-    return [attrs.evolve(STATUS, name=name, **changes) for name in names]
+async def test_what_a_task_did_between_two_beats_is_told_at_the_second(storage):
+    """Though it is idle again by then; that it looked again in vain is not."""
+    planton = Planton(tasks=[storage.queue_task("task", delay=0.7)], services=[storage.serve])
+    reported_at, told = [], []
+
+    @planton.on(InstructionEvent)
+    async def consume(event):
+        await storage.complete(event.receipt)
+
+    async with planton:
+        await trio.sleep(6)
+        for _ in range(3):
+            await storage.enqueue("task", str(trio.current_time()))
+            await trio.sleep(5)
+            (said,) = await storage.decisions("task")
+            told.append(sum("dispatched 1" in each for each in said.decisions))
+            reported_at.append(said.reported_at)
+        await trio.sleep(20)
+        (idle,) = await storage.decisions("task")
+
+    assert [1, 2, 3] == told
+    assert "nothing due" in said.decisions[-1]
+    assert idle.reported_at == reported_at[-1]
+
+
+def named(*names, news=0, **changes):
+    return [State(attrs.evolve(STATUS, name=name, **changes), news) for name in names]
 
 
 def test_what_changed_is_told_first_and_what_went_on_once_a_minute():
@@ -202,6 +228,18 @@ def test_what_changed_is_told_first_and_what_went_on_once_a_minute():
     assert [worse, one] == reporter.choose([one, worse], 70)
 
 
+def test_busy_tasks_take_turns_after_those_whose_health_has_changed():
+    """So each is told in the end, however many have something to tell at every beat."""
+    reporter = Reporter()
+    for at, state in enumerate(named("c", "b", "a")):
+        reporter.note([state], [], at)
+    busy = named("a", "b", "c", news=1)
+    (hung,) = named("a", news=1, overdue=True)
+
+    assert ["c", "b", "a"] == [each.name for each in reporter.choose(busy, 3)]
+    assert ["a", "c", "b"] == [each.name for each in reporter.choose([hung, *busy[1:]], 3)]
+
+
 def test_very_many_tasks_are_looked_at_in_turn():
     """A thousand at each beat."""
     reporter = Reporter()
@@ -216,7 +254,7 @@ def test_very_many_tasks_are_looked_at_in_turn():
 def test_a_beat_has_a_size():
     """About 64 KiB; what is left comes with the next."""
     chosen = named(*map(str, range(1000)), last_error="x" * 10_000)
-    told = list(_within_size((status, ["y" * 300] * 20) for status in chosen))
+    told = list(_within_size((each.status, ["y" * 300] * 20) for each in chosen))
 
     assert 10 < len(told) < 30
     assert sum(len(text) for _, text in told) < 70_000

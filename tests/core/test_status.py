@@ -130,6 +130,21 @@ async def test_explain_says_why_nothing_was_dispatched(bench):
     )
 
 
+async def test_explain_folds_an_error_of_several_lines(bench):
+    """Such as a database's, with a statement in it; and shortens it."""
+    first = bench(OSError("near FORM:\n    SELECT 1\n    FORM x"))
+    await first.run_for(1.5)
+    second = bench(OSError("line\n" * 1000))
+    await second.run_for(1.5)
+    (folded,), (shortened,) = first.planton.explain("task"), second.planton.explain("task")
+
+    assert folded.startswith(
+        "error: schedule: OSError: near FORM: SELECT 1 FORM x, attempt 1, next"
+    )
+    assert "line…, attempt 1, next in 1 s (" in shortened
+    assert 200 < len(shortened) < 300
+
+
 async def test_explain_says_that_a_delay_was_cut(bench):
     """Otherwise the seconds would be a riddle to whoever wrote the delay down."""
     one = bench(Batch(["a"], due_in=4), Batch([], due_in=40), delay=10, concurrency=2)
