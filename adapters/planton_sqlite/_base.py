@@ -16,7 +16,6 @@ from planton.abc import (
     to_claimant,
     to_name,
     to_number,
-    to_receipts,
     to_strings,
 )
 from planton_sqlite import _open, _schema
@@ -26,8 +25,6 @@ from planton_sqlite._history import History
 from planton_sqlite._owner import Owner
 from planton_sqlite._rules import Rules
 from planton_sqlite._watching import WakeUps
-
-LARGEST = 2**63
 
 
 class Base:
@@ -142,22 +139,3 @@ class Base:
 
     def _open(self) -> sqlite3.Connection:
         return _open.open_database(self.path, self._synchronous)
-
-
-def to_numbers(receipts: str | Sequence[str]) -> dict[str, int]:
-    """Give receipts with the numbers that they are stored as.
-
-    Raises:
-        InvalidArgumentError: If one is none that this storage gives.
-    """
-    return {receipt: _to_number(receipt) for receipt in to_receipts(receipts)}
-
-
-def _to_number(receipt: str) -> int:
-    digits = receipt.removeprefix("-")
-    if digits.isascii() and digits.isdigit() and len(digits) < 20:
-        number = int(receipt)
-        if -LARGEST <= number < LARGEST:
-            return number
-    remedy = "give the receipt of an event, as it was received"
-    raise InvalidArgumentError("receipt", receipt, remedy)

@@ -11,6 +11,7 @@ import attrs
 
 from planton import Batch, Claim, ScheduleRequest
 from planton.abc import KeptTime, TimeTable
+from planton_sqlite._receipts import to_receipt
 from planton_sqlite._source import Source
 from planton_sqlite._statements import CLAIM
 
@@ -303,7 +304,7 @@ class _Claiming:
         self.claims += [
             Claim(
                 instruction=instruction,
-                receipt=str(receipt),
+                receipt=to_receipt(receipt),
                 payload=None if payload is None else json.loads(payload),
                 delivery=delivery,
                 lease=lease,

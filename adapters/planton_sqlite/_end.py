@@ -26,6 +26,7 @@ def complete(
     if is_kept:
         parameters = {"receipts": json.dumps(receipts), "result": result}
         connection.execute(END["succeed"], parameters)
+        connection.execute(END["make_good"], parameters)
     return _end(connection, receipts)
 
 

@@ -20,6 +20,7 @@ from planton.abc import (
 from planton_sqlite import _end, _open
 from planton_sqlite._base import Base
 from planton_sqlite._claim import ClaimRule
+from planton_sqlite._receipts import to_numbers
 from planton_sqlite._source import Source
 
 _LIKE = re.compile(r"\\(.)|(.)", re.DOTALL)
@@ -167,7 +168,7 @@ class Sources(Base):
 
     async def _release(self, claims: Sequence[Claim]) -> None:
         # Not a wake-up: Planton gives back what it cannot deliver now, and would claim it again.
-        numbers = [int(receipt) for receipt in receipts_of(claims)]
+        numbers = list(to_numbers(receipts_of(claims)).values())
         await self._owner.write(lambda connection: _end.take_back(connection, numbers))
 
 

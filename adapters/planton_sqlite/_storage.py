@@ -24,8 +24,8 @@ from planton.abc import (
     to_strings,
 )
 from planton_sqlite import _end, _operate, _watch_tables
-from planton_sqlite._base import to_numbers
 from planton_sqlite._open import to_storage_error
+from planton_sqlite._receipts import to_numbers
 from planton_sqlite._sources import Sources
 
 

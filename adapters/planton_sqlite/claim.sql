@@ -121,8 +121,8 @@ SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name),
 -- name: record
 -- What the user's own statement gave, or the times of a cron task. One is active already, or
 -- waits for a retry, when a plain SELECT finds its row again: it is not claimed a second time.
--- Nor is one that failed for good: it would be claimed again at once, before all others. A time
--- fires once, however it ended: which it can only have done since it came.
+-- Nor is one that failed for good, and has not succeeded since: it would be claimed again at once,
+-- before all others. A time fires once, however it ended: which it can only have done since it came.
 INSERT INTO planton_active (
     receipt, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by, lease,
     lease_expires_at
@@ -137,6 +137,7 @@ WHERE NOT EXISTS (
 ) AND NOT (:is_select AND EXISTS (
     SELECT 1 FROM planton_ended
     WHERE task_name = :task_name AND instruction = found.value AND status <> 'succeeded'
+      AND NOT is_past
 )) AND NOT EXISTS (
     SELECT 1 FROM planton_ended
     WHERE ended_at >= :since AND task_name = :task_name AND instruction = found.value

@@ -25,6 +25,14 @@ SELECT task_name, instruction, payload, priority, tags, retries, timeout, delive
 FROM json_each(:receipts) AS given JOIN planton_active ON receipt = given.value
 ORDER BY given.key;
 
+-- name: make_good
+-- What failed before and has succeeded now.
+UPDATE planton_ended SET is_past = 1
+WHERE status <> 'succeeded' AND NOT is_past AND (task_name, instruction) IN (
+    SELECT task_name, instruction FROM planton_active
+    WHERE receipt IN (SELECT value FROM json_each(:receipts))
+);
+
 -- name: give_up
 -- Those that are not to be retried, or cannot be.
 INSERT INTO planton_ended (

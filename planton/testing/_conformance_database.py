@@ -193,6 +193,24 @@ class DatabasePromises(Hooks):
 
         assert ["1"] == names(await claim(task))
 
+    async def test_a_row_that_succeeded_after_it_had_failed_is_found_again(
+        self, storage: Any
+    ) -> None:
+        """A later success counts, however it came about; a later failure does so again."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2)
+        task = storage.claim_task("task", sql=self.select_sql)
+        (claimed,) = await claim(task)
+        await storage.fail(claimed.receipt, "broken")
+        await enqueue(storage, "task", "1")
+        (claimed,) = await claim(task)
+        await storage.complete(claimed.receipt)
+        (again,) = await claim(task)
+        await storage.fail(again.receipt, "broken")
+        (second,) = await claim(task)
+
+        assert ["1", "1", "2"] == names([claimed, again, second])
+
     async def test_rows_that_succeeded_are_found_again(self, storage: Any) -> None:
         """By a plain SELECT of rows that come round, such as what is due every hour."""
         need(self.has_sql)

@@ -82,7 +82,7 @@ class InputPromises(Hooks):
         """It cannot be one that the storage gave; the good ones beside it are left alone."""
         claimed = await claim_one(storage)
         for report in reports(storage).values():
-            for receipt in ("", "no receipt of ours", "1; DROP TABLE x", "9" * 40, 5, None, b"x"):
+            for receipt in ("", "1", "no receipt of ours", "1; DROP TABLE x", "9" * 40, 5, None):
                 with refused(InvalidArgumentError, "receipt"):
                     await report([claimed.receipt, receipt])
             with refused(InvalidArgumentError, "receipt"):

@@ -539,17 +539,6 @@ async def test_rows_that_failed_and_have_gone_take_nobodys_place(storage, observ
     assert ["3", "4", "5"] == names(await claim(task))
 
 
-async def test_a_row_that_succeeded_after_it_had_failed_is_found_again(storage):
-    """Its last end counts."""
-    task = storage.claim_task("send", sql=SELECT_SQL)
-    await fail_all(storage, await claim(task))
-    await storage.enqueue("send", "1")
-    (again,) = await claim(task)
-    await storage.complete(again.receipt)
-
-    assert ["1", "1"] == [again.instruction, *names(await claim(task))]
-
-
 async def test_a_row_that_failed_and_is_marked_anew_is_claimed(storage, observer):
     """An UPDATE finds only what its user wants to be done."""
     task = storage.claim_task("send", sql=CLAIM_SQL)

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from planton_sqlite import SQLiteStorage
+from planton_sqlite._receipts import to_receipt
 
 WORKER = Path(__file__).parent / "fault_worker.py"
 # What happens to each claim, noted by the database itself in the transaction that does it.
@@ -102,11 +103,11 @@ class Fleet:
         names = {str(number) for number in range(count)}
         ended = self.query("SELECT instruction, delivery, status FROM planton_ended")
         taken_over = self.query("SELECT * FROM taken_over")
-        gone = self.query("SELECT instruction, CAST(receipt AS TEXT) FROM gone")
+        gone = [(name, to_receipt(n)) for name, n in self.query("SELECT * FROM gone")]
         notes = self.all_notes()
         applied = {tuple(rest) for what, *rest in notes if what == "applied"}
         stale = {tuple(rest) for what, *rest in notes if what == "stale"}
-        old = {(instruction, str(receipt)) for instruction, receipt, *_ in taken_over}
+        old = {(instruction, to_receipt(receipt)) for instruction, receipt, *_ in taken_over}
 
         assert Counter(names) == Counter(instruction for instruction, *_ in ended)
         assert {"succeeded"} == {status for *_, status in ended}

@@ -12,6 +12,7 @@ from planton import Planton, ScheduleRequest, StorageError
 from planton.abc import TimeTable
 from planton.testing._conformance_base import claim
 from planton_sqlite import SQLiteStorage, _schema
+from planton_sqlite._receipts import to_receipt
 
 
 @pytest.fixture
@@ -29,6 +30,11 @@ def older(path):
     connection.execute(
         "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at, "
         "claimed_at, ended_at) VALUES ('send', 'c', 1, 'dead', 1, 1, 9e9)"
+    )
+    connection.executemany(
+        "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at, "
+        "claimed_at, ended_at) VALUES ('failed', ?, 1, ?, 1, 1, 9e9)",
+        [("x", "dead"), ("x", "succeeded"), ("y", "succeeded"), ("y", "dead"), ("z", "failed")],
     )
     connection.execute(
         "INSERT INTO planton_task (task_name, next_fire_at, cron) VALUES ('hourly', 3600, ?)",
@@ -50,9 +56,9 @@ def methods(storage, connection=None):
         "active": lambda: storage.get_active_instructions("send"),
         "enqueue": lambda: storage.enqueue("send", "x"),
         "enqueue within": lambda: storage.enqueue("send", "x", connection=connection),
-        "complete": lambda: storage.complete("7"),
-        "heartbeat": lambda: storage.heartbeat("7"),
-        "release": lambda: storage.release("7"),
+        "complete": lambda: storage.complete(to_receipt(7)),
+        "heartbeat": lambda: storage.heartbeat(to_receipt(7)),
+        "release": lambda: storage.release(to_receipt(7)),
         "pause": lambda: storage.pause("send"),
         "retry": lambda: storage.retry("send"),
         "find": lambda: storage.find(),
@@ -109,10 +115,19 @@ async def test_older_tables_are_migrated_with_all_that_is_in_them(older):
         claimed = await methods(storage)["schedule"]()
 
         assert ["a"] == [each.instruction for each in claimed.claims]
-        assert ("7",) == (await storage.complete("7")).applied
+        assert (to_receipt(7),) == (await storage.complete(to_receipt(7))).applied
         assert 1 == await storage.retry("send")
         (last,) = await claim(storage.cron_task("hourly", "0 * * * *"))
         assert last.instruction > "2026", "the last of those that were missed"
+
+
+async def test_failures_before_a_success_are_past_in_older_tables_too(older, rows):
+    """A plain SELECT finds their rows again."""
+    async with SQLiteStorage(older) as storage:
+        await storage.migrate()
+
+    past = rows("SELECT instruction, status FROM planton_ended WHERE is_past ORDER BY id")
+    assert [("x", "dead")] == past
 
 
 async def test_the_storage_works_as_soon_as_somebody_has_migrated(older):

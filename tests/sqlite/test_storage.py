@@ -217,7 +217,7 @@ async def test_an_option_that_the_task_refuses_leaves_the_name_free(storage, cla
     assert storage.queue_task("beside").schedule is task.schedule
 
 
-@pytest.mark.parametrize("receipt", ("", "abc", "1.5"))
+@pytest.mark.parametrize("receipt", ("", "abc", "1.5", "1", "-17", "r1", "r" + "0" * 15 + "G"))
 async def test_a_malformed_receipt_is_an_error(storage, receipt):
     """It cannot be one of ours."""
     with pytest.raises(InvalidArgumentError, match="receipt"):
