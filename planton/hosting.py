@@ -6,14 +6,16 @@ asyncio loop.
 """
 
 import atexit
+import inspect
 import queue
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
 import trio
 
+from planton._errors import PlantonError
 from planton._groups import unwrapped
 from planton._planton import Planton
 from planton._status import TaskStatus
@@ -25,6 +27,7 @@ __all__ = ["ThreadHandle", "asyncio_callback", "start_in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # How long a cancelled coroutine may take to end before the callback stops waiting for it.
 CANCELLED_COROUTINE_PATIENCE = 1.0
@@ -80,6 +83,33 @@ class ThreadHandle:
         """Tell where every task stands; see `Planton.status`."""
         return self._call(self._planton.status)
 
+    @overload
+    def call(self, function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T: ...
+
+    @overload
+    def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T: ...
+
+    def call(self, function: Callable[[*Ts], Any], *args: *Ts) -> Any:
+        """Call a function on Planton's thread, and wait for what it returns or raises.
+
+        For what belongs there, such as the methods of a storage that a service opened:
+        `handle.call(storage.enqueue, "send_invoice", "17")`. Keyword arguments go into a
+        `functools.partial`. An async function is awaited beside the attempts, for as long as it
+        takes; a plain one should return soon, for it holds up all others. It blocks as
+        `terminate` does.
+
+        Raises:
+            PlantonError: If Planton does not run any more, or ends before the function does; then
+                the function was cancelled.
+            BaseException: What the function raises.
+        """
+        try:
+            return trio.from_thread.run(_called, function, args, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):  # noqa: ASYNC103  of trio's own thread
+            ended = "Planton does not run any more"
+            problem = f"{ended}, so {function!r} cannot be called: use start_in_thread again"
+            raise PlantonError(problem) from None  # noqa: ASYNC104
+
     def __enter__(self) -> Self:
         """Give the handle."""
         return self
@@ -124,6 +154,11 @@ class ThreadHandle:
         except trio.RunFinishedError:
             self._thread.join()
             return function(*args, **kwargs)
+
+
+async def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    value = function(*args)
+    return await value if inspect.isawaitable(value) else value
 
 
 def start_in_thread(planton: Planton) -> ThreadHandle:

@@ -5,18 +5,24 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
+import trio
 
 from planton import (
     AlreadyRunningError,
     ErrorEvent,
     InstructionEvent,
+    InvalidArgumentError,
     Planton,
+    PlantonError,
     Task,
     UnknownTaskError,
+    health,
 )
 from planton.hosting import asyncio_callback, start_in_thread
+from planton.testing import MemoryStorage
 
 
 def wait_until(condition):
@@ -129,6 +135,55 @@ def test_what_ended_the_thread_is_raised_by_terminate():
     with pytest.raises(SystemExit, match="stop everything"):
         handle.terminate()
     handle.terminate()
+
+
+def test_a_function_is_called_on_plantons_thread():
+    """Async or not; its result and its errors come back."""
+    storage = MemoryStorage()
+    planton = Planton(tasks=[storage.queue_task("task", concurrency=1, delay=0.01)])
+    with start_in_thread(planton) as handle:
+        assert handle.call(storage.enqueue, "task", "a")
+        (found,) = handle.call(partial(storage.find, task_name="task"))
+
+        assert "a" == found.instruction
+        assert handle.call(health, planton)
+        assert "planton" == handle.call(lambda: threading.current_thread().name)
+        with pytest.raises(InvalidArgumentError, match="task_name is ''"):
+            handle.call(storage.enqueue, "", "a")
+
+
+def test_no_function_is_called_when_planton_runs_no_more():
+    """The error says so."""
+    planton, _ = make(Source())
+    handle = start_in_thread(planton)
+    handle.terminate()
+    with pytest.raises(PlantonError, match=r"does not run any more, so .*print.* start_in_thread"):
+        handle.call(print)
+
+
+def test_a_function_that_outlives_planton_is_cancelled():
+    """Whoever waits for it is told."""
+    planton, _ = make(Source())
+    handle = start_in_thread(planton)
+    errors, begun = [], threading.Event()
+
+    async def forever():
+        begun.set()
+        await trio.sleep_forever()
+
+    def call():
+        try:
+            handle.call(forever)
+        except PlantonError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    begun.wait(5)
+    handle.terminate()
+    thread.join()
+
+    assert "does not run any more" in errors[0]
 
 
 HOST_THAT_ENDS = """

@@ -12,12 +12,14 @@ from planton import (
     Batch,
     Claim,
     ErrorEvent,
+    Health,
     InstructionEvent,
     Planton,
     ScheduleRequest,
     Task,
     TaskStatus,
     delays,
+    health,
 )
 from planton.hosting import ThreadHandle, asyncio_callback, start_in_thread
 from planton.testing import EventCollector, MemoryStorage
@@ -166,6 +168,8 @@ async def execute(storage: PostgresStorage) -> None:
 
 
 with start_in_thread(planton) as handle:
+    assert_type(handle.call(MemoryStorage().enqueue, "a", "b"), bool)
+    assert_type(handle.call(health, planton), Health)
     assert_type(handle, ThreadHandle)
     assert_type(handle.status(), list[TaskStatus])
 
