@@ -9,7 +9,7 @@ import trio
 
 from planton.abc import DispatcherRecord, TaskReport, TaskStats
 from planton.cli._exits import STILL_RUNNING
-from planton.cli._output import Output, ago, printable, span
+from planton.cli._output import Output, ago, printable, since, span
 from planton.cli._status import place, plain
 
 _LOOK_EVERY = 0.25
@@ -43,12 +43,12 @@ def _from_storage(task: TaskStats) -> Iterator[str]:
     if task.concurrency is not None:
         yield f"  concurrency {task.concurrency}, whatever the code says"
     if task.oldest_due_at is not None:
-        yield f"  the oldest has been due for {ago(task.oldest_due_at)}"
+        yield f"  the oldest has been due for {since(task.oldest_due_at)}"
 
 
 def _from_dispatcher(report: TaskReport, dispatcher: DispatcherRecord) -> Iterator[str]:
     status = report.status
-    yield f"{place(dispatcher)} ({dispatcher.state}), {ago(report.reported_at)} ago: " + ", ".join(
+    yield f"{place(dispatcher)} ({dispatcher.state}), {ago(report.reported_at)}: " + ", ".join(
         [
             "overdue" if status.overdue else status.state,
             f"{status.active if status.active is not None else '?'} of {status.concurrency} active",
@@ -64,22 +64,33 @@ def _from_dispatcher(report: TaskReport, dispatcher: DispatcherRecord) -> Iterat
 async def stop_all(storage: Any, output: Output, timeout: float) -> int:
     """Ask all dispatchers to terminate, and wait until they have; the exit code."""
     asked = {each.id: each for each in await storage.dispatchers()}
-    lost = [each for each in asked.values() if each.state == "lost"]
     await storage.request_stop(list(asked))
-    waited = {name: each for name, each in asked.items() if each not in lost}
-    if waited and not output.is_json:
-        click.echo(f"asked {_count(waited.values())} to stop", err=True)
+    living = _living(asked)
+    if living and not output.is_json:
+        click.echo(f"asked {_count(living)} to stop", err=True)
+    # Each look anew: one that was killed a moment ago is found to be lost only while we wait.
+    latest = asked
     with trio.move_on_after(timeout):
-        while await _still_there(storage, waited):  # noqa: ASYNC110  they are other processes
+        while _living(latest := await _look(storage, asked, latest)):  # noqa: ASYNC110  other processes
             await trio.sleep(_LOOK_EVERY)
-    left = await _still_there(storage, waited)
-    stopped = [each for each in waited.values() if each.id not in {other.id for other in left}]
+    there = await _look(storage, asked, latest)
+    left = _living(there)
+    lost = [each for each in there.values() if each not in left]
+    stopped = [each for name, each in asked.items() if name not in there]
     _tell(output, stopped, left, lost)
     return STILL_RUNNING if left else 0
 
 
-async def _still_there(storage: Any, waited: dict[str, Any]) -> list[DispatcherRecord]:
-    return [each for each in await storage.dispatchers() if each.id in waited]
+def _living(dispatchers: dict[str, DispatcherRecord]) -> list[DispatcherRecord]:
+    return [each for each in dispatchers.values() if each.state != "lost"]
+
+
+async def _look(
+    storage: Any, asked: dict[str, DispatcherRecord], before: dict[str, DispatcherRecord]
+) -> dict[str, DispatcherRecord]:
+    """Give those that are there still; also the lost whose row has gone, as they did not stop."""
+    lost = {name: each for name, each in before.items() if each.state == "lost"}
+    return {**lost, **{each.id: each for each in await storage.dispatchers() if each.id in asked}}
 
 
 def _tell(

@@ -93,8 +93,18 @@ def ago(moment: datetime | None) -> str | None:
     """Tell how long ago a time was, or how far ahead, roughly."""
     if moment is None:
         return None
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    return span(seconds) if seconds >= 0 else f"in {span(-seconds)}"
+    seconds = age(moment)
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+
+
+def since(moment: datetime | None) -> str | None:
+    """Tell for how long something has been so, roughly."""
+    return None if moment is None else span(max(age(moment), 0.0))
+
+
+def age(moment: datetime) -> float:
+    """Give the seconds since a time."""
+    return (datetime.now(UTC) - moment).total_seconds()
 
 
 def span(seconds: float) -> str:

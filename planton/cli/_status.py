@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.text import Text
 
 from planton._errors import StorageError
+from planton._fleet import BEAT
 from planton.abc import DispatcherRecord, TaskReport, TaskStats
-from planton.cli._output import Output, ago, printable, span
+from planton.cli._output import Output, age, ago, printable, since, span
 
 _TASKS = (
     "task",
@@ -26,7 +27,18 @@ _TASKS = (
     "concurrency",
 )
 _DISPATCHERS = ("dispatcher", "state", "started", "seen", "tasks", "version")
-_REPORTS = ("task", "dispatcher", "state", "next attempt", "wake-ups", "errors", "last error")
+_REPORTS = (
+    "task",
+    "dispatcher",
+    "state",
+    "next attempt",
+    "told",
+    "wake-ups",
+    "errors",
+    "last error",
+)
+# What a dispatcher said is told with its age when it may have been about to say something else.
+_FRESH = 2 * BEAT
 
 
 @attrs.frozen
@@ -75,7 +87,7 @@ def _task(task: TaskStats) -> tuple[object, ...]:
         task.succeeded,
         task.failed,
         task.dead,
-        ago(task.oldest_due_at),
+        since(task.oldest_due_at),
         "paused" if task.paused else None,
         task.concurrency,
     )
@@ -86,7 +98,7 @@ def _dispatcher(each: DispatcherRecord) -> tuple[object, ...]:
         place(each),
         each.state,
         ago(each.started_at),
-        span(each.silent_for),
+        f"{span(each.silent_for)} ago",
         each.tasks,
         each.version,
     )
@@ -98,11 +110,23 @@ def _report(report: TaskReport, names: dict[str, str]) -> tuple[object, ...]:
         status.name,
         names.get(report.dispatcher_id, report.dispatcher_id),
         "overdue" if status.overdue else status.state,
-        ago(status.next_attempt_at),
+        _next(report),
+        ago(report.reported_at) if age(report.reported_at) > _FRESH else None,
         status.wake_ups,
         status.consecutive_errors,
         status.last_error,
     )
+
+
+def _next(report: TaskReport) -> str | None:
+    """Tell when the next attempt is due; one that has been since the report was made is no delay.
+
+    A delay would be told as such: it makes the task overdue.
+    """
+    following = report.status.next_attempt_at
+    if following is None or age(following) < 0:
+        return ago(following)
+    return "now" if age(report.reported_at) <= _FRESH else ago(following)
 
 
 def place(dispatcher: DispatcherRecord) -> str:

@@ -1,11 +1,13 @@
 """`planton explain`, `planton stop`, and dispatchers in `planton status`: real processes."""
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import closing
 
 import pytest
@@ -93,17 +95,19 @@ def execute(folder, sql, *parameters):
         return connection.execute(sql, parameters).fetchall()
 
 
-def enter(folder, host, silent_for=0, **report):
+def enter(folder, host, silent_for=0.0, told_for=0.0, **report):
     """Let there be a dispatcher that said something."""
+    now = time.time()
     execute(
         folder,
         "INSERT INTO planton_dispatcher (id, host, pid, version, started_at, seen_at)"
-        " SELECT ?1, ?1, 7, '1.0', unixepoch() - 90000, unixepoch() - ?2",
+        " SELECT ?1, ?1, 7, '1.0', ?2, ?3",
         host,
-        silent_for,
+        now - 90000,
+        now - silent_for,
     )
-    told = json.dumps({**REPORT, **report})
-    execute(folder, "INSERT INTO planton_decision VALUES (?, 'resize', unixepoch(), ?)", host, told)
+    values = (host, now - told_for, json.dumps({**REPORT, **report}))
+    execute(folder, "INSERT INTO planton_decision VALUES (?, 'resize', ?, ?)", *values)
 
 
 def test_what_a_dispatcher_decides_is_read_by_another_process(app, wait_until):
@@ -166,6 +170,33 @@ def test_the_dead_are_not_waited_for(here, tmp_path):
     assert ([], []) == (data["stopped"], data["running"])
 
 
+def test_one_that_was_killed_a_moment_ago_is_waited_for_only_until_it_is_taken_for_dead(
+    here, tmp_path
+):
+    """Not for the whole time that is given."""
+    enter(tmp_path, "killed", silent_for=28.5)
+    told = here("stop", "--timeout", "500")
+
+    assert 0 == told.exit_code
+    assert "killed:7 has been silent for 30 s: dead, most likely" in told.stdout
+    assert "0 dispatchers stopped" in told.stdout
+
+
+def test_the_dead_that_are_forgotten_while_others_are_waited_for_have_not_stopped(app):
+    """It is told of them all the same."""
+    enter(app.folder, "dead", silent_for=599)
+    enter(app.folder, "living")
+    process = app.start("stop", URL)
+    assert "asked 1 dispatcher to stop\n" == process.stderr.readline()
+    execute(app.folder, "DELETE FROM planton_dispatcher WHERE host = 'dead'")
+    execute(app.folder, "DELETE FROM planton_dispatcher")
+    out, _ = process.communicate(timeout=20)
+
+    assert 0 == process.returncode
+    assert "1 dispatcher stopped\n" in out
+    assert "dead:7 has been silent for 9 min: dead, most likely" in out
+
+
 def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
     """Where each runs, whether it lives, what its tasks wait for."""
     enter(tmp_path, "one")
@@ -173,8 +204,8 @@ def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
     told, data = here("status").stdout, json.loads(here("status", "--json").stdout)
     lines = [line.split() for line in told.splitlines()]
 
-    assert ["one:7", "running", "1", "d"] == lines[3][:4]
-    assert ["two:7", "lost", "1", "d", "5", "min"] == lines[4][:6]
+    assert ["one:7", "running", "1", "d", "ago"] == lines[3][:5]
+    assert ["two:7", "lost", "1", "d", "ago", "5", "min", "ago"] == lines[4][:8]
     assert ["resize", "one:7", "waiting", "in", "1", "min", "2"] == lines[7][:7]
     assert ["resize", "two:7", "overdue"] == lines[8][:3]
     assert r"OSError: down\n\x1b[31m" in told
@@ -182,11 +213,24 @@ def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
     assert [False, True] == [each["status"]["overdue"] for each in data["reports"]]
 
 
+def test_status_tells_how_old_a_report_is_when_there_were_beats_since(here, tmp_path):
+    """So that an attempt that is due no more does not look like one that hangs."""
+    enter(tmp_path, "old", told_for=90, next_attempt_in=25)
+    enter(tmp_path, "new", next_attempt_in=-1)
+    lines = [re.split(r"  +", line.strip()) for line in here("status").stdout.splitlines()]
+
+    assert ["resize", "new:7", "waiting", "now"] == lines[-2][:4]
+    assert ["resize", "old:7", "waiting", "1 min ago", "1 min ago"] == lines[-1][:5]
+
+
 def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):
     """Paused, overridden, due; and each dispatcher its own."""
-    enter(tmp_path, "one", overdue=True, active=1, wake_ups="polling", last_error=None)
-    enter(tmp_path, "two")
+    # So long ago that it does not matter how long this takes.
+    ages = {"silent_for": 3.5, "told_for": 7230.0}
+    enter(tmp_path, "one", **ages, overdue=True, active=1, wake_ups="polling", last_error=None)
+    enter(tmp_path, "two", **ages)
     here("enqueue", "resize", "cat.png")
+    execute(tmp_path, "UPDATE planton_pending SET run_at = ?", time.time() - 90)
     here("pause", "resize")
     here("set-concurrency", "resize", "2")
     told, data = (
@@ -198,10 +242,10 @@ def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):
     in the storage: 1 queued, 0 running, 0 dead
       paused: nothing is claimed until `planton resume`
       concurrency 2, whatever the code says
-      the oldest has been due for 0 s
-    one:7 (running), 0 s ago: overdue, 1 of 3 active, wake-ups polling
+      the oldest has been due for 1 min
+    one:7 (running), 2 h ago: overdue, 1 of 3 active, wake-ups polling
       error: schedule: OSError: down\n, attempt 1 (12:00:00 UTC)
-    two:7 (running), 0 s ago: waiting, ? of 3 active
+    two:7 (running), 2 h ago: waiting, ? of 3 active
       error: schedule: OSError: down\n, attempt 1 (12:00:00 UTC)
       last error: OSError: down\n\x1b[31m
     """

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planton.cli._output import ago
+from planton.cli._output import ago, since
 
 URL = "sqlite:///app.db"
 
@@ -156,10 +156,15 @@ def test_a_time_is_told_as_people_do():
     """Past, future, none."""
     now = datetime.now(UTC)
 
-    assert ("5 min", "in 2 d", None) == (
+    assert ("5 min ago", "in 2 d", None) == (
         ago(now - timedelta(minutes=5, seconds=1)),
         ago(now + timedelta(days=2, seconds=1)),
         ago(None),
+    )
+    assert ("5 min", "0 s", None) == (
+        since(now - timedelta(minutes=5, seconds=1)),
+        since(now + timedelta(days=2)),
+        since(None),
     )
 
 
