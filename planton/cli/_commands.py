@@ -26,7 +26,8 @@ for _command in COMMANDS:
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("planton-demo.db"),
     show_default=True,
-    help="SQLite file; made if it is not there. The e-mails go to a folder beside it.",
+    help="SQLite file; made if it is not there. The e-mails go to a folder beside it, which is "
+    "called after it.",
 )
 @click.option(
     "--accounts",
@@ -38,7 +39,8 @@ for _command in COMMANDS:
 @click.option(
     "--storage",
     metavar="URL",
-    help="Another storage than a SQLite file: postgresql://user@host/database.",
+    help="Another storage than that file: postgresql://user@host/database. The e-mails go to a "
+    "folder in the current one, which is called after host and database.",
 )
 def demo(database: Path, accounts: int, storage: str | None) -> None:
     """Send a welcome e-mail to every user account of a database, 20 at a time.
@@ -47,15 +49,12 @@ def demo(database: Path, accounts: int, storage: str | None) -> None:
     file. Interrupted, even by SIGKILL, and started again it goes on where it stopped and sends
     nothing twice.
     """
-    from planton.cli._demo import run_demo
+    from planton.cli._demo import outbox_of, run_demo
 
     with reported():
         if storage is None:
-            outbox = database.with_name(f"{database.stem}-outbox")
             storage = f"sqlite:///{quote(str(database))}"
-        else:
-            outbox = Path("planton-demo-outbox")
-        run_demo(storage, outbox, accounts)
+        run_demo(storage, outbox_of(storage), accounts)
 
 
 @planton.command(epilog=EXIT_CODES)

@@ -1,10 +1,12 @@
 """`planton demo`: rows of a user's table, claimed, handed out, executed outside the core."""
 
+import re
 import sys
 import time
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 import attrs
 import trio
@@ -23,6 +25,8 @@ TASK = "send_user_email"
 CONCURRENCY = 20
 # Short, so that what a killed demo had claimed is sent soon after it is started again.
 LEASE = 10.0
+# What else in a URL says which database it is.
+_WHERE = ("host", "port", "dbname")
 
 
 @attrs.define
@@ -78,6 +82,29 @@ def _message(name: str, address: str) -> EmailMessage:
     message["Subject"] = f"Welcome, {name}"
     message.set_content(f"Dear {name},\n\nwelcome aboard.\n")
     return message
+
+
+def outbox_of(url: str) -> Path:
+    """Give the folder for the e-mails of the database that a URL names; each has its own.
+
+    What is a name of another database would otherwise look as if it had been sent to.
+
+    Examples:
+        >>> str(outbox_of("sqlite:////srv/app.db"))
+        '/srv/app-outbox'
+        >>> str(outbox_of("postgresql://me:secret@db:5432/app?sslmode=disable"))
+        'planton-demo-db-5432-app-outbox'
+    """
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    if scheme == "sqlite":
+        file = Path(unquote(place).removeprefix("/"))
+        return file.parent / f"{file.stem}-outbox"
+    # Neither the user nor what else a query may hold, such as a password.
+    values = parse_qs(query)
+    where = [unquote(place.rpartition("@")[2]), *(values.get(key, [""])[0] for key in _WHERE)]
+    name = "-".join(re.findall(r"[\w.]+", " ".join(where)))
+    return Path(f"planton-demo-{name[-100:] or 'local'}-outbox")
 
 
 def run_demo(url: str, outbox: Path, accounts: int) -> None:

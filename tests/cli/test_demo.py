@@ -9,12 +9,13 @@ from urllib.parse import unquote
 
 import pytest
 
+from planton.cli._demo import outbox_of
 from planton.cli._exits import Mistake
 from planton.cli._plugins import plugin
 
 
-def outbox(command):
-    return sorted(path.name for path in (command.folder / "planton-demo-outbox").glob("*.eml"))
+def outbox(command, folder="planton-demo-outbox"):
+    return sorted(path.name for path in (command.folder / folder).glob("*.eml"))
 
 
 def summary(text):
@@ -132,8 +133,32 @@ def test_a_sqlite_url_is_a_file(command, url):
     done = command("demo", "--storage", url, "--accounts", "3")
 
     assert 0 == done.returncode, done.stderr
-    assert (command.folder / unquote(url.removeprefix("sqlite:///"))).exists()
-    assert 3 == len(outbox(command))
+    file = command.folder / unquote(url.removeprefix("sqlite:///"))
+    assert file.exists()
+    assert 3 == len(outbox(command, f"{file.stem}-outbox"))
+
+
+def test_each_database_has_an_outbox_of_its_own():
+    """Otherwise a second one would find that all is sent; no password is in its name."""
+    urls = (
+        "sqlite:///planton-demo.db",
+        "sqlite:///other.db",
+        "postgresql:///app",
+        "postgresql://me:se@cret@db/app?password=secret",
+        "postgresql://db/other",
+        "postgresql:///app?host=%2Ftmp%2Fsocket&port=5433",
+        "postgresql://",
+    )
+
+    assert [
+        "planton-demo-outbox",
+        "other-outbox",
+        "planton-demo-app-outbox",
+        "planton-demo-db-app-outbox",
+        "planton-demo-db-other-outbox",
+        "planton-demo-app-tmp-socket-5433-outbox",
+        "planton-demo-local-outbox",
+    ] == [str(outbox_of(url)) for url in urls]
 
 
 @pytest.mark.parametrize("url", ("sqlite:///", "sqlite://app.db"))
