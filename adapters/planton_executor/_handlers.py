@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -86,33 +86,74 @@ class FunctionHandler:
     terms: Terms
 
     async def call(self, run: "Run", limiter: trio.CapacityLimiter) -> Any:
-        if is_async(self.function):
-            return await cast(Awaitable[Any], self.function(run.work))
-        value = await self._call_in_thread(run, limiter)
-        return await value if inspect.isawaitable(value) else value
+        return await called(self.function, run.work, run, limiter)
 
-    async def _call_in_thread(self, run: "Run", limiter: trio.CapacityLimiter) -> Any:
-        token = trio.lowlevel.current_trio_token()
-        ended = run.thread_ended = trio.Event()
 
-        def call() -> Any:
+async def called(
+    function: Callable[[Any], Any], argument: object, run: "Run", limiter: trio.CapacityLimiter
+) -> Any:
+    """Call what users wrote, with its one argument: on trio if it is async, else in a thread."""
+    if is_async(function):
+        return await function(argument)
+    value = await _called_in_thread(function, argument, run, limiter)
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _called_in_thread(
+    function: Callable[[Any], Any], argument: object, run: "Run", limiter: trio.CapacityLimiter
+) -> Any:
+    token = trio.lowlevel.current_trio_token()
+    ended = run.thread_ended = trio.Event()
+
+    def call() -> tuple[Any]:
+        try:
+            # In a tuple: trio refuses an awaitable from a thread, if it sees it.
+            return (function(argument),)
+        finally:
             try:
-                return self.function(run.work)
-            finally:
-                try:
-                    token.run_sync_soon(ended.set)
-                except trio.RunFinishedError:
-                    pass  # nobody waits any more
+                token.run_sync_soon(ended.set)
+            except trio.RunFinishedError:
+                pass  # nobody waits any more
 
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+    try:
+        (value,) = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+    except Exception:
+        run.thread_ended = None
+        raise
+    run.thread_ended = None
+    return value
 
 
 def checked_function(function: object) -> Any:
-    """Give what can be called, or raise `InvalidArgumentError`."""
+    """Give what can be called with one `Work`, or raise `InvalidArgumentError`."""
+    remedy = "give a function of one planton_executor.Work, sync or async"
     if not callable(function):
-        remedy = "give a function of one planton_executor.Work, sync or async"
         raise InvalidArgumentError("handler", function, remedy)
+    if is_generator(function):
+        raise InvalidArgumentError("handler", function, f"it is a generator: {remedy}")
+    if not takes(function, 1):
+        raise InvalidArgumentError("handler", function, f"it cannot be called with one: {remedy}")
     return function
+
+
+def is_generator(function: object) -> bool:
+    """Tell whether calling it does nothing but make a generator: it would not be done."""
+    tests = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    method = getattr(function, "__call__", None)  # noqa: B004  the method itself is looked at
+    return any(test(each) for test in tests for each in (function, method))
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Tell whether it can be called with so many arguments, as far as it can be known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True  # written in C, some of it
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def checked_name(task_name: object, known: dict[str, Handler]) -> str:

@@ -12,7 +12,7 @@ from planton.abc import to_count, to_json
 from planton_executor._ends import Advance, End, Release
 from planton_executor._errors import StateError
 from planton_executor._events import AdvancedEvent
-from planton_executor._handlers import Terms
+from planton_executor._handlers import Terms, called
 from planton_executor._run import Run
 from planton_executor._step import Done, Later, Step, StepContext, Then
 
@@ -46,12 +46,11 @@ class Machine:
 
     async def call(self, run: Run, limiter: trio.CapacityLimiter) -> Any:
         """Take step after step; gives the result, or what is to be stored instead."""
-        del limiter  # steps are async
         step = self.load(run.work.payload)
         run.begin(self._terms(step), run.tries)
         while True:
             context = StepContext(work=run.work, tries=run.tries, resources=self.resources)
-            answer: object = await step.step(context)
+            answer: object = await called(step.step, context, run, limiter)
             if isinstance(answer, Done):
                 return answer.result
             step, end = self._following(step, answer)

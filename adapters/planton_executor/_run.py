@@ -41,7 +41,7 @@ class Run:
         error: What went wrong.
         reason: Where.
         retry_in: Seconds until the next try that is asked for; None if none is.
-        thread_ended: Set when the thread of a sync handler has ended.
+        thread_ended: Set when the thread of a sync handler has ended; None while there is none.
     """
 
     work: Work

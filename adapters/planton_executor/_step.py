@@ -1,6 +1,7 @@
 """What users write: steps, and what comes after each."""
 
 import abc
+from collections.abc import Awaitable
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
@@ -53,10 +54,11 @@ class Step(abc.ABC):
     retry_delay: ClassVar[RetryDelay] = 1.0
 
     @abc.abstractmethod
-    async def step(self, context: Any) -> "Next":
+    def step(self, context: Any) -> "Next | Awaitable[Next]":
         """Do it, and return `then(step)`, `later(step, seconds)` or `done(result)`.
 
-        It may be done again after a crash, so it should bear that.
+        An async one runs on trio, a plain one in a worker thread. It may be done again after a
+        crash, so it should bear that.
         """
 
 

@@ -1,5 +1,6 @@
 """Work in steps, as users see it."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from cattrs.preconf.json import make_converter
 from planton import InvalidArgumentError
 from planton.abc import to_name, to_number
 from planton_executor._executor import Executor
+from planton_executor._handlers import is_generator, takes
 from planton_executor._machine import Machine, retry_limit
 from planton_executor._step import Step
 
@@ -99,7 +101,10 @@ class Steps:
 
 
 def _checked(step: Any) -> type[Step]:
-    if isinstance(step, type) and issubclass(step, Step) and "__attrs_attrs__" in vars(step):
-        return step
-    remedy = "give classes derived from Step and decorated with @attrs.frozen"
-    raise InvalidArgumentError("steps", step, remedy)
+    if not (isinstance(step, type) and issubclass(step, Step) and "__attrs_attrs__" in vars(step)):
+        remedy = "give classes derived from Step and decorated with @attrs.frozen"
+        raise InvalidArgumentError("steps", step, remedy)
+    if inspect.isabstract(step) or is_generator(step.step) or not takes(step.step, 2):
+        remedy = "give it a method `step(self, context)`, async or not, which returns what is next"
+        raise InvalidArgumentError("steps", step, remedy)
+    return step

@@ -1,5 +1,6 @@
 """Stops, cancellations, losses: nothing that was claimed or done goes missing."""
 
+import functools
 import signal
 import sqlite3
 import threading
@@ -475,5 +476,46 @@ def test_arguments_are_looked_at():
     ):
         with pytest.raises(InvalidArgumentError, match=word):
             executor.handler(**{"task_name": "task", **arguments})
-    with pytest.raises(InvalidArgumentError, match="handler is 5"):
-        executor.handler("task")(5)
+
+
+def _no_argument():
+    """It does nothing with the work."""
+
+
+def _generator(work):
+    yield work
+
+
+async def _async_generator(work):
+    yield work
+
+
+class _CallableGenerator:
+    def __call__(self, work):
+        yield work
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    (
+        (5, "handler is 5: give a function of one"),
+        (_no_argument, "cannot be called with one: give"),
+        (lambda work, other: None, "cannot be called with one: give"),
+        (_generator, "it is a generator: give"),
+        (functools.partial(_generator), "it is a generator: give"),
+        (_async_generator, "it is a generator: give"),
+        (_CallableGenerator(), "it is a generator: give"),
+    ),
+)
+def test_a_function_that_cannot_be_a_handler_is_refused(function, problem):
+    """When it is given, not when there is work."""
+    executor = Executor(MemoryStorage())
+    with pytest.raises(InvalidArgumentError, match=problem):
+        executor.handler("task")(function)
+
+
+def test_a_function_of_which_nothing_is_known_may_be_a_handler():
+    """Some that are written in C do not say what they take."""
+    executor = Executor(MemoryStorage())
+    for known in (print, dict, min, lambda *works: None):
+        executor.handler(repr(known))(known)

@@ -35,6 +35,22 @@ async def test_what_a_handler_returns_is_the_result(bench):
     assert {"started a", "succeeded a", "started b", "succeeded b", "idle"} == set(one.seen.words)
 
 
+async def test_a_plain_function_may_give_a_coroutine(bench):
+    """Such as a lambda around an async function; it runs on trio."""
+    one = bench()
+
+    async def work_at(work, place):
+        assert trio.lowlevel.in_trio_task()
+        return [work.instruction, place]
+
+    one.executor.handler("task")(lambda work: work_at(work, "here"))
+    await one.enqueue("a")
+    async with one.planton():
+        await one.seen.until(1)
+
+    assert ["a", "here"] == (await one.record()).result
+
+
 async def test_no_more_run_than_the_concurrency(bench):
     """And no more are claimed than can start; all are done in the end."""
     one = bench(concurrency=3)

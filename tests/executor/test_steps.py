@@ -259,6 +259,66 @@ async def test_a_step_that_lost_its_lease_changes_nothing(memory_bench):
     assert ["lost"] == [event.reason for event in one.seen.failed]
 
 
+@attrs.frozen
+class InThread(Step):
+    text: str
+
+    def step(self, context):
+        context.resources.append((self.text, trio.lowlevel.in_trio_task()))
+        return then(OnTrio(self.text + "!"))
+
+
+@attrs.frozen
+class OnTrio(Step):
+    text: str
+
+    async def step(self, context):
+        context.resources.append((self.text, trio.lowlevel.in_trio_task()))
+        return done(self.text) if self.text == "a!" else await trio.sleep_forever()
+
+
+async def test_plain_steps_run_in_a_thread(bench):
+    """They and async ones can follow each other, and what is broken off then is given back."""
+    one = bench(grace=0.1)
+    seen = []
+    steps = Steps(one.executor, "Mixed", [InThread, OnTrio], resources=seen)
+    await steps.enqueue("a", InThread("a"))
+    async with one.planton(name="Mixed"):
+        await one.seen.until(1)
+        await steps.enqueue("b", InThread("b"))
+        with trio.fail_after(10):
+            while len(seen) < 4:
+                await trio.sleep(0.01)
+
+    assert [("a", False), ("a!", True), ("b", False), ("b!", True)] == seen
+    assert "a!" == (await one.record("a", "Mixed")).result
+    assert "queued" == (await one.record("b", "Mixed")).status
+
+
+@attrs.frozen
+class NoMethod(Step):
+    """It has no `step`."""
+
+
+@attrs.frozen
+class NoContext(Step):
+    async def step(self):
+        """Does nothing."""
+
+
+@attrs.frozen
+class Generator(Step):
+    def step(self, context):
+        yield done()
+
+
+@pytest.mark.parametrize("step", (NoMethod, NoContext, Generator))
+def test_a_step_that_cannot_be_called_is_refused(step):
+    """When it is given, not when there is work."""
+    with pytest.raises(ValueError, match=f"{step.__name__}.*a method `step"):
+        Steps(Executor(_Storage()), "Greeter", [step])
+
+
 def test_steps_must_be_attrs_classes_of_their_own():
     """Said before anything runs."""
 
