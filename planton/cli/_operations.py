@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import click
 
-from planton.abc import InstructionRecord, Status
+from planton.abc import Status
 from planton.cli import _types
 from planton.cli._storage import check_known, operation
-from planton.cli._types import LARGEST, duration, json_value, moment, text
+from planton.cli._types import LARGEST, duration, json_value, moment, text, whole
 
 task_argument = click.argument("task_name", metavar="TASK", type=text)
 
@@ -41,7 +41,8 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @click.option("--payload", type=json_value, metavar="JSON", help="What consumers get with it.")
 @click.option(
     "--priority",
-    type=click.IntRange(-LARGEST, LARGEST),
+    type=whole(-LARGEST, LARGEST),
+    metavar="N",
     default=0,
     help="High ones are claimed first.",
 )
@@ -53,7 +54,11 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
     "--tag", "tags", multiple=True, type=text, metavar="TEXT", help="What a task must offer."
 )
 @click.option(
-    "--retries", type=click.IntRange(0, LARGEST), default=0, help="How often it is tried again."
+    "--retries",
+    type=whole(0, LARGEST),
+    metavar="N",
+    default=0,
+    help="How often it is tried again.",
 )
 @click.option("--timeout", type=duration, help="How long one delivery may take.")
 async def enqueue(
@@ -114,40 +119,33 @@ async def stop(storage: Any, output: Any, timeout: float) -> int:
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
 @click.option(
     "--limit",
-    type=click.IntRange(1, LARGEST),
+    type=whole(1, LARGEST),
+    metavar="N",
     default=100,
     show_default=True,
     help="How many at the most.",
 )
-async def find(storage: Any, output: Any, limit: int, **filters: Any) -> None:
-    """List instructions, the oldest first."""
-    found = await storage.find(limit=limit, **filters)
+async def find(
+    storage: Any, output: Any, limit: int, task_name: str | None, **filters: Any
+) -> None:
+    """List instructions, the oldest first.
+
+    Who claimed them last, payloads, results and errors are shown where there are any, long ones
+    shortened on a terminal; --json has all there is.
+    """
+    from planton.cli._find import found_table
+
+    if task_name is not None:
+        await check_known(storage, task_name)
+    found = await storage.find(limit=limit, task_name=task_name, **filters)
     if output.is_json:
         output.tell("", instructions=found)
     elif found:
-        output.show(output.table(_COLUMNS, [_row(each) for each in found]))
+        output.show(found_table(output, found))
     else:
         output.tell("nothing found")
     if len(found) == limit:
         click.echo(f"These are the first {limit}: give a higher --limit for more.", err=True)
-
-
-_COLUMNS = ("task", "instruction", "status", "delivery", "retries", "created", "due", "error")
-
-
-def _row(found: InstructionRecord) -> tuple[object, ...]:
-    from planton.cli._output import ago
-
-    return (
-        found.task_name,
-        found.instruction,
-        found.status,
-        found.delivery,
-        found.retries,
-        ago(found.created_at),
-        ago(found.run_at),
-        found.error,
-    )
 
 
 @operation()

@@ -15,6 +15,7 @@ from planton.cli._plugins import URLS, storage_at
 
 VARIABLE = "PLANTON_STORAGE"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NEGATIVE = re.compile(r"-\d+")
 
 
 class StorageCommand(click.Command):
@@ -35,7 +36,14 @@ class StorageCommand(click.Command):
             args = ["--storage", args[place], *args[:place], *args[place + 1 :]]
         elif place is not None and not takes_arguments:
             raise click.UsageError(f"{args[place]!r} is no storage URL: {URLS}", ctx)
-        return super().parse_args(ctx, args)
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            hint = _hint(error, given)
+            if hint is None:
+                raise
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
 
     def _first_argument(self, args: list[str]) -> int | None:
         """Find the first of `args` that is neither an option nor the value of one."""
@@ -53,6 +61,15 @@ class StorageCommand(click.Command):
                 return place + 1 if place + 1 < len(args) else None
             is_value = not is_value and each in valued
         return None
+
+
+def _hint(error: click.UsageError, args: list[str]) -> str | None:
+    """Say what is likely meant, where the words of the parser do not."""
+    if isinstance(error, click.NoSuchOption) and any(map(_NEGATIVE.fullmatch, args)):
+        return "No concurrency is below 1; a name that begins with a dash goes behind `--`."
+    if "extra argument" in error.format_message() and any(map(_URL.match, args)):
+        return "The URL of the storage goes first."
+    return None
 
 
 def operation(
@@ -91,7 +108,9 @@ def operation(
 
 def _given(url: str | None) -> str:
     if not url:
-        raise Mistake(f"which storage? give its URL, or set {VARIABLE}: {URLS}")
+        raise Mistake(
+            f"which storage? give its URL as the first argument, or set {VARIABLE}: {URLS}"
+        )
     return url
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -65,6 +66,22 @@ def text(value: str) -> str:
     if not value:
         raise click.BadParameter("it is empty: give a name")
     return value
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Give what reads a whole number from `least` to `most`."""
+
+    def read(value: str | int) -> int:
+        try:
+            if least <= (found := int(value)) <= most:
+                return found
+        except ValueError:
+            pass
+        raise click.BadParameter(
+            f"{value!r:.80} is not possible: give a whole number from {least} to {most}"
+        )
+
+    return read
 
 
 def concurrency(value: str) -> int | None:

@@ -1,6 +1,7 @@
 """The commands on a storage: real processes on SQLite; mistakes in this one, for their number."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 
@@ -154,6 +155,22 @@ def test_find_says_that_there_is_more(here):
     assert "the first 2: give a higher --limit" in done.stderr
 
 
+def test_find_shows_what_consumers_got_and_gave(here, tmp_path):
+    """Where there is any; elsewhere than on a terminal nothing is cut off."""
+    here("enqueue", "task", "plain")
+    before = here("find").stdout.splitlines()[0].split()
+    here("enqueue", "task", "other")
+    end(tmp_path, "dead")
+    values = "UPDATE planton_ended SET result = '[1, 2]', claimed_by = 'host:7', payload = ?"
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection, connection:
+        connection.execute(values, [json.dumps("x" * 100)])
+    header, _, row = here("find").stdout.splitlines()
+
+    assert "due" == before[-1]
+    assert ["claimed by", "payload", "result", "error"] == re.split("  +", header)[7:]
+    assert ["host:7", f'"{"x" * 100}"', "[1, 2]"] == re.split("  +", row)[6:9]
+
+
 def test_what_would_steer_the_terminal_is_escaped(here, tmp_path):
     """An error of a consumer is text from somewhere; it takes one line."""
     here("enqueue", "task", "a")
@@ -172,6 +189,7 @@ def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
         ("resume", "resise"),
         ("retry", "resise"),
         ("set-concurrency", "resise", "3"),
+        ("find", "--task", "resise"),
     ):
         done = here(*arguments)
 
@@ -194,7 +212,8 @@ def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
         (("enqueue", "task", "a", "--run-at", "2030-01-01T00:00"), "has no zone"),
         (("enqueue", "task", "a", "--in", "soon"), "is no duration"),
         (("enqueue", "task", "a", "--in", "1h", "--run-at", "2030-01-01T00:00Z"), "give one"),
-        (("enqueue", "task", "a", "--priority", "high"), "--priority"),
+        (("enqueue", "task", "a", "--priority", "high"), "'high' is not possible: give a whole"),
+        (("enqueue", "task", "a", "--priority", str(2**31)), "from -2147483647 to 2147483647"),
         (("enqueue", "task", "a", "--retries", "-1"), "--retries"),
         (("enqueue", "task", "a", "--timeout", "0"), "timeout is 0.0: give finite seconds above"),
         (("enqueue", "", "a"), "TASK"),
@@ -207,6 +226,10 @@ def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
         (("retry", "task", "unknown"), "unknown"),
         (("set-concurrency", "task", "0"), "no concurrency"),
         (("set-concurrency", "task", "9" * 30), "no concurrency"),
+        (("set-concurrency", "task", "-1"), "No such option '-1'. No concurrency is below 1"),
+        (("set-concurrency", "task", "1", "--froce"), "No such option '--froce'"),
+        (("explain", "task", URL), "The URL of the storage goes first."),
+        (("explain", "task", "other"), "unexpected extra argument (other)"),
         (("set-concurrency", "task", "many"), "`default` for what the code says"),
         (("prune",), "--older-than"),
         (("prune", "--older-than", "9999999d"), "too long"),
@@ -242,4 +265,6 @@ def test_no_storage_at_all_is_a_mistake(here):
     done = here("status", env={"PLANTON_STORAGE": ""})
 
     assert 2 == done.exit_code
-    assert "which storage? give its URL, or set PLANTON_STORAGE" in done.stderr
+    assert (
+        "which storage? give its URL as the first argument, or set PLANTON_STORAGE" in done.stderr
+    )

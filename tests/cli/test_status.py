@@ -131,6 +131,25 @@ def test_on_a_terminal_a_table_fits_it(app):
     assert max(map(len, text.splitlines())) <= 70
 
 
+def test_on_a_terminal_a_payload_is_shortened(app):
+    """So that each instruction takes a few lines at the most."""
+    app("enqueue", URL, "task", "long", "--payload", f'"{"x" * 900}"')
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from planton.cli import main; main()", "find", URL],
+        cwd=app.folder,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "xterm"},
+        stdout=theirs,
+    )
+    assert 0 == process.wait(20)
+    text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+
+    assert f'"{"x" * 58}…' in text
+    assert "x" * 59 not in text
+
+
 def test_ctrl_c_elsewhere_is_an_exit_code(app):
     """130, without a traceback; here it waits for another writer."""
     with closing(sqlite3.connect(app.folder / "app.db", isolation_level=None)) as connection:
