@@ -144,11 +144,13 @@ class ErrorEvent(Event):
         task_name: Task that it happened to; None for a service.
         error: What was raised, or found wrong.
         stage: Callback or step in which it happened.
+        service: Name of the service, if it was one.
     """
 
     task_name: str | None
     error: Exception
     stage: Stage
+    service: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -67,4 +67,5 @@ def _polled(tasks: list[TaskStatus]) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"wake-ups are down or turned off, and polled are {', '.join(names[:3])}{more}"]
+    polled = f"wake-ups are down or turned off, and polled are {', '.join(names[:3])}{more}"
+    return [f"{polled}: they need services=[storage.serve], and a storage without wake_ups=False"]

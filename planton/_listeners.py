@@ -91,11 +91,17 @@ async def tell(listener: Listener, event: Event) -> None:
 def log(event: ErrorEvent) -> None:
     """Log an error that nobody listens to; of Planton's own the words say it all."""
     is_told = isinstance(event.error, PlantonError) and not logger.isEnabledFor(logging.DEBUG)
+    extra = {"task_name": event.task_name, "stage": event.stage, "service": event.service}
     logger.error(
-        "%s of task %r failed: %s",
-        event.stage,
-        event.task_name,
+        "%s failed: %s",
+        _where(event),
         event.error,
         exc_info=None if is_told else event.error,
-        extra={"task_name": event.task_name, "stage": event.stage},
+        extra=extra,
     )
+
+
+def _where(event: ErrorEvent) -> str:
+    if event.task_name is not None:
+        return f"{event.stage} of task {event.task_name!r}"
+    return event.stage if event.service is None else f"{event.stage} {event.service}"

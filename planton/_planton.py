@@ -18,7 +18,7 @@ from planton._errors import (
 )
 from planton._events import AttemptEvent, ErrorEvent, Event, InstructionEvent
 from planton._listeners import Listener, Listeners
-from planton._services import Service, Services
+from planton._services import Service, Services, current_service
 from planton._session import Session
 from planton._status import TaskStatus
 from planton._streams import Stream, unread_claims
@@ -328,7 +328,8 @@ class Planton:
         """
         if not isinstance(error, Exception):
             raise InvalidArgumentError("error", error, "give an Exception")
-        event = ErrorEvent(task_name=None, error=error, stage="service")
+        name = current_service.get()
+        event = ErrorEvent(task_name=None, error=error, stage="service", service=name)
         await self._listeners.report(event)
 
     def status(self) -> list[TaskStatus]:

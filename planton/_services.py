@@ -1,6 +1,8 @@
 """Services: run beside the attempts, started again when they fail, ended last."""
 
+import inspect
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 # A service that has not called task_status.started() by then is reported, and attempts begin
 # without it: something that only helps must not be able to keep work from being dispatched.
 START_TIMEOUT = 5.0
+# The name of the service that a trio task belongs to, for what it reports.
+current_service: ContextVar[str | None] = ContextVar("current_service", default=None)
 # A service that fails again and again is started again after longer and longer breaks.
 _restart_delay = delays.exponential(initial=1.0, maximum=60.0, jitter="equal")
 
@@ -57,9 +61,11 @@ class Services:
             await ready.wait()
             return
         remedy = "; attempts begin without it: call task_status.started() when it is ready"
-        await self._report(CallbackTimeoutError(None, _name(service), START_TIMEOUT, remedy))
+        error = CallbackTimeoutError(None, _name(service), START_TIMEOUT, remedy)
+        await self._report(error, service)
 
     async def _serve(self, service: Service, ready: trio.Event) -> None:
+        current_service.set(_name(service))
         failures = 0
         while True:
             began = trio.current_time()
@@ -67,7 +73,7 @@ class Services:
                 await self._once(service, ready)
                 return
             except Exception as error:
-                await self._report(unwrapped(error))
+                await self._report(unwrapped(error), service)
             ready.set()
             # One that served for a while has recovered: the next break is short again.
             failures = 0 if trio.current_time() - began > 60 else failures + 1
@@ -78,9 +84,11 @@ class Services:
             await nursery.start(_Adapter(service, self._planton))
             ready.set()
 
-    async def _report(self, error: BaseException) -> None:
+    async def _report(self, error: BaseException, service: Service) -> None:
         assert isinstance(error, Exception)
-        await self._listeners.report(ErrorEvent(task_name=None, error=error, stage="service"))
+        name = _name(service)
+        event = ErrorEvent(task_name=None, error=error, stage="service", service=name)
+        await self._listeners.report(event)
 
 
 class _Adapter:
@@ -95,4 +103,7 @@ class _Adapter:
 
 
 def _name(service: Callable[..., object]) -> str:
+    if inspect.ismethod(service):
+        # By the class that the user knows, not the one that defines the method.
+        return f"{type(service.__self__).__name__}.{service.__name__}"
     return getattr(service, "__qualname__", None) or type(service).__name__

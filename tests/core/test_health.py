@@ -103,4 +103,7 @@ def test_wake_ups_that_are_down_are_a_warning(script, count, names):
     tasks = [Task(name=str(number), schedule=schedule, cap="strict") for number in range(count)]
     warnings = health(Planton(tasks=tasks)).warnings
 
-    assert (f"wake-ups are down or turned off, and polled are {names}",) == warnings
+    (warning,) = warnings
+
+    assert warning.startswith(f"wake-ups are down or turned off, and polled are {names}: they need")
+    assert "services=[storage.serve]" in warning

@@ -212,3 +212,36 @@ async def test_a_service_that_goes_on_reports_its_errors(script):
     assert [("for once", None, "service")] == [
         (str(event.error), event.task_name, event.stage) for event in seen.of(ErrorEvent)
     ]
+
+
+class Broken:
+    async def serve(self, planton, *, task_status):
+        raise OSError("down")
+
+
+class Derived(Broken):
+    pass
+
+
+async def test_the_service_that_failed_is_named(script, caplog):
+    """In the event and in the log; what it reports itself likewise, also from a nursery of its."""
+
+    async def reporting(planton, *, task_status):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(planton.report, OSError("for once"))
+            task_status.started()
+
+    planton = Planton(tasks=[strict(script())], services=[Derived().serve, reporting])
+    async with planton:
+        await trio.sleep(0.5)
+    await planton.report(OSError("of nobody"))
+
+    expected = {"service Derived.serve failed: down", "service failed: of nobody"}
+    said = {record.message for record in caplog.records}
+    assert expected < said
+    (own,) = said - expected
+    assert own.endswith("reporting failed: for once")
+    assert own.startswith("service test_the_service")
+    assert {"Derived.serve", reporting.__qualname__, None} == {
+        record.service for record in caplog.records
+    }
