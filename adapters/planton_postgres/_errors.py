@@ -1,5 +1,6 @@
 """Errors of the driver and of the server, in words that say what can be done."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ _REMEDIES = {
     "26000": "behind a pooler, make the storage with prepare_threshold=None",
     "42P05": "behind a pooler, make the storage with prepare_threshold=None",
 }
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MIGRATE = "call `await storage.migrate()` first, or run `planton migrate URL`"
 
 
@@ -39,6 +41,9 @@ def name_of(conninfo: str, argument: str = "conninfo") -> str:
     remedy = "give a connection string, such as postgresql://user@host:5432/database"
     if not isinstance(conninfo, str):
         raise InvalidArgumentError(argument, type(conninfo), remedy)
+    url = _URL.match(conninfo)
+    if url and url[1] not in ("postgresql", "postgres"):
+        raise InvalidArgumentError(argument, f"{url[0]}…", _remedy_of_scheme(url[1]))
     try:
         parts = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
@@ -46,6 +51,13 @@ def name_of(conninfo: str, argument: str = "conninfo") -> str:
     host = parts.get("host") or parts.get("hostaddr") or "localhost"
     port = f":{parts['port']}" if parts.get("port") else ""
     return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def _remedy_of_scheme(scheme: str) -> str:
+    if scheme.startswith("postgres"):
+        return "write postgresql://…, without what SQLAlchemy has between that and the colon"
+    other = "planton_sqlite.SQLiteStorage is for SQLite, " if scheme == "sqlite" else ""
+    return f"{other}this is for PostgreSQL: give postgresql://user@host:5432/database"
 
 
 @contextmanager

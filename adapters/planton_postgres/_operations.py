@@ -36,6 +36,8 @@ async def enqueue(database: Database, new: NewInstruction, connection: Any) -> b
 
 async def _execute(connection: Any, parameters: dict[str, Any]) -> int:
     """Run the statement in the transaction of the caller; how many rows it added."""
+    if isinstance(connection, psycopg.AsyncConnection | psycopg.Connection) and connection.closed:
+        raise InvalidArgumentError("connection", connection, "it is closed, give one that is open")
     if isinstance(connection, psycopg.AsyncConnection):
         # Nothing of trio here: it may be a connection on asyncio, within a program on asyncio.
         return (await connection.execute(OPERATE["enqueue"], parameters)).rowcount

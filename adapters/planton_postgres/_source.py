@@ -6,7 +6,7 @@ from datetime import datetime
 import attrs
 import psycopg
 
-from planton import InvalidQueryError
+from planton import InvalidArgumentError, InvalidQueryError
 from planton_postgres._database import Connection
 
 _PARAMETER = re.compile(r"%\((\w+)\)[sbt]")
@@ -44,9 +44,13 @@ class Source:
         """Find out what can be found out without a database.
 
         Raises:
+            InvalidArgumentError: If it is no text.
             InvalidQueryError: If it lacks `%(limit)s`, has parameters that nobody gives, or a
                 percent sign that is none.
         """
+        if not isinstance(self.sql, str):
+            remedy = "give a str: UPDATE … RETURNING id, or SELECT id"
+            raise InvalidArgumentError("sql", self.sql, remedy)
         if "limit" not in _PARAMETER.findall(_NOT_CODE.sub("", self.sql)):
             raise self._error("lacks the parameter %(limit)s, so that it could claim too much")
         if strangers := sorted(set(_PARAMETER.findall(self.sql)) - set(_KNOWN)):
@@ -75,7 +79,7 @@ class Source:
             raise
         columns = [column.name for column in cursor.description or ()]
         if len(columns) != 1:
-            given = ", ".join(columns) or "none"
+            given = ", ".join(columns) or "none (an UPDATE needs RETURNING)"
             raise self._error(f"must give one column, the instruction; it gives {given}")
         return self._checked([value for (value,) in await cursor.fetchall()], limit)
 

@@ -72,7 +72,8 @@ class PostgresStorage(Consumers):
             timeout: Seconds that one delivery may take, heartbeats or not.
             connection: A `psycopg.Connection`, or a `psycopg.AsyncConnection` of the event loop
                 that this runs on: it is then part of the transaction there, and nothing here
-                commits it.
+                commits it. It must be to the same database, with the same search_path: the
+                instruction goes where that connection finds the table.
 
         Raises:
             InvalidArgumentError: If an argument cannot be used; nothing was changed.

@@ -39,10 +39,8 @@ class Base:
         wake_ups: bool = True,
         name: str | None = None,
     ) -> None:
-        self.path = os.fspath(path)
-        if self.path in ("", ":memory:") or self.path.startswith("file:"):
-            remedy = "give a file, or use planton.testing.MemoryStorage in tests"
-            raise InvalidArgumentError("path", path, remedy)
+        self.path = _open.to_path(path)
+        self._file = os.path.abspath(self.path)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidArgumentError("synchronous", synchronous, 'give "FULL" or "NORMAL"')
         self._name = to_claimant(name)

@@ -1,6 +1,8 @@
 """Opening a database, waiting for one's turn to write, and errors that say what to do."""
 
+import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import TypeVar
 
 import sqlite_utils
 
-from planton import StorageError
+from planton import InvalidArgumentError, StorageError
 
 T = TypeVar("T")
 
@@ -18,6 +20,49 @@ T = TypeVar("T")
 # give all of them the same chance at no loss of throughput.
 SHORTEST_NAP, LONGEST_NAP = 0.0001, 0.001
 BUSY_TIMEOUT = 10.0
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def to_path(path: object) -> str:
+    """Give the path of a file, or raise `InvalidArgumentError`."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
+        raise InvalidArgumentError("path", path, "give the path of a file, a str or a Path")
+    if url := _URL.match(text):
+        remedy = (
+            "give a path, not a URL: app.db; planton_sqlite.url.from_url takes sqlite:///app.db"
+        )
+        # Not as it was given: a URL of something else may have a password in it.
+        raise InvalidArgumentError("path", f"{url[0]}…", remedy)
+    if text in ("", ":memory:") or text.startswith("file:"):
+        remedy = "give a file, or use planton.testing.MemoryStorage in tests"
+        raise InvalidArgumentError("path", path, remedy)
+    return text
+
+
+def check_connection(connection: sqlite3.Connection, path: str) -> None:
+    """Find out whether a connection of the caller's is open, and to this very file.
+
+    Raises:
+        InvalidArgumentError: If it is not.
+    """
+    try:
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        rows = cursor.execute("PRAGMA database_list").fetchall()
+    except sqlite3.ProgrammingError as error:  # it is closed, or of another thread
+        raise InvalidArgumentError("connection", connection, f"{error} Give another one") from error
+    (file,) = [file for _, name, file in rows if name == "main"]
+    if not _is_same(file, path):
+        remedy = f"give a connection to the file of this storage, {path}"
+        raise InvalidArgumentError("connection", file or ":memory:", remedy)
+
+
+def _is_same(file: str, path: str) -> bool:
+    try:
+        return os.path.samefile(file, path)
+    except OSError:
+        return False
 
 
 def open_database(path: str, synchronous: str) -> sqlite3.Connection:
@@ -76,6 +121,8 @@ def _remedy(path: str, error: sqlite3.Error) -> str:
     text = str(error)
     if "unable to open" in text and not Path(path).absolute().parent.is_dir():
         return f": the folder {Path(path).absolute().parent} does not exist, make it first"
+    if "unable to open" in text and Path(path).is_dir():
+        return ": it is a folder, give the path of a file, which is made if it is not there"
     if "unable to open" in text or "readonly" in text:
         return ": look at the permissions of the file and of its folder"
     if "disk is full" in text:

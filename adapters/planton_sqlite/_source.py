@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import attrs
 
-from planton import InvalidQueryError
+from planton import InvalidArgumentError, InvalidQueryError
 
 _PARAMETER = re.compile(r"[:@$]([A-Za-z_]\w*)")
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -32,10 +32,14 @@ class Source:
         """Find out whether the statement can run, and whether it writes, without running it.
 
         Raises:
+            InvalidArgumentError: If it is no text.
             InvalidQueryError: If it is empty, lacks `:limit`, has parameters that nobody gives,
                 does not parse, names tables or columns that there are not, or gives no column
                 or several.
         """
+        if not isinstance(self.sql, str):
+            remedy = "give a str: UPDATE … RETURNING id, or SELECT id"
+            raise InvalidArgumentError("sql", self.sql, remedy)
         code = _NOT_CODE.sub("", self.sql)
         if not code.strip():
             raise self._error("is empty: give UPDATE … RETURNING id, or SELECT id")

@@ -23,8 +23,7 @@ from planton.abc import (
     to_status,
     to_strings,
 )
-from planton_sqlite import _end, _operate, _watch_tables
-from planton_sqlite._open import to_storage_error
+from planton_sqlite import _end, _open, _operate, _watch_tables
 from planton_sqlite._receipts import to_numbers
 from planton_sqlite._sources import Sources
 
@@ -78,7 +77,7 @@ class SQLiteStorage(Sources):
             tags: What a dispatcher must offer to claim it.
             retries: How often it is queued again after it failed.
             timeout: Seconds that one delivery may take, heartbeats or not.
-            connection: A connection of the caller's, to the same file: the instruction is part
+            connection: A connection of the caller's, to this very file: the instruction is part
                 of its transaction, and nobody sees it before the caller commits. It is used
                 here and now, so it may wait for another writer as its own timeout says.
 
@@ -108,11 +107,12 @@ class SQLiteStorage(Sources):
         if not isinstance(connection, sqlite3.Connection):
             remedy = "give a sqlite3.Connection or a sqlite_utils.Database"
             raise InvalidArgumentError("connection", connection, remedy)
+        _open.check_connection(connection, self._file)
         try:
             self._check(connection)
             return _operate.enqueue(connection, new)
         except sqlite3.Error as error:
-            raise to_storage_error(self.path, error) from error
+            raise _open.to_storage_error(self.path, error) from error
 
     # Consumers
 

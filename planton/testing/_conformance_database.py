@@ -5,7 +5,7 @@ from typing import Any
 
 import trio
 
-from planton._errors import InvalidQueryError
+from planton._errors import InvalidArgumentError, InvalidQueryError
 from planton.testing._conformance_base import (
     Hooks,
     claim,
@@ -238,3 +238,6 @@ class DatabasePromises(Hooks):
         need(self.has_sql)
         with refused(InvalidQueryError, "task", "limit"):
             storage.claim_task("task", sql="SELECT 1")
+        for sql in (None, b"SELECT 1"):
+            with refused(InvalidArgumentError, "sql"):
+                storage.claim_task("task", sql=sql)

@@ -410,7 +410,8 @@ async def test_sql_that_cannot_be_used_is_refused_when_the_task_is_made(schema_d
     (
         ("SELEC id FROM account LIMIT %(limit)s", "syntax error"),
         ("SELECT id FROM acount LIMIT %(limit)s", 'relation "acount" does not exist'),
-        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s", "it gives none"),
+        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s",
+         "it gives none (an UPDATE needs RETURNING)"),
         ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING id, id * 2 AS two",
          "it gives id, two"),
         ("UPDATE account SET sent_at = now() WHERE %(limit)s > 0 RETURNING id", "gave 9"),

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 import trio
 
+from planton import InvalidArgumentError
 from planton.testing import StorageConformance
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
@@ -141,6 +142,8 @@ async def test_a_transaction_of_a_sync_connection_is_joined(storage):
     assert ["kept"] == [found.instruction for found in await storage.find()]
     with pytest.raises(ValueError, match=r"psycopg\.Connection"):
         await storage.enqueue("task", "a", connection="postgresql://")
+    with pytest.raises(InvalidArgumentError, match=r"connection.*is closed"):
+        await storage.enqueue("task", "a", connection=connection)
 
 
 @pytest.fixture

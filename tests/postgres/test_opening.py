@@ -49,6 +49,26 @@ def test_a_conninfo_that_is_none_is_refused(conninfo):
 
 
 @pytest.mark.parametrize(
+    ("scheme", "remedy"),
+    (
+        ("mysql", "for PostgreSQL"),
+        ("sqlite", "planton_sqlite"),
+        ("postgresql+psycopg", "write postgresql://"),
+    ),
+)
+@pytest.mark.parametrize("argument", ("conninfo", "listen_dsn"))
+def test_a_url_of_something_else_is_refused(scheme, remedy, argument):
+    """It names the scheme and the remedy, and shows no password."""
+    url = f"{scheme}://joe:hunter2@db.example.com/app?a=b"
+    options = {"conninfo": "postgresql://localhost/app", argument: url}
+    with pytest.raises(InvalidArgumentError, match=f"{argument}.*{remedy}") as caught:
+        PostgresStorage(**options)
+
+    assert f"{scheme}://…" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "options",
     (
         {"pool_size": 0},

@@ -7,7 +7,7 @@ import pytest
 import sqlite_utils
 import trio
 
-from planton import InstructionEvent, InvalidArgumentError, Planton, StorageError
+from planton import InstructionEvent, InvalidArgumentError, Planton
 from planton.testing import EventCollector
 from planton.testing._conformance_base import claim, enqueue, names, receipts
 from planton_sqlite import SQLiteStorage, _history
@@ -34,11 +34,31 @@ async def test_what_is_no_connection_is_refused(storage):
         await storage.enqueue("send", "1", connection="app.db")
 
 
-async def test_a_connection_to_another_file_is_a_clear_error(storage):
-    """There are no tables of Planton's."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        with pytest.raises(StorageError, match="migrate"):
-            await storage.enqueue("send", "1", connection=connection)
+async def test_a_connection_to_another_file_is_refused(storage, path, tmp_path):
+    """Whatever tables are there, the instruction would be lost; it names both files."""
+    async with SQLiteStorage(tmp_path / "other.db") as other:
+        await other.migrate()
+        for file in (":memory:", str(tmp_path / "other.db")):
+            with closing(sqlite3.connect(file)) as connection:
+                with pytest.raises(InvalidArgumentError, match="connection") as caught:
+                    await storage.enqueue("send", "1", connection=connection)
+
+            assert str(path) in str(caught.value)
+            assert file in str(caught.value)
+        assert [] == await other.find()
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    with closing(sqlite3.connect(link)) as connection:
+        connection.row_factory = lambda cursor, row: dict(enumerate(row))
+        assert await storage.enqueue("send", "1", connection=connection)
+
+
+async def test_a_connection_that_is_closed_is_refused(storage, path):
+    """It is the caller's, there is nothing to look for in the storage."""
+    connection = sqlite3.connect(path)
+    connection.close()
+    with pytest.raises(InvalidArgumentError, match=r"connection.*closed"):
+        await storage.enqueue("send", "1", connection=connection)
 
 
 async def test_what_is_enqueued_wakes_its_task(storage):

@@ -311,9 +311,26 @@ async def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
 
 async def test_a_folder_is_no_database(tmp_path):
     """Whatever the operating system says of it."""
-    with pytest.raises(StorageError, match="permissions"):
+    with pytest.raises(StorageError, match="folder"):
         async with SQLiteStorage(tmp_path):
             pass  # pragma: no cover
+
+
+@pytest.mark.parametrize("path", (5, None, b"app.db", "a\0b"))
+def test_what_is_no_path_is_refused(path):
+    """By name."""
+    with pytest.raises(InvalidArgumentError, match="path"):
+        SQLiteStorage(path)
+
+
+@pytest.mark.parametrize("path", ("sqlite:///app.db", "postgresql://joe:hunter2@host/app"))
+def test_a_url_is_no_path(path):
+    """A folder of that name would be meant; it may have a password in it, which is not shown."""
+    with pytest.raises(InvalidArgumentError, match="not a URL") as caught:
+        SQLiteStorage(path)
+
+    assert path.split("//")[0] in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", (":memory:", "", "file:app.db?mode=ro"))
