@@ -52,6 +52,8 @@ async def check_callbacks(
 
     Raises:
         InvalidArgumentError: If an argument cannot be used, or nothing is claimed at all.
+        UnexpectedInstructionsError: If nothing is claimed because `schedule` returns what Planton
+            refuses, such as None.
     """
     count = to_count("dispatchers", dispatchers, 2)
     seconds = to_number("patience", patience)

@@ -55,6 +55,7 @@ class Bench:
         running: What of it was handed out in this story.
         breaches: Evidence by guarantee.
         spare: Slots that earlier stories hold, by which the concurrency is raised.
+        refused: What was wrong with the last answer of `schedule`, if Planton would refuse it.
     """
 
     make: Callable[[], Any]
@@ -70,6 +71,7 @@ class Bench:
     breaches: dict[Guarantee, tuple[str, str]] = attrs.field(factory=dict)
     spare: int = 0
     outstanding: int = 0
+    refused: UnexpectedInstructionsError | None = None
 
     def note(self, guarantee: Guarantee, evidence: str) -> None:
         """Keep the evidence that a guarantee is broken: of the first story, the last."""
@@ -169,10 +171,12 @@ class Bench:
             attempt_number=0,
         )
         answer = await call(who.schedule, request, steps)
+        self.refused = None
         try:
             claims = claims_of(who.entry, answer)
         except UnexpectedInstructionsError as error:
             self.note("limit", str(error))
+            self.refused = error
             claims, who.entry.kept = who.entry.kept, []
         if len(claims) > limit:
             self.note("limit", f"asked for {limit}, schedule returned {len(claims)}")

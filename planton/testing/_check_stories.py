@@ -76,6 +76,8 @@ class Stories:
             active = await first.active()
             claims = await bench.ask(first, active, *bench.room(first, active))
             if not claims:
+                if bench.refused is not None:
+                    raise bench.refused
                 remedy = "nothing was claimed after it: make so many due, for these callbacks"
                 raise InvalidArgumentError("insert", bench.insert, remedy)
             at_once = await first.active()

@@ -181,6 +181,11 @@ async def test_it_is_used_like_any_other_storage():
                 await seen.wait_for(InstructionEvent)
 
 
+def test_there_is_no_sql():
+    """Nobody has to apply any."""
+    assert "" == MemoryStorage().schema()
+
+
 async def test_dates_follow_the_clock_of_trio_from_a_start_on():
     """A simulation begins when it is told to."""
     start = datetime(2030, 1, 1, tzinfo=UTC)

@@ -7,7 +7,7 @@ import attrs
 import pytest
 import trio
 
-from planton import Batch, InvalidArgumentError, Task
+from planton import Batch, InvalidArgumentError, Task, UnexpectedInstructionsError
 from planton.testing import MemoryStorage, check_callbacks
 
 SCHEMA = """
@@ -431,3 +431,14 @@ async def test_the_report_is_a_table(autojump_clock):
     assert 1 == str(report).count("\ncrash         kept  ")
     with pytest.raises(InvalidArgumentError, match="cap, once, limit"):
         report.raise_for("speed")
+
+
+async def test_a_schedule_that_returns_nothing_is_named():
+    """It forgot its return: that `insert` made nothing due is not what is wrong."""
+
+    async def forgets(request):
+        pass
+
+    task = Task(name="task", schedule=forgets)
+    with pytest.raises(UnexpectedInstructionsError, match="None"):
+        await check_callbacks(lambda: task, insert=print, get_active_instructions=lambda name: [])
