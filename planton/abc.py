@@ -377,6 +377,7 @@ class Storage(Protocol):
         *,
         status: Status | None = None,
         task_name: str | None = None,
+        instruction: str | None = None,
         older_than: float | None = None,
         limit: int = 100,
     ) -> list[InstructionRecord]:

@@ -113,6 +113,7 @@ async def find(
     *,
     status: Status | None,
     task_name: str | None,
+    instruction: str | None,
     older_than: float | None,
     limit: int,
 ) -> list[InstructionRecord]:
@@ -120,6 +121,7 @@ async def find(
     parameters = {
         "status": None if status is None else to_status(status),
         "task_name": None if task_name is None else to_task_name(task_name),
+        "instruction": None if instruction is None else to_text("instruction", instruction),
         "older_than": None if older_than is None else to_seconds("older_than", older_than),
         "limit": to_integer("limit", limit),
     }

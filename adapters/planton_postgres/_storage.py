@@ -160,6 +160,7 @@ class PostgresStorage(Consumers):
         *,
         status: Status | None = None,
         task_name: str | None = None,
+        instruction: str | None = None,
         older_than: float | None = None,
         limit: int = 100,
     ) -> list[InstructionRecord]:
@@ -168,11 +169,17 @@ class PostgresStorage(Consumers):
         Args:
             status: Only those in this status.
             task_name: Only those of this task.
+            instruction: Only this one, of any task or of that one.
             older_than: Only those that came to be more than these seconds ago.
             limit: The most to give.
         """
         return await _operations.find(
-            self._database, status=status, task_name=task_name, older_than=older_than, limit=limit
+            self._database,
+            status=status,
+            task_name=task_name,
+            instruction=instruction,
+            older_than=older_than,
+            limit=limit,
         )
 
     async def stats(self) -> list[TaskStats]:

@@ -72,6 +72,7 @@ SELECT task_name, instruction, status, payload, priority, tags, retries, timeout
 FROM planton_instruction
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(task_name)s::text IS NULL OR task_name = %(task_name)s)
+  AND (%(instruction)s::text IS NULL OR instruction = %(instruction)s)
   AND (
       %(older_than)s::double precision IS NULL
       OR created_at < clock_timestamp() - %(older_than)s * interval '1 second'

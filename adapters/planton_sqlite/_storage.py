@@ -283,13 +283,16 @@ class SQLiteStorage(Sources):
         *,
         status: Status | None = None,
         task_name: str | None = None,
+        instruction: str | None = None,
         older_than: float | None = None,
         limit: int = 100,
     ) -> list[InstructionRecord]:
         """Give instructions, the oldest first; `older_than` is seconds since they came to be."""
+        (named,) = (None,) if instruction is None else to_strings("instruction", [instruction])
         filters = {
             "status": None if status is None else to_status(status),
             "task_name": None if task_name is None else to_name(task_name),
+            "instruction": named,
             "older_than": None if older_than is None else to_number("older_than", older_than),
             "limit": to_count("limit", limit),
         }

@@ -86,6 +86,7 @@ FROM (
 )
 WHERE (:status IS NULL OR status = :status)
   AND (:task_name IS NULL OR task_name = :task_name)
+  AND (:instruction IS NULL OR instruction = :instruction)
   AND (:older_than IS NULL
        OR created_at <= (julianday('now') - 2440587.5) * 86400.0 - :older_than)
 ORDER BY created_at, stage, id LIMIT :limit;

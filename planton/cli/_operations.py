@@ -116,6 +116,7 @@ async def stop(storage: Any, output: Any, timeout: float) -> int:
 @operation()
 @click.option("--status", type=click.Choice(get_args(Status)), help="Only of this status.")
 @click.option("--task", "task_name", type=text, help="Only of this task.")
+@click.option("--instruction", type=text, help="Only this instruction.")
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
 @click.option(
     "--limit",

@@ -124,6 +124,8 @@ class InputPromises(Hooks):
         for status in ("pending", "", 5):
             with refused(InvalidArgumentError, "status"):
                 await storage.find(status=status)
+        with refused(InvalidArgumentError, "instruction"):
+            await storage.find(instruction=5)
         for limit in NO_COUNT:
             with refused(InvalidArgumentError, "limit"):
                 await storage.find(limit=limit)

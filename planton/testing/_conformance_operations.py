@@ -147,7 +147,7 @@ class OperationPromises(Hooks):
         assert (0, 0) == (await storage.retry("task", []), await storage.retry("unknown"))
 
     async def test_find_filters(self, storage: Any) -> None:
-        """By status, by task, by age, and up to a number; the oldest first."""
+        """By status, task, instruction, age, and up to a number; the oldest first."""
         await end_three(storage)
         await self.advance(storage, 60)
         await enqueue(storage, "other", "x", "y")
@@ -161,6 +161,8 @@ class OperationPromises(Hooks):
         assert ["x", "y"] == await found(task_name="other")
         assert ["dead", "failed", "succeeded"] == await found(older_than=30)
         assert [] == await found(older_than=30, task_name="other")
+        assert ["x"] == await found(instruction="x", limit=1)
+        assert [] == await found(instruction="x", task_name="task")
         for status in ("dead", "failed", "succeeded"):
             assert [status] == await found(status=status)
         assert (["y"], ["x"]) == (await found(status="queued"), await found(status="running"))

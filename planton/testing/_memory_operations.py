@@ -126,12 +126,14 @@ class MemoryOperations(MemoryBase):
         *,
         status: Status | None = None,
         task_name: str | None = None,
+        instruction: str | None = None,
         older_than: float | None = None,
         limit: int = 100,
     ) -> list[InstructionRecord]:
         """Give instructions, the oldest first."""
         wanted = None if status is None else to_status(status)
         name = None if task_name is None else to_name(task_name)
+        (named,) = (None,) if instruction is None else to_strings("instruction", [instruction])
         age = -math.inf if older_than is None else to_number("older_than", older_than)
         count = to_count("limit", limit)
         await self.work()
@@ -142,6 +144,7 @@ class MemoryOperations(MemoryBase):
             for row in rows
             if wanted in (None, _status(row))
             and name in (None, row.task_name)
+            and named in (None, row.instruction)
             and row.created_at <= latest
         ]
         return [self._record(row) for row in found[:count]]

@@ -164,6 +164,7 @@ def test_find_shows_what_consumers_got_and_gave(here, tmp_path):
     values = "UPDATE planton_ended SET result = '[1, 2]', claimed_by = 'host:7', payload = ?"
     with closing(sqlite3.connect(tmp_path / "app.db")) as connection, connection:
         connection.execute(values, [json.dumps("x" * 100)])
+    assert 2 == len(here("find", "--instruction", "other").stdout.splitlines())
     header, _, row = here("find").stdout.splitlines()
 
     assert "due" == before[-1]
