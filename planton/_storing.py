@@ -117,8 +117,9 @@ class NewInstruction:
         timeout: object = None,
     ) -> Self:
         """Look at it, or raise `InvalidArgumentError`, which names the argument and the value."""
-        if not isinstance(instruction, str):
-            raise InvalidArgumentError("instruction", instruction, "give a str, as str(row_id)")
+        if not isinstance(instruction, str) or not instruction:
+            remedy = "give a non-empty str, as str(row_id)"
+            raise InvalidArgumentError("instruction", instruction, remedy)
         if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) >= 2**31:
             raise InvalidArgumentError("priority", priority, "give an int of 32 bits")
         return cls(

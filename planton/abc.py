@@ -219,8 +219,11 @@ class Storage(Protocol):
     # A source of the user's own (`claim_task`) that finds rows without changing them, a plain
     # SELECT, finds them again: it leaves out those that are active, those that are queued, and
     # those that rest in the history as failed or dead, until `retry` or `prune` takes them from
-    # there. Not those that succeeded: a row that comes round is due again. What is left out does
-    # not count against the limit, so that the rows behind are reached.
+    # there, or they succeed. Not those that succeeded: a row that comes round is due again. What
+    # is left out does not count against the limit, so that the rows behind are reached.
+    #
+    # A storage makes any number of tasks of one name: one was unregistered, or another Planton has
+    # it. Each is claimed for by what it was made with.
     #
     # The `release` of a task takes back what could not be delivered. It counts how often in a row
     # that happened to an instruction: the first time it is claimable at once, then after 1, 2, 4,

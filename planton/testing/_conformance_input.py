@@ -28,7 +28,7 @@ class InputPromises(Hooks):
         good: dict[str, Any] = {"task_name": "task", "instruction": "a"}
         bad = {
             "task_name": ("", None, 1),
-            "instruction": (None, 1, b"a"),
+            "instruction": ("", None, 1, b"a"),
             "payload": ({1, 2}, math.nan, object(), {"a": math.inf}),
             "priority": (True, 1.5, "1", None),
             "run_at": (datetime(2030, 1, 1), "2030-01-01", 1e9),

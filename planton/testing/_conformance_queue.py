@@ -219,8 +219,8 @@ class QueuePromises(Hooks):
         assert payloads == [each.payload for each in claimed]
 
     async def test_any_text_is_an_instruction(self, storage: Any) -> None:
-        """It is bound, never pasted."""
-        instructions = ["'; DROP TABLE planton_active; --", '"', "%", "é\n☃", "{}", ":limit", ""]
+        """But an empty one, which names no work. It is bound, never pasted."""
+        instructions = ["'; DROP TABLE planton_active; --", '"', "%", "é\n☃", "{}", ":limit", " "]
         await enqueue(storage, "it's", *instructions)
         task = storage.queue_task("it's", concurrency=20)
 
