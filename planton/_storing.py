@@ -8,7 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 import attrs
@@ -36,7 +36,9 @@ def to_claimant(name: object) -> str:
 
 
 def to_number(argument: str, value: Any, *, above: float | None = None) -> float:
-    """Give finite seconds of at least 0, or above `above`."""
+    """Give finite seconds of at least 0, or above `above`; a timedelta is taken, too."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     least = "of at least 0" if above is None else f"above {above:g}"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and (value >= 0 if above is None else value > above) and value < math.inf:

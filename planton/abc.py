@@ -6,7 +6,7 @@ states as tests.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, Self, TypeAlias, cast, get_args, runtime_checkable
 
 import attrs
@@ -237,7 +237,7 @@ class Storage(Protocol):
         *,
         key: str = "%",
         tags: Sequence[str] = (),
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -255,7 +255,7 @@ class Storage(Protocol):
         *,
         timezone: str = "UTC",
         misfire: Misfire = "once",
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:

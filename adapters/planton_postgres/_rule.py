@@ -12,6 +12,10 @@ from planton_postgres._source import Source
 Kind: TypeAlias = Literal["queue", "sql", "cron"]
 
 
+def _to_lease(lease: object) -> float:
+    return to_seconds("lease", lease, above=0)
+
+
 @attrs.frozen(kw_only=True)
 class ClaimRule:
     """How the instructions of a task are claimed.
@@ -27,7 +31,7 @@ class ClaimRule:
         delay: Seconds between two attempts, which a rest is no shorter than; None if that varies.
     """
 
-    lease: float = 60.0
+    lease: float = attrs.field(default=60.0, converter=_to_lease)
     deliveries: int | None = None
     retries: int = 0
     key: str = "%"
@@ -37,7 +41,6 @@ class ClaimRule:
     delay: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        to_seconds("lease", self.lease, above=0)
         to_integer("retries", self.retries)
         if self.deliveries is not None:
             to_integer("deliveries", self.deliveries, 1)

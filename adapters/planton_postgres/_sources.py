@@ -22,7 +22,7 @@ class Sources(Base):
         name: str,
         *,
         sql: str,
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         retries: int = 0,
         deliveries: int | None = None,
         **options: Any,
@@ -38,7 +38,7 @@ class Sources(Base):
                 which claims, or `SELECT id`, whose rows disappear when the work is done. It is
                 given `%(limit)s` (how many may be claimed; required), `%(active)s` (the active
                 instructions, text[]) and `%(now)s` (timestamptz). A percent sign is `%%`.
-            lease: Seconds that a claim lasts without a heartbeat.
+            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             retries: How often `fail` puts an instruction back into the queue.
             deliveries: The most times that one is handed out; None for no limit.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
@@ -61,7 +61,7 @@ class Sources(Base):
         *,
         key: str = "%",
         tags: Sequence[str] = (),
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -75,7 +75,7 @@ class Sources(Base):
             key: Only instructions LIKE this; `%` and `_` stand for any text and any character, a
                 backslash before them for themselves.
             tags: Only instructions all of whose tags are among these.
-            lease: Seconds that a claim lasts without a heartbeat.
+            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             deliveries: The most times that one is handed out; None for no limit.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
 
@@ -98,7 +98,7 @@ class Sources(Base):
         *,
         timezone: str = "UTC",
         misfire: Misfire = "once",
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -113,7 +113,7 @@ class Sources(Base):
             timezone: In which the expression is read.
             misfire: What becomes of times missed by more than a minute: `"skip"` drops them,
                 `"once"` dispatches the last of them, `"all"` every one.
-            lease: Seconds that a claim lasts without a heartbeat.
+            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             deliveries: The most times that one is handed out; None for no limit.
             **options: `fold` and `gap`, and fields of `Task`.
 

@@ -36,7 +36,7 @@ class Sources(Base):
         *,
         sql: str,
         retries: int = 0,
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -53,7 +53,7 @@ class Sources(Base):
                 the active instructions, for `json_each`) and `:now` (seconds since 1970). A
                 SELECT finds its active rows again, so its limit is larger by as many.
             retries: How often an instruction is queued again after it failed.
-            lease: Seconds that a claim lasts without a heartbeat.
+            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             deliveries: Most times that an instruction is handed out before its lease expires
                 for the last time; None for no limit.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
@@ -74,7 +74,7 @@ class Sources(Base):
         *,
         key: str = "%",
         tags: Sequence[str] = (),
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -87,7 +87,7 @@ class Sources(Base):
             key: Only instructions LIKE this: `%` is any characters, `_` is one, a backslash
                 takes their meaning away; case counts.
             tags: Only instructions all of whose tags are among these.
-            lease: Seconds that a claim lasts without a heartbeat.
+            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             deliveries: Most times that an instruction is handed out before its lease expires
                 for the last time; None for no limit.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
@@ -111,7 +111,7 @@ class Sources(Base):
         misfire: Misfire = "once",
         fold: Any = "auto",
         gap: Any = "forward",
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -128,7 +128,7 @@ class Sources(Base):
                 dispatch the last of them `"once"`, or dispatch them `"all"`.
             fold: What becomes of times that a clock shows twice; see `planton.delays.cron`.
             gap: What becomes of times that a clock skips.
-            lease: Seconds that a claim lasts without a heartbeat.
+            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             deliveries: Most times that an instruction is handed out before its lease expires
                 for the last time; None for no limit.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
@@ -141,7 +141,7 @@ class Sources(Base):
         rule = self._rule(lease, deliveries, times=times)
         return self._register(self._task(name, options), rule)
 
-    def _rule(self, lease: float, deliveries: int | None, **rest: Any) -> ClaimRule:
+    def _rule(self, lease: float | timedelta, deliveries: int | None, **rest: Any) -> ClaimRule:
         return ClaimRule(
             lease=to_lease(lease),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),

@@ -2,7 +2,7 @@
 """What bad input gets: an error that names it, and nothing changed."""
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from planton._errors import InvalidArgumentError, InvalidTaskError
@@ -42,6 +42,18 @@ class InputPromises(Hooks):
                     await storage.enqueue(**{**good, argument: value})
 
         assert [] == await storage.find()
+
+    async def test_a_timedelta_is_taken_for_seconds(self, storage: Any) -> None:
+        """For a lease as for whatever else is given in seconds."""
+        task = storage.queue_task("task", lease=timedelta(minutes=1), delay=timedelta(seconds=1))
+        await storage.enqueue("task", "a", timeout=timedelta(minutes=2))
+        (only,) = await claim(task)
+
+        assert (60.0, 120.0) == (only.lease, only.timeout)
+        await storage.fail(only.receipt, "no", retry_in=timedelta(hours=1), retries=1)
+
+        assert "queued" == (await record(storage, "a")).status
+        assert [] == await storage.find(older_than=timedelta(days=1))
 
     async def test_a_task_that_makes_no_sense_is_refused(self, storage: Any) -> None:
         """When it is made, and its name stays free."""

@@ -1,7 +1,7 @@
 """A storage in memory, with the transactions of a real one."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
@@ -133,7 +133,7 @@ class MemoryStorage(MemoryOperations):
         *,
         concurrency: int = 1,
         delay: Seconds | Delay = 1.0,
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -147,7 +147,7 @@ class MemoryStorage(MemoryOperations):
         *,
         key: str = "%",
         tags: Sequence[str] = (),
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -166,7 +166,7 @@ class MemoryStorage(MemoryOperations):
         misfire: Misfire = "once",
         fold: Any = "auto",
         gap: Any = "forward",
-        lease: float = 60.0,
+        lease: float | timedelta = 60.0,
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
@@ -177,7 +177,7 @@ class MemoryStorage(MemoryOperations):
     def _task(
         self,
         name: str,
-        lease: float,
+        lease: float | timedelta,
         deliveries: int | None,
         options: dict[str, Any],
         *,
