@@ -32,6 +32,9 @@ _LONGEST_PAUSE = 60.0
 _BYTES = 64 * 1024
 _TEXT, _DECISIONS = 500, 10
 _LAST_WORDS = 1.0
+# Attempts begin once a dispatcher is entered, so that a request to stop reaches all who claim; but
+# a storage that does not answer keeps them waiting for no longer than this.
+_ENTER_WITHIN = 1.0
 
 logger = logging.getLogger("planton")
 
@@ -155,14 +158,21 @@ class Registry(Protocol):
         """Forget a dispatcher and what it said."""
 
 
-async def keep_registered(planton: "Planton", registry: Registry) -> None:
+async def keep_registered(
+    planton: "Planton",
+    registry: Registry,
+    *,
+    task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Keep a Planton registered until cancelled; terminate it when it is asked to stop.
 
     What fails is reported and tried again, after longer and longer pauses: dispatching goes on.
+    It is `started()` once it is registered, or that has failed, or takes more than a second.
     """
-    member = _Member(planton, registry)
+    member = _Member(planton, registry, task_status)
     async with trio.open_nursery() as nursery:
         try:
+            nursery.start_soon(member.be_ready_soon)
             await member.beat_on(nursery)
         finally:
             with trio.move_on_after(_LAST_WORDS, shield=True):
@@ -175,8 +185,10 @@ class _Member:
 
     planton: "Planton"
     registry: Registry
+    task_status: "trio.TaskStatus[None]"
     registration: Registration = attrs.field(factory=Registration)
     reporter: Reporter = attrs.field(factory=Reporter)
+    is_ready: bool = False
     is_entered: bool = False
     is_stopping: bool = False
 
@@ -184,21 +196,36 @@ class _Member:
         pause = BEAT
         while True:
             try:
+                await self._enter()
                 await self._beat(nursery)
                 pause = BEAT
             except Exception as error:
+                self._be_ready()
                 await self.planton.report(error)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             await trio.sleep(pause)
 
-    async def _beat(self, nursery: trio.Nursery) -> None:
+    async def be_ready_soon(self) -> None:
+        await trio.sleep(_ENTER_WITHIN)
+        self._be_ready()
+
+    def _be_ready(self) -> None:
+        if not self.is_ready:
+            self.is_ready = True
+            self.task_status.started()
+
+    async def _enter(self) -> None:
         if not self.is_entered:
             await self.registry.register(self.registration)
             self.is_entered = True
+        self._be_ready()
+
+    async def _beat(self, nursery: trio.Nursery) -> None:
         answer = await self._tell()
         if answer == "unknown":
             # Not heard of for so long that it was forgotten: the machine slept, perhaps.
             self.is_entered, self.reporter = False, Reporter()
+            await self._enter()
             await self._beat(nursery)
         elif answer == "stop" and not self.is_stopping:
             self.is_stopping = True

@@ -125,8 +125,8 @@ class Base:
             async with trio.open_nursery() as nursery:
                 wake = partial(self._hear, planton)
                 nursery.start_soon(self._channel.serve, wake, planton.report)
-                nursery.start_soon(keep_registered, planton, self._fleet)
                 nursery.start_soon(self._keep_pruning, planton)
+                await nursery.start(keep_registered, planton, self._fleet)
                 task_status.started()
         finally:
             self._plantons.discard(planton)

@@ -100,7 +100,7 @@ class Base:
         Planton among the `dispatchers`, too.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_registered, planton, self._fleet)
+            await nursery.start(keep_registered, planton, self._fleet)
             await nursery.start(self._wake_ups.serve, planton)
             task_status.started()
 

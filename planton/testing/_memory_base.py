@@ -61,9 +61,8 @@ class MemoryBase:
     ) -> None:
         """Service for `Planton(services=[storage.serve])`: wakes a task when a slot frees up."""
         self._plantons[planton] = None
-        task_status.started()
         try:
-            await keep_registered(planton, self.registry)
+            await keep_registered(planton, self.registry, task_status=task_status)
         finally:
             del self._plantons[planton]
 

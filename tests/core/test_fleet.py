@@ -6,7 +6,7 @@ import attrs
 import pytest
 import trio
 
-from planton import InstructionEvent, Planton, StorageError, Task, TaskStatus
+from planton import ErrorEvent, InstructionEvent, Planton, StorageError, Task, TaskStatus
 from planton._fleet import TaskReport, _within_size, to_text, version_of
 from planton._reporter import Reporter, State
 from planton.abc import Registration, keep_registered
@@ -43,6 +43,13 @@ class Broken:
             return await getattr(self.registry, name)(*arguments)
 
         return call
+
+
+class Hanging(Broken):
+    """A registry that takes dispatchers and never says so."""
+
+    async def register(self, registration):
+        await trio.sleep_forever()
 
 
 def times(broken, name):
@@ -299,3 +306,41 @@ def test_a_bundle_without_metadata_has_a_version_all_the_same():
     """It is not known."""
     assert "?" == version_of("no-such-distribution")
     assert Registration().version == version_of("planton") != "?"
+
+
+async def test_attempts_begin_once_it_is_registered(storage):
+    """So that a request to stop reaches all who claim."""
+    registered = []
+
+    async def schedule(request):
+        registered.append(len(await storage.dispatchers()))
+        return []
+
+    tasks = [Task(name="task", schedule=schedule, cap="strict", delay=0.25)]
+    planton = Planton(tasks=tasks, services=[storage.serve])
+    async with planton:
+        await trio.sleep(1)
+
+    assert [1] * 3 == registered[:3]
+
+
+@pytest.mark.parametrize(("kind", "begin"), ((Broken, 0.25), (Hanging, 1.25)))
+async def test_attempts_do_not_wait_for_a_registry_that_does_not_answer(storage, kind, begin):
+    """Not once it has failed, and for no more than a second."""
+    registry = kind(storage.registry, is_broken=True)
+    attempts = []
+
+    async def schedule(request):
+        attempts.append(trio.current_time())
+        return []
+
+    async def serve(planton, *, task_status):
+        await keep_registered(planton, registry, task_status=task_status)
+
+    tasks = [Task(name="task", schedule=schedule, cap="strict", delay=0.25)]
+    planton = Planton(tasks=tasks, services=[serve])
+    planton.on(ErrorEvent, lambda event: None)
+    async with planton:
+        await trio.sleep(2)
+
+    assert begin == attempts[0]
