@@ -55,7 +55,7 @@ import attrs
 import trio
 
 from planton import InstructionEvent, Planton, delays
-from planton.abc import Status, Storage
+from planton.storage import Status, Storage
 from planton_executor import Executor, FailedEvent, GiveUp, SucceededEvent, Work
 
 SECONDS = float(os.environ.get("SECONDS", "0.01"))  # that a foo takes

@@ -74,7 +74,7 @@ import attrs
 import trio
 
 from planton import InstructionEvent, Planton
-from planton.abc import InstructionRecord
+from planton.storage import InstructionRecord
 from planton_executor import (
     AdvancedEvent,
     Executor,

@@ -66,7 +66,7 @@ import attrs
 import trio
 
 from planton import InstructionEvent, Planton
-from planton.abc import InstructionRecord, Storage
+from planton.storage import InstructionRecord, Storage
 from planton_executor import Executor, FailedEvent, StartedEvent, SucceededEvent, Work
 
 SECONDS = float(os.environ.get("SECONDS", "0.01"))  # that a task takes

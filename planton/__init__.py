@@ -21,8 +21,8 @@ from planton._errors import (
 )
 from planton._events import AttemptEvent, ErrorEvent, InstructionEvent
 from planton._health import Health, health
+from planton._loop.services import Service
 from planton._planton import Planton
-from planton._services import Service
 from planton._status import TaskStatus
 from planton._task import Batch, Claim, ScheduleRequest, Task
 

@@ -8,7 +8,6 @@ from typing import Any, Self, TypeVar, overload
 
 import trio
 
-from planton._entry import Entry
 from planton._errors import (
     AlreadyRunningError,
     DuplicateTaskNameError,
@@ -17,11 +16,12 @@ from planton._errors import (
     UnknownTaskError,
 )
 from planton._events import AttemptEvent, ErrorEvent, Event, InstructionEvent
-from planton._listeners import Listener, Listeners
-from planton._services import Service, Services, current_service
-from planton._session import Session
+from planton._loop.entry import Entry
+from planton._loop.listeners import Listener, Listeners
+from planton._loop.run import Session
+from planton._loop.services import Service, Services, current_service
+from planton._loop.streams import Stream, unread_claims
 from planton._status import TaskStatus
-from planton._streams import Stream, unread_claims
 from planton._task import Claim, GetActiveInstructions, Task, to_seconds
 
 E = TypeVar("E", bound=Event)

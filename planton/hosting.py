@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVa
 import trio
 
 from planton._errors import PlantonError
-from planton._groups import unwrapped
+from planton._loop.groups import unwrapped
 from planton._planton import Planton
 from planton._status import TaskStatus
 

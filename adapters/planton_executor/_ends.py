@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from planton import StorageError, delays
-from planton.abc import Acknowledged, FailureReport, Storage
+from planton.storage import Acknowledged, FailureReport, Storage
 
 # How many receipts go into one call.
 GROUP = 1000

@@ -16,7 +16,7 @@ from planton import (
     UndeliveredInstructionsError,
     UnknownTaskError,
 )
-from planton.abc import Storage, to_count, to_number
+from planton.storage import Storage, to_count, to_number
 from planton_executor._ends import Advance, Complete, Ends, Release
 from planton_executor._events import (
     AdvancedEvent,
@@ -62,7 +62,7 @@ class Executor:
     the grace period at once; threads of sync handlers are left then.
 
     Args:
-        storage: Any `planton.abc.Storage`, open while the executor runs.
+        storage: Any `planton.storage.Storage`, open while the executor runs.
         concurrency: How many handlers may run at a time.
         grace: Seconds that they have to finish at the end.
 

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from planton import InvalidArgumentError
-from planton.abc import to_count, to_name, to_number
+from planton.storage import to_count, to_name, to_number
 from planton_executor._work import Work
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from planton.abc import Storage
+from planton.storage import Storage
 from planton_executor._events import LeaseAtRiskEvent
 from planton_executor._run import Run
 from planton_executor._watchdog import Lease, Watchdog

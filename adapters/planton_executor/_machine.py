@@ -8,7 +8,7 @@ import attrs
 import cattrs
 import trio
 
-from planton.abc import to_count, to_json
+from planton.storage import to_count, to_json
 from planton_executor._ends import Advance, End, Release
 from planton_executor._errors import StateError
 from planton_executor._events import AdvancedEvent

@@ -7,7 +7,7 @@ import attrs
 import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError, PlantonError
-from planton.abc import FailureReport, to_json
+from planton.storage import FailureReport, to_json
 from planton_executor._ends import Advance, Complete, End, Fail, Release
 from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
 from planton_executor._events import Reason

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 import attrs
 
 from planton import InvalidArgumentError
-from planton.abc import to_number
+from planton.storage import to_number
 from planton_executor._handlers import RetryDelay
 from planton_executor._work import Work
 

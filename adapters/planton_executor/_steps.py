@@ -8,7 +8,7 @@ from cattrs import Converter
 from cattrs.preconf.json import make_converter
 
 from planton import InvalidArgumentError
-from planton.abc import to_name, to_number
+from planton.storage import to_name, to_number
 from planton_executor._executor import Executor
 from planton_executor._handlers import is_generator, takes
 from planton_executor._machine import Machine, retry_limit

@@ -9,7 +9,7 @@ from weakref import WeakSet
 import trio
 
 from planton import Planton, StorageError, UnknownTaskError
-from planton.abc import (
+from planton.storage import (
     DispatcherRecord,
     TaskReport,
     keep_registered,

@@ -7,7 +7,7 @@ import trio
 from psycopg.types.json import Jsonb
 
 from planton import Batch, Claim, ScheduleRequest
-from planton.abc import TimeTable
+from planton.storage import CronTimes
 from planton_postgres._cron import Fires, fires_of
 from planton_postgres._database import Connection, Database, fetch
 from planton_postgres._found import Fire, Found, found_from, to_claim
@@ -215,7 +215,7 @@ class Claimer:
             return await self._from_table(connection, task_name, rule.source, found), Fires()
 
     async def _from_times(
-        self, connection: Connection, task_name: str, times: TimeTable, found: Found
+        self, connection: Connection, task_name: str, times: CronTimes, found: Found
     ) -> Fires:
         """Look at the time table, as it is now that nobody else can change it."""
         if found.is_held:

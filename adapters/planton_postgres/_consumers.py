@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from planton.abc import Acknowledged, AdvanceReport, FailureReport, to_json
+from planton.storage import Acknowledged, AdvanceReport, FailureReport, to_json
 from planton_postgres._limits import to_error_column, to_integer, to_json_column, to_seconds
 from planton_postgres._sources import Sources
 
 
 class Consumers(Sources):
-    """Takes reports; see `planton.abc.Storage`."""
+    """Takes reports; see `planton.storage.Storage`."""
 
     async def heartbeat(self, receipts: str | Sequence[str]) -> Acknowledged:
         """Renew the leases of claims, each for its own seconds from now, within its `timeout`."""

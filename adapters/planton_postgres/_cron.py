@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from planton.abc import TimeTable
+from planton.storage import CronTimes
 from planton_postgres._found import Found
 
 _LOOK_AGAIN = timedelta(seconds=1)
@@ -29,7 +29,7 @@ class Fires:
     look_at: datetime | None = None
 
 
-def fires_of(times: TimeTable, found: Found) -> Fires:
+def fires_of(times: CronTimes, found: Found) -> Fires:
     """Tell what becomes of the time table of a task."""
     now = found.now
     if not found.is_held:

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from planton.abc import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
+from planton.storage import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
 from planton_postgres._database import Database
 from planton_postgres._statements import load
 
@@ -16,7 +16,7 @@ FLEET = load("fleet.sql")
 
 @attrs.frozen(eq=False)
 class Fleet:
-    """A `planton.abc.Registry`, and what operators ask of it."""
+    """A `planton.storage.Registry`, and what operators ask of it."""
 
     _database: Database
 

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias
 import attrs
 
 from planton import Claim
-from planton.abc import KeptTime
+from planton.storage import KeptTime
 from planton_postgres._driver import full_jitter
 from planton_postgres._passed import Passed, Trail
 

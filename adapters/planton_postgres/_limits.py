@@ -1,7 +1,7 @@
-"""What PostgreSQL can hold: less than what `planton.abc` lets through."""
+"""What PostgreSQL can hold: less than what `planton.storage` lets through."""
 
 from planton import InvalidArgumentError
-from planton.abc import to_count, to_name, to_number, to_strings
+from planton.storage import to_count, to_name, to_number, to_strings
 
 MOST = 2**31 - 1  # of an integer column
 _LONGEST = 1e9  # seconds, some thirty years; what an interval holds is not much more

@@ -9,7 +9,7 @@ import psycopg
 import trio
 
 from planton import InvalidArgumentError
-from planton.abc import InstructionRecord, NewInstruction, Status, TaskStats, to_status
+from planton.storage import InstructionRecord, NewInstruction, Status, TaskStats, to_status
 from planton_postgres._database import Connection, Database, fetch
 from planton_postgres._errors import translated
 from planton_postgres._limits import (

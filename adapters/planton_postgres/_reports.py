@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 import attrs
 
 from planton import InvalidArgumentError
-from planton.abc import Acknowledged, to_receipts
+from planton.storage import Acknowledged, to_receipts
 from planton_postgres._database import Database
 from planton_postgres._gather import Gatherer
 from planton_postgres._statements import END

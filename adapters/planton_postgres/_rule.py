@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from planton import ScheduleRequest
-from planton.abc import TimeTable
+from planton.storage import CronTimes
 from planton_postgres._limits import MOST, to_integer, to_seconds
 from planton_postgres._source import Source
 
@@ -37,7 +37,7 @@ class ClaimRule:
     key: str = "%"
     tags: tuple[str, ...] = ()
     source: Source | None = None
-    times: TimeTable | None = None
+    times: CronTimes | None = None
     delay: float | None = None
 
     def __attrs_post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from planton import Claim, Task
-from planton.abc import Misfire, TimeTable, receipts_of
+from planton.storage import CronTimes, Misfire, receipts_of
 from planton_postgres._base import Base
 from planton_postgres._limits import to_text, to_texts
 from planton_postgres._rule import ClaimRule
@@ -15,7 +15,7 @@ from planton_postgres._source import Source
 
 
 class Sources(Base):
-    """Makes tasks; see `planton.abc.Storage`."""
+    """Makes tasks; see `planton.storage.Storage`."""
 
     def claim_task(
         self,
@@ -122,7 +122,7 @@ class Sources(Base):
             InvalidArgumentError: If another argument cannot.
         """
         policies = {each: options.pop(each) for each in ("fold", "gap") if each in options}
-        times = TimeTable.of(expression, timezone=timezone, misfire=misfire, **policies)
+        times = CronTimes.of(expression, timezone=timezone, misfire=misfire, **policies)
         task = self._task(name, self._from_source, options)
         rule = ClaimRule(lease=lease, deliveries=deliveries, times=times)
         return self._added(task, rule)

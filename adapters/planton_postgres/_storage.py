@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from planton.abc import InstructionRecord, NewInstruction, Status, TaskStats
+from planton.storage import InstructionRecord, NewInstruction, Status, TaskStats
 from planton_postgres import _operations, _wake_tables
 from planton_postgres._consumers import Consumers
 from planton_postgres._limits import to_task_name

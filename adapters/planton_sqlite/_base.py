@@ -9,7 +9,7 @@ from typing import Self
 import trio
 
 from planton import InvalidArgumentError, Planton
-from planton.abc import (
+from planton.storage import (
     DispatcherRecord,
     TaskReport,
     keep_registered,

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from planton import Batch, Claim, ScheduleRequest
-from planton.abc import KeptTime, TimeTable
+from planton.storage import CronTimes, KeptTime
 from planton_sqlite._receipts import to_receipt
 from planton_sqlite._source import Source
 from planton_sqlite._statements import CLAIM
@@ -62,7 +62,7 @@ class ClaimRule:
     tags: str = "[]"
     retries: int = 0
     source: Source | None = None
-    times: TimeTable | None = None
+    times: CronTimes | None = None
     is_kept: bool = True
     is_concurrency_fixed: bool = True
     is_live: Callable[[], bool] = bool
@@ -234,7 +234,7 @@ class _Claiming:
         place = {instruction: index for index, (_, instruction) in enumerate(due)}
         self._claimed(sorted(rows, key=lambda row: place[row[0]]))
 
-    def _take_times(self, times: TimeTable) -> None:
+    def _take_times(self, times: CronTimes) -> None:
         rows = self._execute("fires").fetchall()
         kept = {key: KeptTime(_to_datetime(at), bool(is_done)) for key, at, is_done in rows}
         fires = times.fires(kept, _to_datetime(self.state.now), self.room)

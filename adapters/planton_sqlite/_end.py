@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from planton.abc import AdvanceReport, FailureReport
+from planton.storage import AdvanceReport, FailureReport
 from planton_sqlite._statements import END
 
 Found = dict[int, str]

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from planton.abc import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
+from planton.storage import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
 from planton_sqlite._owner import Owner
 from planton_sqlite._statements import load
 
@@ -17,7 +17,7 @@ FLEET = load("fleet.sql")
 
 @attrs.frozen(eq=False)
 class Fleet:
-    """A `planton.abc.Registry`, and what operators ask of it."""
+    """A `planton.storage.Registry`, and what operators ask of it."""
 
     _owner: Owner
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from planton import InvalidArgumentError
-from planton.abc import InstructionRecord, NewInstruction, TaskStats
+from planton.storage import InstructionRecord, NewInstruction, TaskStats
 from planton_sqlite._statements import OPERATE
 
 LARGEST = 2**63 - 1

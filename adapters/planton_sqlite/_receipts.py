@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from planton import InvalidArgumentError
-from planton.abc import to_receipts
+from planton.storage import to_receipts
 
 _FORM = re.compile("r[0-9a-f]{16}")
 

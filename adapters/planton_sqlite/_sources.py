@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from planton import Claim, InvalidArgumentError, Task
-from planton.abc import (
+from planton.storage import (
+    CronTimes,
     Misfire,
-    TimeTable,
     receipts_of,
     to_count,
     to_lease,
@@ -28,7 +28,7 @@ _GLOB = {"%": "*", "_": "?"}
 
 
 class Sources(Base):
-    """Makes tasks; see `planton.abc.Storage`."""
+    """Makes tasks; see `planton.storage.Storage`."""
 
     def claim_task(
         self,
@@ -137,7 +137,7 @@ class Sources(Base):
             InvalidTaskError: If an option cannot be used.
             InvalidArgumentError: If another argument cannot be used.
         """
-        times = TimeTable.of(expression, timezone=timezone, misfire=misfire, fold=fold, gap=gap)
+        times = CronTimes.of(expression, timezone=timezone, misfire=misfire, fold=fold, gap=gap)
         rule = self._rule(lease, deliveries, times=times)
         return self._register(self._task(name, options), rule)
 

@@ -8,7 +8,7 @@ from typing import Any
 import sqlite_utils
 
 from planton import InvalidArgumentError
-from planton.abc import (
+from planton.storage import (
     Acknowledged,
     AdvanceReport,
     FailureReport,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from planton.abc import InstructionRecord
 from planton.cli._output import Output, ago, to_json
+from planton.storage import InstructionRecord
 
 _COLUMNS = ("task", "instruction", "status", "delivery", "retries", "created", "due")
 _IF_ANY = ("claimed by", "payload", "result", "error")

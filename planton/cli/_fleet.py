@@ -7,10 +7,10 @@ import attrs
 import click
 import trio
 
-from planton.abc import DispatcherRecord, TaskReport, TaskStats
 from planton.cli._exits import STILL_RUNNING
 from planton.cli._output import Output, ago, printable, since, span
 from planton.cli._status import place, plain
+from planton.storage import DispatcherRecord, TaskReport, TaskStats
 
 _LOOK_EVERY = 0.25
 

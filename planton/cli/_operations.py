@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import click
 
-from planton.abc import Status
 from planton.cli import _types
 from planton.cli._storage import check_known, operation
 from planton.cli._types import LARGEST, duration, json_value, moment, text, whole
+from planton.storage import Status
 
 task_argument = click.argument("task_name", metavar="TASK", type=text)
 

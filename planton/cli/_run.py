@@ -6,7 +6,7 @@ import sys
 import trio
 
 from planton._events import ErrorEvent
-from planton._listeners import log
+from planton._loop.listeners import log
 from planton._planton import Planton
 from planton.cli._exits import SIGNAL, UNDELIVERED
 from planton.cli._load import load, opened

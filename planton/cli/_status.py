@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.text import Text
 
 from planton._errors import StorageError
-from planton._fleet import BEAT
-from planton.abc import DispatcherRecord, TaskReport, TaskStats
 from planton.cli._output import Output, age, ago, printable, since, span
+from planton.storage import DispatcherRecord, TaskReport, TaskStats
+from planton.storage._fleet import BEAT
 
 _TASKS = (
     "task",

@@ -2,6 +2,6 @@
 
 import sys
 
-from planton.testing._simulate_many import main
+from planton.testing.simulation._many import main
 
 sys.exit(main())

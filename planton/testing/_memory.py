@@ -9,12 +9,12 @@ import trio
 
 from planton._errors import InvalidArgumentError
 from planton._task import Batch, Claim, Delay, ScheduleRequest, Seconds, Task
-from planton.abc import (
+from planton.storage import (
     Acknowledged,
     AdvanceReport,
+    CronTimes,
     FailureReport,
     Misfire,
-    TimeTable,
     receipts_of,
     to_count,
     to_json,
@@ -78,7 +78,7 @@ class _StrictSchedule(_Schedule):
 class MemoryStorage(MemoryOperations):
     """A storage for tests and simulations: one process, no I/O, virtual time.
 
-    It does all that `planton.abc.Storage` says. Transactions are real ones: what a transaction
+    It does all that `planton.storage.Storage` says. Transactions are real ones: what a transaction
     claims is locked against others at once and visible to them only after the commit, so that
     count-then-claim shows the same races as on a database. With a `latency` every call takes
     that many seconds of trio's clock. Several tasks of one name are those of several processes,
@@ -151,7 +151,7 @@ class MemoryStorage(MemoryOperations):
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
-        """Make a strict task that claims what is queued; see `planton.abc.Storage`."""
+        """Make a strict task that claims what is queued; see `planton.storage.Storage`."""
         if not isinstance(key, str):
             raise InvalidArgumentError("key", key, 'give a pattern for LIKE, such as "user:%"')
         offered = to_strings("tags", tags)
@@ -170,8 +170,8 @@ class MemoryStorage(MemoryOperations):
         deliveries: int | None = None,
         **options: Any,
     ) -> Task:
-        """Make a strict task whose instructions are fire times; see `planton.abc.Storage`."""
-        times = TimeTable.of(expression, timezone=timezone, misfire=misfire, fold=fold, gap=gap)
+        """Make a strict task whose instructions are fire times; see `planton.storage.Storage`."""
+        times = CronTimes.of(expression, timezone=timezone, misfire=misfire, fold=fold, gap=gap)
         return self._task(name, lease, deliveries, options, times=times)
 
     def _task(
@@ -183,7 +183,7 @@ class MemoryStorage(MemoryOperations):
         *,
         key: str = "%",
         tags: Sequence[str] = (),
-        times: TimeTable | None = None,
+        times: CronTimes | None = None,
     ) -> Task:
         schedule, release = self._strict_schedule, self._release_claims
         task = Task(name=name, schedule=schedule, cap="strict", release=release, **options)
@@ -204,7 +204,7 @@ class MemoryStorage(MemoryOperations):
     # Consumers
 
     async def heartbeat(self, receipts: str | Sequence[str]) -> Acknowledged:
-        """Renew leases; see `planton.abc.Storage`."""
+        """Renew leases; see `planton.storage.Storage`."""
         return await self._report(
             receipts,
             lambda transaction, row, now: transaction.write(row.renewed(now, row.lease)),
@@ -212,7 +212,7 @@ class MemoryStorage(MemoryOperations):
         )
 
     async def complete(self, receipts: str | Sequence[str], result: Any = None) -> Acknowledged:
-        """End claims; see `planton.abc.Storage`."""
+        """End claims; see `planton.storage.Storage`."""
         to_json("result", result)
         return await self._report(
             receipts,
@@ -231,7 +231,7 @@ class MemoryStorage(MemoryOperations):
         lower_priority: bool = False,
         retries: int = 0,
     ) -> Acknowledged:
-        """Queue claims again or end them; see `planton.abc.Storage`."""
+        """Queue claims again or end them; see `planton.storage.Storage`."""
         report = FailureReport.of(
             error,
             retry_in=retry_in,
@@ -251,7 +251,7 @@ class MemoryStorage(MemoryOperations):
         retries: int = 0,
         run_in: float | None = None,
     ) -> Acknowledged:
-        """Begin anew with another payload; see `planton.abc.Storage`."""
+        """Begin anew with another payload; see `planton.storage.Storage`."""
         report = AdvanceReport.of(payload, retries=retries, run_in=run_in)
         changes = {"payload": payload, "retries": report.retries, "error": None}
         return await self._report(
@@ -263,7 +263,7 @@ class MemoryStorage(MemoryOperations):
         )
 
     async def release(self, receipts: str | Sequence[str]) -> Acknowledged:
-        """Give claims back; see `planton.abc.Storage`."""
+        """Give claims back; see `planton.storage.Storage`."""
         return await self._report(receipts, _release)
 
     async def _release_claims(self, claims: Sequence[Claim]) -> None:

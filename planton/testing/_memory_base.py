@@ -11,7 +11,7 @@ import trio
 
 from planton._errors import UnknownTaskError
 from planton._planton import Planton
-from planton.abc import keep_registered, to_claimant
+from planton.storage import keep_registered, to_claimant
 from planton.testing._memory_fleet import MemoryFleet
 from planton.testing._memory_rows import Key, Row, TaskState, Transaction
 

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from planton._task import Batch, Claim, ScheduleRequest
-from planton.abc import FireTimes, KeptTime, TimeTable
+from planton.storage import CronTimes, FireTimes, KeptTime
 from planton.testing._memory_rows import Row, Transaction
 
 _LIKE = re.compile(r"\\(.)|(.)", re.DOTALL)
@@ -31,7 +31,7 @@ class ClaimRule:
     deliveries: int | None
     key: re.Pattern[str]
     tags: frozenset[str]
-    times: TimeTable | None = None
+    times: CronTimes | None = None
 
     def wants(self, row: Row) -> bool:
         """Tell whether the dispatcher can have it."""
@@ -106,7 +106,7 @@ class Claiming:
         )
         self.next_times += [row.run_at for row in free if row.run_at > self.now]
 
-    def _take_times(self, times: TimeTable) -> None:
+    def _take_times(self, times: CronTimes) -> None:
         name, kept = self.request.task_name, self.transaction.task(self.request.task_name).fires
         room = self._room(len(self._active()))
         fires = times.fires(kept, self.to_datetime(self.now), room)

@@ -6,7 +6,7 @@ from datetime import datetime
 import attrs
 import trio
 
-from planton.abc import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
+from planton.storage import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
 
 
 @attrs.define(eq=False)
@@ -22,7 +22,7 @@ class Dispatcher:
 
 @attrs.frozen(eq=False)
 class MemoryFleet:
-    """A `planton.abc.Registry`, and what operators ask of it."""
+    """A `planton.storage.Registry`, and what operators ask of it."""
 
     _work: Callable[[], Awaitable[None]]
     _to_datetime: Callable[[float], datetime]

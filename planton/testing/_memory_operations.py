@@ -1,4 +1,4 @@
-"""What producers and operators do with the in-memory storage; see `planton.abc.Storage`."""
+"""What producers and operators do with the in-memory storage; see `planton.storage.Storage`."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from planton._errors import InvalidArgumentError
-from planton.abc import (
+from planton.storage import (
     DispatcherRecord,
     InstructionRecord,
     NewInstruction,

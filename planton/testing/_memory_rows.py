@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from planton._task import Claim
-from planton.abc import KeptTime, Status
+from planton.storage import KeptTime, Status
 
 Key: TypeAlias = tuple[str, str]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from planton.testing import StorageConformance
-from planton.testing._conformance_base import refused
+from planton.testing.conformance._base import refused
 
 
 @pytest.mark.parametrize(

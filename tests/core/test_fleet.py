@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, StorageError, Task, TaskStatus
-from planton._fleet import TaskReport, _within_size, to_text, version_of
-from planton._reporter import Reporter, State
-from planton.abc import Registration, keep_registered
+from planton.storage import Registration, keep_registered
+from planton.storage._fleet import TaskReport, _within_size, to_text, version_of
+from planton.storage._reporter import Reporter, State
 from planton.testing import EventCollector, MemoryStorage
 
 STATUS = TaskStatus(

@@ -12,7 +12,7 @@ import pytest
 
 import planton
 
-PACKAGES = ("planton", "planton.abc", "planton.delays", "planton.hosting", "planton.testing")
+PACKAGES = ("planton", "planton.storage", "planton.delays", "planton.hosting", "planton.testing")
 ADAPTERS = {"planton_sqlite", "planton_postgres", "planton_executor"}
 
 

@@ -4,12 +4,12 @@ import doctest
 
 import pytest
 
-import planton._explain
+import planton._loop.explain
 import planton.delays
 
 
 @pytest.mark.parametrize(
-    "module", (planton._explain, planton.delays), ids=lambda module: module.__name__
+    "module", (planton._loop.explain, planton.delays), ids=lambda module: module.__name__
 )
 def test_the_examples_of_a_module_are_true(module):
     """Every `>>>` in its docstrings."""

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, Planton, StorageError
 from planton.testing import EventCollector
-from planton.testing._conformance_base import attempt, claim, enqueue, names, request
+from planton.testing.conformance._base import attempt, claim, enqueue, names, request
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 from planton_postgres._statements import CLAIM

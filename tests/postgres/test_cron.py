@@ -7,8 +7,8 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from planton.abc import TimeTable
-from planton.testing._conformance_base import attempt, claim, names
+from planton.storage import CronTimes
+from planton.testing.conformance._base import attempt, claim, names
 from planton_postgres import PostgresStorage
 
 # Found before the server's own, so that a test can set the server's clock.
@@ -72,7 +72,7 @@ async def fired(tasks):
 
 def between(expression, timezone, start, end):
     """Every time after `start` and up to `end`."""
-    times = TimeTable.of(expression, timezone=timezone, misfire="all")
+    times = CronTimes.of(expression, timezone=timezone, misfire="all")
     found = [times.delay.next_after(start)]
     while found[-1] <= end:
         found.append(times.delay.next_after(found[-1]))

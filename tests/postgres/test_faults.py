@@ -16,7 +16,7 @@ from planton import (
     health,
 )
 from planton.testing import EventCollector
-from planton.testing._conformance_base import claim, enqueue
+from planton.testing.conformance._base import claim, enqueue
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 

@@ -5,7 +5,7 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from planton import InvalidArgumentError, StorageError
-from planton.testing._conformance_base import claim, enqueue, names
+from planton.testing.conformance._base import claim, enqueue, names
 from planton_postgres import PostgresStorage
 from planton_postgres._schema import migrations
 from planton_postgres.demo import Accounts

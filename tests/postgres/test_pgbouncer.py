@@ -5,7 +5,7 @@ import trio
 
 from planton import InstructionEvent, Planton
 from planton.testing import EventCollector
-from planton.testing._conformance_base import claim, enqueue, names, receipts
+from planton.testing.conformance._base import claim, enqueue, names, receipts
 from planton_postgres import PostgresStorage, _wake
 from planton_postgres._driver import TrioConnection
 

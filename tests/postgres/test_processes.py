@@ -15,7 +15,7 @@ import pytest
 import trio
 
 import planton_postgres
-from planton.testing._conformance_base import claim, enqueue
+from planton.testing.conformance._base import claim, enqueue
 from planton_postgres import PostgresStorage
 
 DISPATCHER = """

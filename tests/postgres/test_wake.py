@@ -18,7 +18,7 @@ from planton import (
     StorageError,
 )
 from planton.testing import EventCollector
-from planton.testing._conformance_base import claim, enqueue
+from planton.testing.conformance._base import claim, enqueue
 from planton_postgres import PostgresStorage, _wake
 from planton_postgres._driver import TrioConnection
 

@@ -9,7 +9,7 @@ import trio
 
 from planton import InstructionEvent, InvalidArgumentError, Planton
 from planton.testing import EventCollector
-from planton.testing._conformance_base import claim, enqueue, names, receipts
+from planton.testing.conformance._base import claim, enqueue, names, receipts
 from planton_sqlite import SQLiteStorage, _history
 from planton_sqlite._sources import to_glob
 from planton_sqlite._statements import CLAIM, OPERATE

@@ -9,8 +9,8 @@ import pytest
 import sqlite_utils
 
 from planton import Planton, ScheduleRequest, StorageError
-from planton.abc import TimeTable
-from planton.testing._conformance_base import claim
+from planton.storage import CronTimes
+from planton.testing.conformance._base import claim
 from planton_sqlite import SQLiteStorage, _schema
 from planton_sqlite._receipts import to_receipt
 
@@ -38,7 +38,7 @@ def older(path):
     )
     connection.execute(
         "INSERT INTO planton_task (task_name, next_fire_at, cron) VALUES ('hourly', 3600, ?)",
-        (TimeTable.of("0 * * * *", timezone="UTC", misfire="once").key,),
+        (CronTimes.of("0 * * * *", timezone="UTC", misfire="once").key,),
     )
     connection.close()
     return path

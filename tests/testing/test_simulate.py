@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from planton import Claim, ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
 from planton.testing import MemoryStorage, SimulationError, simulate
-from planton.testing._simulate_ledger import Ledger
-from planton.testing._simulate_many import main
-from planton.testing._simulate_world import FAULTS
+from planton.testing.simulation._ledger import Ledger
+from planton.testing.simulation._many import main
+from planton.testing.simulation._world import FAULTS
 
 SEEDS = 60
 

@@ -1,0 +1,1 @@
+"""What happens between registering a task and handing over its instructions."""

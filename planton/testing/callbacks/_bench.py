@@ -1,0 +1,207 @@
+"""Dispatchers that are played step by step against callbacks, and what that shows."""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from planton._errors import InvalidArgumentError, UnexpectedInstructionsError
+from planton._events import InstructionEvent, make_instruction_event
+from planton._loop.callbacks import Callback
+from planton._loop.delivery import claims_of
+from planton._loop.entry import Entry
+from planton._task import Claim, GetActiveInstructions, ScheduleRequest, Task
+from planton.testing.callbacks._report import Guarantee
+from planton.testing.callbacks._steps import Steps, call
+
+# More than there ever is.
+EVERYTHING = 1_000_000
+
+
+@attrs.frozen(eq=False)
+class Dispatcher:
+    """One dispatcher, with callbacks of its own."""
+
+    entry: Entry
+
+    @classmethod
+    def of(cls, task: object, get_active: GetActiveInstructions | None) -> "Dispatcher":
+        if not isinstance(task, Task):
+            remedy = "give a function that returns a planton.Task, or a context manager of one"
+            raise InvalidArgumentError("dispatcher", task, remedy)
+        return cls(Entry.of(task, get_active))
+
+    @property
+    def schedule(self) -> Callback:
+        return self.entry.schedule
+
+    async def active(self) -> list[str] | None:
+        """Ask what is active; None if nothing tells."""
+        if self.entry.get_active is None:
+            return None
+        return list(await call(self.entry.get_active, self.entry.task.name))
+
+
+@attrs.define(eq=False, kw_only=True)
+class Bench:
+    """Plays dispatchers, and keeps what they claimed and which guarantees they broke.
+
+    Attributes:
+        story: What is being played, for the evidence.
+        held: What was handed out and has not ended, by instruction.
+        running: What of it was handed out in this story.
+        breaches: Evidence by guarantee.
+        spare: Slots that earlier stories hold, by which the concurrency is raised.
+        refused: What was wrong with the last answer of `schedule`, if Planton would refuse it.
+    """
+
+    make: Callable[[], Any]
+    get_active: GetActiveInstructions | None
+    concurrency: int
+    insert: Callable[[int], Any]
+    deliver: Callable[[InstructionEvent], Any] | None
+    end: Callable[[InstructionEvent], Any] | None
+    expire: Callable[[], Any] | None
+    story: str = ""
+    held: dict[str, InstructionEvent] = attrs.field(factory=dict)
+    running: set[str] = attrs.field(factory=set)
+    breaches: dict[Guarantee, tuple[str, str]] = attrs.field(factory=dict)
+    spare: int = 0
+    outstanding: int = 0
+    refused: UnexpectedInstructionsError | None = None
+
+    def note(self, guarantee: Guarantee, evidence: str) -> None:
+        """Keep the evidence that a guarantee is broken: of the first story, the last."""
+        story, _ = self.breaches.get(guarantee, (self.story, ""))
+        if story == self.story:
+            self.breaches[guarantee] = (story, evidence)
+
+    @asynccontextmanager
+    async def dispatchers(self, count: int) -> AsyncIterator[list[Dispatcher]]:
+        """Give dispatchers that know nothing of each other."""
+        async with AsyncExitStack() as stack:
+            made = []
+            for _ in range(count):
+                task = self.make()
+                if hasattr(task, "__aenter__"):
+                    task = await stack.enter_async_context(task)
+                elif hasattr(task, "__enter__"):
+                    task = stack.enter_context(task)
+                made.append(Dispatcher.of(task, self.get_active))
+            yield made
+
+    async def begin(self, story: str, due: int) -> None:
+        """Begin a story: nothing is due but `due` new instructions."""
+        await self.drain()
+        await self.end_all()
+        self.story, self.running = story, set()
+        await self.add(due)
+        async with self.dispatchers(1) as (someone,):
+            active = await someone.active()
+        self.spare = self.outstanding - due if active is None else len(active)
+
+    async def add(self, due: int) -> None:
+        """Make more instructions due."""
+        await done(self.insert(due))
+        self.outstanding += due
+
+    async def end_all(self) -> None:
+        """End all that was handed out, if the user said how."""
+        if self.end is not None:
+            for event in self.held.values():
+                await done(self.end(event))
+            self.outstanding -= len(self.held)
+            self.held, self.running = {}, set()
+
+    async def drain(self) -> set[str]:
+        """Claim all that is left, by a dispatcher without a cap; what was found."""
+        found: set[str] = set()
+        async with self.dispatchers(1) as (who,):
+            while True:
+                claims = await self.ask(who, await who.active(), EVERYTHING, EVERYTHING)
+                new = {claim.instruction for claim in claims} - found
+                fresh = new - set(self.held)
+                await self.hold(who, claims)
+                found |= new
+                if not fresh:
+                    return found
+
+    async def attempt(self, who: Dispatcher, steps: Steps | None = None) -> set[str]:
+        """Make an attempt: count, then claim."""
+        return await self.claim(who, await who.active(), steps)
+
+    async def claim(
+        self,
+        who: Dispatcher,
+        active: Sequence[str] | None,
+        steps: Steps | None = None,
+        scope: trio.CancelScope | None = None,
+    ) -> set[str]:
+        """Claim, in `scope`, with what was counted, and hand over; the names."""
+        limit, concurrency = self.room(who, active)
+        claims: list[Claim] = []
+        with scope or trio.CancelScope():
+            if limit > 0:
+                claims = await self.ask(who, active, limit, concurrency, steps)
+        return await self.take(who, claims)
+
+    def room(self, who: Dispatcher, active: Sequence[str] | None) -> tuple[int, int]:
+        """Give the limit and the concurrency that Planton would ask with."""
+        concurrency = self.concurrency + self.spare
+        counted = len(active or ()) if who.entry.is_counted else 0
+        return concurrency - counted, concurrency
+
+    async def ask(
+        self,
+        who: Dispatcher,
+        active: Sequence[str] | None,
+        limit: int,
+        concurrency: int,
+        steps: Steps | None = None,
+    ) -> list[Claim]:
+        """Call `schedule`; what Planton would hand over of its answer."""
+        request = ScheduleRequest(
+            task_name=who.entry.task.name,
+            active_instructions=tuple(active or ()) if who.entry.is_counted else (),
+            concurrency=concurrency,
+            limit=limit,
+            attempt_number=0,
+        )
+        answer = await call(who.schedule, request, steps)
+        self.refused = None
+        try:
+            claims = claims_of(who.entry, answer)
+        except UnexpectedInstructionsError as error:
+            self.note("limit", str(error))
+            self.refused = error
+            claims, who.entry.kept = who.entry.kept, []
+        if len(claims) > limit:
+            self.note("limit", f"asked for {limit}, schedule returned {len(claims)}")
+            await self.hold(who, claims[limit:])
+        return claims[:limit]
+
+    async def take(self, who: Dispatcher, claims: Sequence[Claim]) -> set[str]:
+        """Be the consumer of claims, one of those that hold the task's slots."""
+        await self.hold(who, claims)
+        self.running |= (names := {claim.instruction for claim in claims})
+        if len(self.running) > self.concurrency:
+            self.note("cap", f"{len(self.running)} active with concurrency {self.concurrency}")
+        return names
+
+    async def hold(self, who: Dispatcher, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            if claim.instruction in self.held:
+                self.note("once", f"{claim.instruction!r} was returned again while it is active")
+            event = make_instruction_event(who.entry.task.name, claim)
+            self.held[claim.instruction] = event
+            if self.deliver is not None:
+                await done(self.deliver(event))
+
+
+async def done(value: Awaitable[Any] | Any) -> None:
+    """Await what a helper of the user's returned, if it is to be awaited."""
+    if inspect.isawaitable(value):
+        await value

@@ -1,0 +1,155 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
+"""Promises to those who work in steps, and to those who grant retries."""
+
+from typing import Any
+
+from planton.testing.conformance._base import (
+    Hooks,
+    claim,
+    claim_one,
+    enqueue,
+    record,
+    refused,
+)
+
+
+class AdvancePromises(Hooks):
+    """How far the work has come survives whatever happens next."""
+
+    async def test_a_claim_goes_on_with_another_payload(self, storage: Any) -> None:
+        """Under the same receipt, as if it had just been claimed for the first time."""
+        await enqueue(storage, "task", "a", payload=1, retries=1, timeout=100)
+        task = storage.queue_task("task", lease=30)
+        (first,) = await claim(task)
+        await storage.fail(first.receipt, "broken")
+        (second,) = await claim(task)
+        await self.advance(storage, 20)
+        done = await storage.advance(second.receipt, {"step": 2}, retries=7)
+        found = await record(storage, "a")
+
+        assert (second.receipt,) == done.applied
+        assert ("running", {"step": 2}, 7, 1, None) == (
+            found.status,
+            found.payload,
+            found.retries,
+            found.delivery,
+            found.error,
+        )
+        await self.advance(storage, 20)
+        assert [] == await claim(task)
+        assert (second.receipt,) == (await storage.complete(second.receipt)).applied
+
+    async def test_after_a_crash_the_next_one_gets_the_last_payload(self, storage: Any) -> None:
+        """And knows that somebody had begun with it."""
+        await enqueue(storage, "task", "a", payload=1)
+        task = storage.queue_task("task", lease=30)
+        (first,) = await claim(task)
+        await storage.advance(first.receipt, 2)
+        await self.advance(storage, 31)
+        (second,) = await claim(task)
+
+        assert (2, 2) == (second.payload, second.delivery)
+        assert (first.receipt,) == (await storage.advance(first.receipt, 3)).stale
+        assert 2 == (await record(storage, "a")).payload
+
+    async def test_work_may_go_on_later(self, storage: Any) -> None:
+        """It holds no slot while it waits, and comes as if it was new."""
+        await enqueue(storage, "task", "a", payload=1, priority=3, timeout=50)
+        await enqueue(storage, "task", "b", priority=2)
+        task = storage.queue_task("task", lease=30)
+        (first,) = await claim(task)
+        done = await storage.advance(first.receipt, [2], retries=1, run_in=60)
+        found = await record(storage, "a")
+        (other,) = await claim(task)
+        await storage.complete(other.receipt)
+        await self.advance(storage, 55)
+
+        assert (first.receipt,) == done.applied
+        assert ("queued", [2], 1, 0, 3, 50) == (
+            found.status,
+            found.payload,
+            found.retries,
+            found.delivery,
+            found.priority,
+            found.timeout,
+        )
+        assert "b" == other.instruction
+        assert [] == await claim(task)
+        await self.advance(storage, 10)
+        (again,) = await claim(task)
+        assert ("a", [2], 1) == (again.instruction, again.payload, again.delivery)
+        assert (first.receipt,) == (await storage.complete(first.receipt)).stale
+
+    async def test_the_time_out_begins_anew_with_each_payload(self, storage: Any) -> None:
+        """It is for one delivery of one payload."""
+        await enqueue(storage, "task", "a", timeout=40)
+        task = storage.queue_task("task", lease=30)
+        (claimed,) = await claim(task)
+        await self.advance(storage, 25)
+        await storage.advance(claimed.receipt, 2)
+        await self.advance(storage, 25)
+        await storage.heartbeat(claimed.receipt)
+
+        assert [] == await claim(task)
+        await self.advance(storage, 16)
+        assert 1 == len(await claim(task))
+
+    async def test_no_advance_with_what_cannot_be_stored(self, storage: Any) -> None:
+        """Nothing is changed."""
+        claimed = await claim_one(storage, payload=1)
+        with refused(ValueError, "payload", "JSON"):
+            await storage.advance(claimed.receipt, {1})
+        with refused(ValueError, "retries", "-1"):
+            await storage.advance(claimed.receipt, 2, retries=-1)
+        with refused(ValueError, "run_in", "-1"):
+            await storage.advance(claimed.receipt, 2, run_in=-1)
+
+        assert ("running", 1) == (
+            (await record(storage, "a")).status,
+            (await record(storage, "a")).payload,
+        )
+
+    async def test_retries_are_granted_to_what_has_none(self, storage: Any) -> None:
+        """When it fails for the first time; no more are given after that."""
+        await enqueue(storage, "task", "a")
+        task = storage.queue_task("task")
+        for number in range(3):
+            (claimed,) = await claim(task)
+            await storage.fail(claimed.receipt, f"broken {number}", retries=2)
+        found = await record(storage, "a")
+
+        assert ("dead", "broken 2", 3) == (found.status, found.error, found.delivery)
+
+    async def test_what_the_instruction_brought_goes_first(self, storage: Any) -> None:
+        """The one that enqueues knows more than the one that works."""
+        await enqueue(storage, "task", "a", retries=1)
+        task = storage.queue_task("task")
+        for _ in range(2):
+            (claimed,) = await claim(task)
+            await storage.fail(claimed.receipt, "broken", retries=5)
+
+        assert "dead" == (await record(storage, "a")).status
+
+    async def test_what_is_retried_is_granted_as_many_again(self, storage: Any) -> None:
+        """It begins anew."""
+        await enqueue(storage, "task", "a")
+        task = storage.queue_task("task")
+        for _ in range(2):
+            for _ in range(2):
+                (claimed,) = await claim(task)
+                await storage.fail(claimed.receipt, "broken", retries=1)
+
+            assert "dead" == (await record(storage, "a")).status
+            await storage.retry("task")
+
+    async def test_a_claim_tells_how_long_it_lasts(self, storage: Any) -> None:
+        """So that a consumer, wherever it is, knows how often to renew it and when to stop."""
+        await enqueue(storage, "task", "a", timeout=40)
+        await enqueue(storage, "task", "b")
+        task = storage.queue_task("task", lease=30, concurrency=2)
+        claims = await claim(task)
+        await self.advance(storage, 31)
+        again = await claim(task)
+
+        assert [(30, 40), (30, None)] == [(each.lease, each.timeout) for each in claims]
+        assert {(30, 40), (30, None)} == {(each.lease, each.timeout) for each in again}

@@ -1,0 +1,162 @@
+"""What the tests of the suite share: the hooks of a storage's own tests, and short helpers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import datetime
+from typing import Any
+
+import trio
+
+from planton._task import Batch, Claim, ScheduleRequest, Task
+from planton.storage import InstructionRecord, Status
+
+
+class Hooks:
+    """What a subclass of the suite gives, besides the fixtures `storage` and `other`.
+
+    `storage` is an open, migrated and empty storage; `other` is a second one on the same data, as
+    another process would open it (a storage of one process gives the same object again).
+
+    Attributes:
+        has_transactions: `enqueue` takes a `connection`; `transaction` gives one.
+        has_locks: Others can be in the way of a claim; `locked` gives such a one.
+        has_sql: There is `claim_task(sql=…)`, and a table of the user's to claim from.
+        claim_sql: Claims rows of that table, such as `UPDATE … RETURNING id`.
+        select_sql: Finds the rows of that table without a change, the lowest id first.
+    """
+
+    has_transactions = False
+    has_locks = False
+    has_sql = False
+    claim_sql = ""
+    select_sql = ""
+
+    async def advance(self, storage: Any, seconds: float) -> None:
+        """Let time pass for all that is stored.
+
+        A storage in virtual time sleeps; a database sets the times that it has stored back by as
+        much: of what is queued, active and ended, and the next fire time of cron tasks.
+        """
+        raise NotImplementedError
+
+    def transaction(self, storage: Any) -> AbstractAsyncContextManager[Any]:
+        """Give a connection in a transaction of the user's.
+
+        It is committed at the end of the block, rolled back when the block raises.
+        """
+        raise NotImplementedError
+
+    def locked(self, storage: Any, task_name: str) -> AbstractAsyncContextManager[Any]:
+        """Hold, for as long as the block lasts, a transaction that is in the way of a claim."""
+        raise NotImplementedError
+
+    async def add_rows(self, storage: Any, *ids: int) -> None:
+        """Put rows into the user's table; those that are there are to be claimed again."""
+        raise NotImplementedError
+
+    async def remove_rows(self, storage: Any, *ids: int) -> None:
+        """Delete rows of the user's table."""
+        raise NotImplementedError
+
+    async def insert(self, storage: Any, task_name: str, instruction: str) -> None:
+        """Queue an instruction by plain SQL that names only these two columns."""
+        raise NotImplementedError
+
+
+async def claim(task: Task, limit: int | None = None) -> list[Claim]:
+    """Claim as a dispatcher would."""
+    return [each for each in (await attempt(task, limit)).claims if isinstance(each, Claim)]
+
+
+async def claim_at_once(tasks: Sequence[Task]) -> list[Claim]:
+    """Let dispatchers claim two each at the same time."""
+    claimed: list[Claim] = []
+
+    async def one(task: Task) -> None:
+        claimed.extend(await claim(task, 2))
+
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(one, task)
+    return claimed
+
+
+async def attempt(task: Task, limit: int | None = None) -> Batch:
+    """Claim as a dispatcher would, and tell all of the answer."""
+    schedule: Any = task.schedule
+    batch = await schedule(request(task, limit))
+    assert isinstance(batch, Batch), "a storage says what was active"
+    return batch
+
+
+def request(task: Task, limit: int | None = None) -> ScheduleRequest:
+    """Ask for as much as the concurrency of a task allows, or for `limit`."""
+    assert isinstance(task.concurrency, int)
+    return ScheduleRequest(
+        task_name=task.name,
+        active_instructions=(),
+        concurrency=task.concurrency,
+        limit=limit or task.concurrency,
+        attempt_number=0,
+    )
+
+
+def names(claims: Sequence[Claim]) -> list[str]:
+    """Give the instructions of claims."""
+    return [each.instruction for each in claims]
+
+
+def receipts(claims: Sequence[Claim]) -> list[str]:
+    """Give the receipts of claims; each has one."""
+    return [str(each.receipt) for each in claims]
+
+
+async def enqueue(storage: Any, task_name: str, *instructions: str, **options: Any) -> None:
+    """Queue instructions, in their order."""
+    for instruction in instructions:
+        assert await storage.enqueue(task_name, instruction, **options)
+
+
+async def claim_one(storage: Any, task_name: str = "task", **options: Any) -> Claim:
+    """Queue an instruction and claim it with a task of its own."""
+    await enqueue(storage, task_name, "a", **options)
+    (claimed,) = await claim(storage.queue_task(task_name, concurrency=10, lease=60))
+    return claimed
+
+
+def failing(storage: Any) -> Any:
+    """Give `fail` as a function of receipts."""
+    return lambda receipts: storage.fail(receipts, "broken")
+
+
+async def record(storage: Any, instruction: str, task_name: str = "task") -> InstructionRecord:
+    """Give all that the storage knows of an instruction that it has once."""
+    found: list[InstructionRecord] = await storage.find(task_name=task_name)
+    (only,) = [each for each in found if each.instruction == instruction]
+    return only
+
+
+async def statuses(storage: Any, task_name: str = "task") -> list[tuple[str, Status]]:
+    """Give the instructions of a task with their statuses, sorted."""
+    found: list[InstructionRecord] = await storage.find(task_name=task_name, limit=1000)
+    return sorted((each.instruction, each.status) for each in found)
+
+
+async def clock(storage: Any) -> datetime:
+    """Tell the time by the storage's own clock; leaves an instruction of the task `clock`."""
+    tick = f"tick {len(await storage.find(task_name='clock'))}"
+    await storage.enqueue("clock", tick)
+    return (await record(storage, tick, "clock")).created_at
+
+
+@contextmanager
+def refused(error_type: type[Exception], *words: str) -> Iterator[None]:
+    """Expect an error whose message has these words."""
+    try:
+        yield
+    except error_type as error:
+        text = str(error)
+    else:
+        raise AssertionError(f"no {error_type.__name__} was raised")
+    missing = [word for word in words if word not in text]
+    assert not missing, f"{text} does not name {missing}"

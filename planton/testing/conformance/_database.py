@@ -1,0 +1,243 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
+"""Promises that only some storages make; a subclass says which (see `Hooks`)."""
+
+from typing import Any
+
+import trio
+
+from planton._errors import InvalidArgumentError, InvalidQueryError
+from planton.testing.conformance._base import (
+    Hooks,
+    claim,
+    enqueue,
+    names,
+    receipts,
+    record,
+    refused,
+    statuses,
+)
+
+
+class RollBackError(Exception):
+    """Ends a transaction of the user's."""
+
+
+def need(capability: bool) -> None:
+    """Skip a test of what a storage does not promise."""
+    if not capability:
+        import pytest  # late, so that planton.testing works without it
+
+        pytest.skip("the storage does not promise this")
+
+
+class DatabasePromises(Hooks):
+    """The caller's own transactions, transactions in the way, and the user's own tables."""
+
+    async def test_enqueue_is_part_of_the_callers_transaction(self, storage: Any) -> None:
+        """Committed with it; unseen before."""
+        need(self.has_transactions)
+        task = storage.queue_task("task", concurrency=5)
+        async with self.transaction(storage) as connection:
+            assert await storage.enqueue("task", "a", payload=1, connection=connection)
+            assert not await storage.enqueue("task", "a", connection=connection)
+            assert [] == await storage.find()
+
+        assert [("a", 1)] == [(each.instruction, each.payload) for each in await claim(task)]
+
+    async def test_enqueue_is_rolled_back_with_the_callers_transaction(self, storage: Any) -> None:
+        """As if it had never been."""
+        need(self.has_transactions)
+        with refused(RollBackError):
+            async with self.transaction(storage) as connection:
+                await storage.enqueue("task", "a", connection=connection)
+                raise RollBackError
+
+        assert [] == await storage.find()
+        assert await storage.enqueue("task", "a")
+
+    async def test_a_transaction_in_the_way_loses_nothing(self, storage: Any, other: Any) -> None:
+        """Claims wait for it or go away empty; afterwards each instruction is claimed once."""
+        need(self.has_locks)
+        await enqueue(storage, "task", *"abcd")
+        tasks = [each.queue_task("task", concurrency=4) for each in (storage, other)]
+        seen: list[str] = []
+
+        async def one(task: Any) -> None:
+            seen.extend(names(await claim(task, 1)))
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery, self.locked(storage, "task"):
+                for task in tasks * 2:
+                    nursery.start_soon(one, task)
+                await trio.sleep(0.2)
+
+                assert [] == seen
+            for task in tasks:
+                seen += names(await claim(task))
+
+        assert ["a", "b", "c", "d"] == sorted(seen)
+        assert ["a", "b", "c", "d"] == sorted(await storage.get_active_instructions("task"))
+
+    async def test_a_plain_insert_queues(self, storage: Any) -> None:
+        """Of two columns, from any language; the rest has defaults."""
+        need(self.has_sql)
+        await self.insert(storage, "task", "a")
+        (claimed,) = await claim(storage.queue_task("task"))
+
+        assert ("a", None, 1) == (claimed.instruction, claimed.payload, claimed.delivery)
+
+    async def test_rows_of_the_users_table_become_instructions(
+        self, storage: Any, other: Any
+    ) -> None:
+        """Each once, under the cap, whoever claims."""
+        need(self.has_sql)
+        await self.add_rows(storage, *range(1, 8))
+        tasks = [
+            each.claim_task("task", sql=self.claim_sql, concurrency=3) for each in (storage, other)
+        ]
+        first = await claim(tasks[0])
+
+        assert [] == await claim(tasks[1])
+        await storage.complete(receipts(first)[:2])
+        second = await claim(tasks[1])
+
+        assert [["1", "2", "3"], ["4", "5"]] == [sorted(names(first)), sorted(names(second))]
+
+    async def test_what_comes_back_precedes_the_users_table(self, storage: Any) -> None:
+        """Retries, as many as the task says, are taken before new rows."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2, 3)
+        task = storage.claim_task("task", sql=self.claim_sql, retries=1)
+        (first,) = await claim(task)
+        await storage.fail(first.receipt, "broken")
+        (second,) = await claim(task)
+        await storage.fail(second.receipt, "broken")
+        (third,) = await claim(task)
+
+        assert ["1", "1", "2"] == names([first, second, third])
+        assert [1, 2, 1] == [each.delivery for each in (first, second, third)]
+        assert "dead" == (await record(storage, "1")).status
+
+    async def test_a_row_that_is_claimed_again_while_it_is_active_waits(self, storage: Any) -> None:
+        """The user's statement has marked it as claimed: it runs after the claim in hand."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1)
+        task = storage.claim_task("task", sql=self.claim_sql, concurrency=5)
+        (first,) = await claim(task)
+        await self.add_rows(storage, 1)
+
+        assert [] == await claim(task)
+        await storage.complete(first.receipt)
+        (second,) = await claim(task)
+        await storage.complete(second.receipt)
+
+        assert ["1", "1"] == names([first, second])
+        assert [] == await claim(task)
+        assert [("1", "succeeded")] * 2 == await statuses(storage)
+
+    async def test_rows_that_disappear_when_the_work_is_done(self, storage: Any) -> None:
+        """A plain SELECT finds what is active again and again, and none is claimed twice."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2, 3, 4)
+        task = storage.claim_task("task", sql=self.select_sql, concurrency=2)
+        first = await claim(task)
+        await self.remove_rows(storage, 1)
+        await storage.complete(receipts(first)[0])
+        second = await claim(task)
+
+        assert [["1", "2"], ["3"]] == [sorted(names(first)), names(second)]
+        assert [] == await claim(task)
+
+    async def test_rows_that_failed_for_good_do_not_starve_the_rest(
+        self, storage: Any, other: Any
+    ) -> None:
+        """A plain SELECT leaves them out, until they are retried or forgotten."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2, 3, 4)
+        task, again = [each.claim_task("task", sql=self.select_sql) for each in (storage, other)]
+        (dead,) = await claim(task)
+        await storage.fail(dead.receipt, "broken")
+        (failed,) = await claim(again)
+        await storage.fail(failed.receipt, "broken", retry=False)
+        (done,) = await claim(task)
+        await self.remove_rows(storage, 3)
+        await storage.complete(done.receipt)
+        (last,) = await claim(again)
+
+        assert ["1", "2", "3", "4"] == names([dead, failed, done, last])
+        await storage.retry("task", ["2"])
+        await storage.complete(last.receipt)
+        (retried,) = await claim(task)
+        await storage.complete(retried.receipt)
+        await self.remove_rows(storage, 2, 4)
+
+        assert (["2"], []) == (names([retried]), await claim(task))
+        await storage.prune()
+        assert ["1"] == names(await claim(task))
+
+    async def test_a_row_that_failed_twice_is_found_again_after_a_retry(self, storage: Any) -> None:
+        """By a plain SELECT: none of its failures is left."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1)
+        task = storage.claim_task("task", sql=self.select_sql)
+        for _ in range(2):
+            (claimed,) = await claim(task)
+            await storage.fail(claimed.receipt, "broken")
+            await enqueue(storage, "task", "1")
+        (again,) = await claim(task)
+        await storage.fail(again.receipt, "broken")
+        assert [] == await claim(task)
+        await storage.retry("task", ["1"])
+        (retried,) = await claim(task)
+        await storage.complete(retried.receipt)
+
+        assert ["1"] == names(await claim(task))
+
+    async def test_a_row_that_succeeded_after_it_had_failed_is_found_again(
+        self, storage: Any
+    ) -> None:
+        """A later success counts, however it came about; a later failure does so again."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2)
+        task = storage.claim_task("task", sql=self.select_sql)
+        (claimed,) = await claim(task)
+        await storage.fail(claimed.receipt, "broken")
+        await enqueue(storage, "task", "1")
+        (claimed,) = await claim(task)
+        await storage.complete(claimed.receipt)
+        (again,) = await claim(task)
+        await storage.fail(again.receipt, "broken")
+        (second,) = await claim(task)
+
+        assert ["1", "1", "2"] == names([claimed, again, second])
+
+    async def test_rows_that_succeeded_are_found_again(self, storage: Any) -> None:
+        """By a plain SELECT of rows that come round, such as what is due every hour."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1)
+        task = storage.claim_task("task", sql=self.select_sql)
+        for _ in range(3):
+            (claimed,) = await claim(task)
+            await storage.complete(claimed.receipt)
+
+        assert [("1", "succeeded")] * 3 == await statuses(storage)
+
+    async def test_deliveries_of_rows_can_be_used_up(self, storage: Any) -> None:
+        """As of what is queued."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2)
+        task = storage.claim_task("task", sql=self.claim_sql, lease=30, deliveries=1)
+        await claim(task)
+        await self.advance(storage, 31)
+
+        assert ["2"] == names(await claim(task))
+        assert [("1", "dead"), ("2", "running")] == await statuses(storage)
+
+    async def test_a_statement_without_limit_is_refused(self, storage: Any) -> None:
+        """It could claim too much."""
+        need(self.has_sql)
+        with refused(InvalidQueryError, "task", "limit"):
+            storage.claim_task("task", sql="SELECT 1")
+        for sql in (None, b"SELECT 1"):
+            with refused(InvalidArgumentError, "sql"):
+                storage.claim_task("task", sql=sql)

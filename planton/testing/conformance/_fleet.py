@@ -1,0 +1,162 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
+"""Promises about the fleet: who dispatches, what they say of their tasks, how they are stopped."""
+
+from datetime import timedelta
+from typing import Any
+
+import trio
+
+from planton._errors import InvalidArgumentError
+from planton._planton import Planton
+from planton._status import TaskStatus
+from planton.storage._fleet import FORGOTTEN_AFTER, LOST_AFTER, Registration, to_text
+from planton.testing.conformance._base import Hooks, clock, refused
+
+STATUS = TaskStatus(
+    name="task",
+    state="waiting",
+    attempt_number=3,
+    last_attempt_at=None,
+    next_attempt_at=None,
+    active=1,
+    concurrency=2,
+    cap="strict",
+    last_error="OSError: down",
+    consecutive_errors=1,
+    overdue=False,
+)
+
+
+async def enter(storage: Any, host: str = "host") -> str:
+    """Register a dispatcher; its name."""
+    registration = Registration(host=host, pid=7, version="1.0")
+    await storage.registry.register(registration)
+    return registration.id
+
+
+async def beat(storage: Any, dispatcher_id: str, *told: str, gone: tuple[str, ...] = ()) -> str:
+    """Let a dispatcher say that it lives, with a report about some tasks."""
+    reports = {name: to_text(STATUS, ["first", "last"]) for name in told}
+    answer: str = await storage.registry.beat(dispatcher_id, 5, reports, gone)
+    return answer
+
+
+class FleetPromises(Hooks):
+    """Any process can see the dispatchers of all."""
+
+    async def test_a_dispatcher_is_known_while_it_runs(self, storage: Any, other: Any) -> None:
+        """With its machine and process; its row goes when it ends."""
+        before = await clock(storage)
+        async with Planton(tasks=[storage.queue_task("task")], services=[storage.serve]):
+            found: list[Any] = []
+            with trio.fail_after(30):
+                while not found:
+                    await trio.sleep(0.01)
+                    found = await other.dispatchers()
+
+        own, (seen,) = Registration(), found
+        assert (own.host, own.pid, own.version) == (seen.host, seen.pid, seen.version)
+        assert ("running", None) == (seen.state, seen.stop_requested_at)
+        assert before <= seen.started_at <= seen.seen_at <= await clock(storage)
+        assert [] == await other.dispatchers()
+        assert [] == await other.decisions()
+
+    async def test_a_beat_tells_that_a_dispatcher_lives(self, storage: Any, other: Any) -> None:
+        """Without one for a while it is lost; until it is heard of again."""
+        dispatcher = await enter(storage)
+        await self.advance(storage, LOST_AFTER + 1)
+        (lost,) = await other.dispatchers()
+        answer = await beat(storage, dispatcher)
+        (found,) = await other.dispatchers()
+
+        assert ("lost", "go on", "running") == (lost.state, answer, found.state)
+        assert lost.silent_for > LOST_AFTER > found.silent_for >= 0
+        assert (0, 5) == (lost.tasks, found.tasks)
+        assert lost.seen_at < found.seen_at
+        assert ("host", 7, "1.0") == (found.host, found.pid, found.version)
+
+    async def test_the_dead_are_forgotten(self, storage: Any, other: Any) -> None:
+        """By those that live, with what they said, after ten minutes; one that wakes up is not."""
+        dead, asleep = await enter(storage), await enter(storage)
+        for each in (dead, asleep):
+            await beat(storage, each, "task")
+        await self.advance(storage, FORGOTTEN_AFTER + 1)
+
+        assert {dead, asleep} == {each.id for each in await storage.dispatchers()}
+        assert "go on" == await beat(other, asleep)
+        assert [asleep] == [each.id for each in await storage.dispatchers()]
+        assert [asleep] == [each.dispatcher_id for each in await storage.decisions()]
+        assert "unknown" == await beat(storage, dead, "task")
+        assert [asleep] == [each.dispatcher_id for each in await storage.decisions()]
+
+    async def test_dispatchers_are_asked_to_stop(self, storage: Any, other: Any) -> None:
+        """Those that there are; one that begins later is not."""
+        first, second = await enter(storage), await enter(storage)
+
+        assert sorted([first, second]) == sorted(await other.request_stop())
+        third = await enter(storage)
+        assert ["stop", "stop", "go on"] == [
+            await beat(storage, each) for each in (first, second, third)
+        ]
+        states = {each.id: each.state for each in await other.dispatchers()}
+        assert {first: "stopping", second: "stopping", third: "running"} == states
+
+    async def test_one_dispatcher_is_asked_to_stop(self, storage: Any, other: Any) -> None:
+        """Asked twice it was asked the first time; one that is not there is left out."""
+        first, second = await enter(storage), await enter(storage)
+
+        assert [first] == await other.request_stop([first, "nobody"])
+        before = {each.id: each.stop_requested_at for each in await storage.dispatchers()}
+        await self.advance(storage, 1)
+        between = {each.id: each.stop_requested_at for each in await storage.dispatchers()}
+        assert [first] == await other.request_stop([first])
+        after = {each.id: each.stop_requested_at for each in await storage.dispatchers()}
+        assert None is before[second] is after[second]
+        assert before[first] is not None
+        assert between == after
+        assert [] == await storage.request_stop([])
+
+    async def test_a_dispatcher_that_ends_is_forgotten(self, storage: Any, other: Any) -> None:
+        """With what it said; twice is once."""
+        first, second = await enter(storage, "a"), await enter(storage, "b")
+        await beat(storage, first, "task")
+        await beat(storage, second, "task")
+        for _ in range(2):
+            await storage.registry.deregister(first)
+
+        assert ["b"] == [each.host for each in await other.dispatchers()]
+        assert [second] == [each.dispatcher_id for each in await other.decisions()]
+
+    async def test_what_dispatchers_say_can_be_read_elsewhere(
+        self, storage: Any, other: Any
+    ) -> None:
+        """The last of it, of one task or of all, until a task is gone."""
+        first, second = await enter(storage), await enter(storage)
+        await beat(storage, first, "task", "other")
+        await beat(storage, second, "task")
+        await self.advance(storage, 60)
+        await beat(storage, first, "task")
+        now = await clock(storage)
+        reports = {each.dispatcher_id: each for each in await other.decisions("task")}
+        said = reports[first]
+
+        assert {first, second} == reports.keys()
+        assert ("first", "last") == said.decisions
+        assert STATUS == said.status
+        assert now - said.reported_at < timedelta(seconds=30) < now - reports[second].reported_at
+        assert [] == await other.decisions("unknown")
+        assert 3 == len(await other.decisions())
+        await beat(storage, first, gone=("task", "never reported"))
+        assert {second} == {each.dispatcher_id for each in await other.decisions("task")}
+
+    async def test_fleet_operations_that_make_no_sense_are_refused(self, storage: Any) -> None:
+        """By the name of the argument."""
+        dispatcher = await enter(storage)
+        for named in (dispatcher, [1], 5):
+            with refused(InvalidArgumentError, "dispatcher_ids"):
+                await storage.request_stop(named)
+        for name in ("", 5):
+            with refused(InvalidArgumentError, "task_name"):
+                await storage.decisions(name)
+
+        assert "go on" == await beat(storage, dispatcher)

@@ -1,0 +1,171 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
+"""What bad input gets: an error that names it, and nothing changed."""
+
+import math
+from datetime import datetime, timedelta
+from typing import Any
+
+from planton._errors import InvalidArgumentError, InvalidTaskError
+from planton.testing.conformance._base import (
+    Hooks,
+    claim,
+    claim_one,
+    record,
+    refused,
+    statuses,
+)
+from planton.testing.conformance._reports import reports
+
+NO_SECONDS = (-1, math.nan, math.inf, True, "60")
+NO_COUNT = (-1, True, 1.5, "1")
+
+
+class InputPromises(Hooks):
+    """Every argument is looked at before anything is written."""
+
+    async def test_what_cannot_be_queued_is_refused(self, storage: Any) -> None:
+        """By the name of the argument."""
+        good: dict[str, Any] = {"task_name": "task", "instruction": "a"}
+        bad = {
+            "task_name": ("", None, 1),
+            "instruction": ("", None, 1, b"a"),
+            "payload": ({1, 2}, math.nan, object(), {"a": math.inf}),
+            "priority": (True, 1.5, "1", None),
+            "run_at": (datetime(2030, 1, 1), "2030-01-01", 1e9),
+            "tags": ("gpu", [1], 5),
+            "retries": NO_COUNT,
+            "timeout": (0, *NO_SECONDS),
+        }
+        for argument, values in bad.items():
+            for value in values:
+                with refused(InvalidArgumentError, argument):
+                    await storage.enqueue(**{**good, argument: value})
+
+        assert [] == await storage.find()
+
+    async def test_a_timedelta_is_taken_for_seconds(self, storage: Any) -> None:
+        """For a lease as for whatever else is given in seconds."""
+        task = storage.queue_task("task", lease=timedelta(minutes=1), delay=timedelta(seconds=1))
+        await storage.enqueue("task", "a", timeout=timedelta(minutes=2))
+        (only,) = await claim(task)
+
+        assert (60.0, 120.0) == (only.lease, only.timeout)
+        await storage.fail(only.receipt, "no", retry_in=timedelta(hours=1), retries=1)
+
+        assert "queued" == (await record(storage, "a")).status
+        assert [] == await storage.find(older_than=timedelta(days=1))
+
+    async def test_a_task_that_makes_no_sense_is_refused(self, storage: Any) -> None:
+        """When it is made, and its name stays free."""
+        bad = {
+            "lease": (0, None, *NO_SECONDS),
+            "deliveries": (0, *NO_COUNT),
+            "tags": ("gpu", [1], 5),
+            "key": (None, 1),
+        }
+        for argument, values in bad.items():
+            for value in values:
+                with refused(InvalidArgumentError, argument):
+                    storage.queue_task("task", **{argument: value})
+        for option, value in {"concurrency": 0, "delay": -1, "timeout": 0}.items():
+            with refused(InvalidTaskError, option):
+                storage.queue_task("task", **{option: value})
+        storage.queue_task("task")
+
+    async def test_a_time_table_that_makes_no_sense_is_refused(self, storage: Any) -> None:
+        """When the task is made."""
+        bad = {
+            "expression": ("", "* * * *", "61 * * * *", "never", "0 0 30 2 *"),
+            "timezone": ("Nowhere/Here", 5),
+            "misfire": ("sometimes", None),
+            "fold": ("third",),
+            "gap": ("jump",),
+            "lease": (0, -1),
+            "deliveries": (0, True),
+        }
+        good = {"expression": "0 3 * * *"}
+        for argument, values in bad.items():
+            for value in values:
+                with refused(InvalidArgumentError, argument):
+                    storage.cron_task("cron", **{**good, argument: value})
+        storage.cron_task("cron", **good)
+
+    async def test_a_malformed_receipt_is_refused(self, storage: Any) -> None:
+        """It cannot be one that the storage gave; the good ones beside it are left alone."""
+        claimed = await claim_one(storage)
+        for report in reports(storage).values():
+            for receipt in ("", "1", "no receipt of ours", "1; DROP TABLE x", "9" * 40, 5, None):
+                with refused(InvalidArgumentError, "receipt"):
+                    await report([claimed.receipt, receipt])
+            with refused(InvalidArgumentError, "receipt"):
+                await report("")
+
+        assert (claimed.receipt,) == (await storage.heartbeat(claimed.receipt)).applied
+
+    async def test_a_result_that_is_not_json_is_refused(self, storage: Any) -> None:
+        """And the claim is not ended."""
+        claimed = await claim_one(storage)
+        for result in ({1, 2}, math.nan, object()):
+            with refused(InvalidArgumentError, "result"):
+                await storage.complete(claimed.receipt, result)
+
+        assert "running" == (await record(storage, "a")).status
+
+    async def test_a_failure_that_makes_no_sense_is_refused(self, storage: Any) -> None:
+        """And the claim is not ended."""
+        claimed = await claim_one(storage, retries=1)
+        for retry_in in NO_SECONDS:
+            with refused(InvalidArgumentError, "retry_in"):
+                await storage.fail(claimed.receipt, "broken", retry_in=retry_in)
+        for error in (None, 5):
+            with refused(InvalidArgumentError, "error"):
+                await storage.fail(claimed.receipt, error)
+
+        assert "running" == (await record(storage, "a")).status
+
+    async def test_operations_that_make_no_sense_are_refused(self, storage: Any) -> None:
+        """By the name of the argument."""
+        for concurrency in (0, *NO_COUNT):
+            with refused(InvalidArgumentError, "concurrency"):
+                await storage.set_concurrency("task", concurrency)
+        for older_than in NO_SECONDS:
+            with refused(InvalidArgumentError, "older_than"):
+                await storage.prune(older_than)
+            with refused(InvalidArgumentError, "older_than"):
+                await storage.find(older_than=older_than)
+        for status in ("pending", "", 5):
+            with refused(InvalidArgumentError, "status"):
+                await storage.find(status=status)
+        with refused(InvalidArgumentError, "instruction"):
+            await storage.find(instruction=5)
+        for limit in NO_COUNT:
+            with refused(InvalidArgumentError, "limit"):
+                await storage.find(limit=limit)
+        for instructions in ("abc", [1]):
+            with refused(InvalidArgumentError, "instructions"):
+                await storage.retry("task", instructions)
+
+        assert [] == await storage.stats()
+
+    async def test_a_task_name_that_is_none_is_refused(self, storage: Any) -> None:
+        """By all operations that need one."""
+        operations = (
+            storage.pause,
+            storage.resume,
+            storage.retry,
+            lambda name: storage.set_concurrency(name, 1),
+        )
+        for operation in operations:
+            for name in ("", None, 5):
+                with refused(InvalidArgumentError, "task_name"):
+                    await operation(name)
+
+        assert [] == await statuses(storage)
+
+    async def test_migrating_again_changes_nothing(self, storage: Any) -> None:
+        """And what is there stays."""
+        claimed = await claim_one(storage)
+
+        assert 0 == await storage.migrate()
+        assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied
+        assert [] == await claim(storage.queue_task("another"))

@@ -1,0 +1,228 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
+"""Promises to operators: pause, concurrency, retry, find, stats, prune."""
+
+from typing import Any
+
+from planton._errors import InvalidArgumentError
+from planton.testing.conformance._base import (
+    Hooks,
+    claim,
+    enqueue,
+    names,
+    receipts,
+    record,
+    refused,
+    statuses,
+)
+
+
+async def end_three(storage: Any) -> Any:
+    """Give a task with one instruction that failed, one that died, and one that succeeded."""
+    await enqueue(storage, "task", "dead", "failed", "succeeded", payload=7)
+    task = storage.queue_task("task", concurrency=10)
+    dead, failed, succeeded = receipts(await claim(task))
+    await storage.fail(dead, "broken")
+    await storage.fail(failed, "broken", retry=False)
+    await storage.complete(succeeded, "fine")
+    return task
+
+
+class OperationPromises(Hooks):
+    """They are kept in the storage, for all dispatchers to see."""
+
+    async def test_a_paused_task_claims_nothing(self, storage: Any, other: Any) -> None:
+        """In no process, not even claims that expired, until it is resumed."""
+        await enqueue(storage, "task", "a", "b")
+        tasks = [each.queue_task("task", concurrency=2, lease=30) for each in (storage, other)]
+        await claim(tasks[0], 1)
+        await other.pause("task")
+        await other.pause("task")
+        await self.advance(storage, 31)
+
+        assert [[], []] == [await claim(task) for task in tasks]
+        await storage.resume("task")
+        assert ["a", "b"] == sorted(names(await claim(tasks[1])))
+
+    async def test_other_tasks_go_on(self, storage: Any) -> None:
+        """A pause is of one task; to resume one that is not paused changes nothing."""
+        await enqueue(storage, "task", "a")
+        await storage.pause("another")
+        await storage.resume("task")
+
+        assert ["a"] == names(await claim(storage.queue_task("task")))
+
+    async def test_the_concurrency_can_be_overridden(self, storage: Any, other: Any) -> None:
+        """In all dispatchers, until it is given back to the code."""
+        await enqueue(storage, "task", *"abcdef")
+        task = storage.queue_task("task", concurrency=5)
+        await other.set_concurrency("task", 2)
+        first = await claim(task)
+
+        assert (["a", "b"], []) == (names(first), await claim(task))
+        await other.set_concurrency("task", None)
+        assert ["c", "d", "e"] == names(await claim(task))
+
+    async def test_an_override_may_be_more_than_the_code_says(self, storage: Any) -> None:
+        """Each claim is still within its own limit, which is the consumers'."""
+        await enqueue(storage, "task", *"abc")
+        task = storage.queue_task("task", concurrency=1)
+        await storage.set_concurrency("task", 2)
+
+        assert [["a"], ["b"], []] == [names(await claim(task, 1)) for _ in range(3)]
+
+    async def test_pause_and_override_do_not_disturb_each_other(self, storage: Any) -> None:
+        """Each is set on its own."""
+        await enqueue(storage, "task", *"abc")
+        task = storage.queue_task("task", concurrency=3)
+        await storage.set_concurrency("task", 1)
+        await storage.pause("task")
+        await storage.resume("task")
+
+        assert ["a"] == names(await claim(task))
+
+    async def test_all_that_failed_can_be_retried(self, storage: Any) -> None:
+        """The failed and the dead, not the succeeded; they begin anew."""
+        task = await end_three(storage)
+
+        assert 2 == await storage.retry("task")
+        assert 0 == await storage.retry("task")
+        assert [("dead", "queued"), ("failed", "queued"), ("succeeded", "succeeded")] == (
+            await statuses(storage)
+        )
+        again = await claim(task)
+        assert {("dead", 7, 1), ("failed", 7, 1)} == {
+            (each.instruction, each.payload, each.delivery) for each in again
+        }
+
+    async def test_a_retry_forgets_all_failures(self, storage: Any) -> None:
+        """Of one that failed several times, for it was enqueued by hand: the last comes back."""
+        task = storage.queue_task("task")
+        for payload in (1, 2):
+            await enqueue(storage, "task", "a", payload=payload)
+            (claimed,) = await claim(task)
+            await storage.fail(claimed.receipt, "broken")
+        before = await statuses(storage)
+
+        assert [("a", "dead")] * 2 == before
+        assert 1 == await storage.retry("task")
+        assert [("a", "queued")] == await statuses(storage)
+        assert 2 == (await claim(task))[0].payload
+
+    async def test_named_ones_can_be_retried(self, storage: Any) -> None:
+        """Even one that succeeded; the others stay."""
+        await end_three(storage)
+
+        assert 2 == await storage.retry("task", ["succeeded", "dead"])
+        assert [("dead", "queued"), ("failed", "failed"), ("succeeded", "queued")] == (
+            await statuses(storage)
+        )
+
+    async def test_what_was_not_ended_is_not_retried(self, storage: Any) -> None:
+        """One that is active, queued, or unknown is refused by name, and none is retried."""
+        task = await end_three(storage)
+        await enqueue(storage, "task", "active")
+        await claim(task)
+        await enqueue(storage, "task", "queued")
+        await enqueue(storage, "another", "elsewhere")
+        before = await statuses(storage)
+        for instruction in ("active", "queued", "unknown", "elsewhere"):
+            with refused(InvalidArgumentError, instruction):
+                await storage.retry("task", ["dead", instruction])
+
+            assert before == await statuses(storage)
+
+    async def test_what_is_back_already_is_not_retried_with_the_rest(self, storage: Any) -> None:
+        """One that died and was queued anew, or succeeded later, is left alone."""
+        task = await end_three(storage)
+        await enqueue(storage, "task", "dead", "failed")
+        _, failed = receipts(await claim(task))
+        await storage.complete(failed)
+
+        assert 0 == await storage.retry("task")
+
+    async def test_a_retry_of_nothing_is_nothing(self, storage: Any) -> None:
+        """No instruction is named, or none has failed."""
+        await end_three(storage)
+
+        assert (0, 0) == (await storage.retry("task", []), await storage.retry("unknown"))
+
+    async def test_find_filters(self, storage: Any) -> None:
+        """By status, task, instruction, age, and up to a number; the oldest first."""
+        await end_three(storage)
+        await self.advance(storage, 60)
+        await enqueue(storage, "other", "x", "y")
+        await claim(storage.queue_task("other"))
+
+        async def found(**filters: Any) -> list[str]:
+            return [each.instruction for each in await storage.find(**filters)]
+
+        assert ["dead", "failed", "succeeded", "x", "y"] == await found()
+        assert ["dead", "failed"] == await found(limit=2)
+        assert ["x", "y"] == await found(task_name="other")
+        assert ["dead", "failed", "succeeded"] == await found(older_than=30)
+        assert [] == await found(older_than=30, task_name="other")
+        assert ["x"] == await found(instruction="x", limit=1)
+        assert [] == await found(instruction="x", task_name="task")
+        for status in ("dead", "failed", "succeeded"):
+            assert [status] == await found(status=status)
+        assert (["y"], ["x"]) == (await found(status="queued"), await found(status="running"))
+        assert [] == await found(status="queued", task_name="task")
+
+    async def test_stats_count_every_task(self, storage: Any) -> None:
+        """By name, with what was set; a task without instructions counts, too."""
+        await end_three(storage)
+        await enqueue(storage, "other", "x", "y", "z")
+        await claim(storage.queue_task("other"))
+        await storage.pause("idle")
+        await storage.set_concurrency("task", 4)
+        idle, other, task = await storage.stats()
+
+        assert ("idle", 0, True, None) == (
+            idle.task_name,
+            idle.queued,
+            idle.paused,
+            idle.concurrency,
+        )
+        assert ("other", 2, 1, 0, False) == (
+            other.task_name,
+            other.queued,
+            other.running,
+            other.dead,
+            other.paused,
+        )
+        assert ("task", 0, 0, 1, 1, 1, 4) == (
+            task.task_name,
+            task.queued,
+            task.running,
+            task.succeeded,
+            task.failed,
+            task.dead,
+            task.concurrency,
+        )
+
+    async def test_stats_tell_what_waits_for_how_long(self, storage: Any) -> None:
+        """Since when the oldest is due; what is due later does not wait."""
+        await enqueue(storage, "task", "a")
+        await self.advance(storage, 60)
+        await enqueue(storage, "task", "b")
+        run_at = (await record(storage, "a")).run_at
+        assert run_at is not None
+        later = run_at.replace(year=run_at.year + 1)
+        await enqueue(storage, "later", "c", run_at=later)
+        waiting = {each.task_name: each.oldest_due_at for each in await storage.stats()}
+
+        assert {"task": run_at, "later": None} == waiting
+
+    async def test_prune_deletes_what_ended_long_ago(self, storage: Any) -> None:
+        """And nothing else; how many."""
+        task = await end_three(storage)
+        await self.advance(storage, 60)
+        await enqueue(storage, "task", "a", "b", "c")
+        (active,) = await claim(task, 1)
+        (done,) = await claim(task, 1)
+        await storage.complete(done.receipt)
+
+        assert 3 == await storage.prune(older_than=30)
+        assert [("a", "running"), ("b", "succeeded"), ("c", "queued")] == await statuses(storage)
+        assert (1, 0) == (await storage.prune(), await storage.prune())
+        assert (active.receipt,) == (await storage.heartbeat(active.receipt)).applied

@@ -1,0 +1,244 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
+"""Promises to consumers: what they report by receipt, and what becomes of late reports."""
+
+from typing import Any
+
+import trio
+
+from planton.testing.conformance._base import (
+    Hooks,
+    claim,
+    claim_one,
+    clock,
+    enqueue,
+    failing,
+    receipts,
+    record,
+    statuses,
+)
+
+
+def reports(storage: Any) -> dict[str, Any]:
+    """Give the reports, each as a function of receipts."""
+    return {
+        "heartbeat": storage.heartbeat,
+        "complete": storage.complete,
+        "fail": failing(storage),
+        "release": storage.release,
+        "advance": lambda receipts: storage.advance(receipts, "next"),
+        "advance later": lambda receipts: storage.advance(receipts, "next", run_in=0),
+    }
+
+
+class ReportPromises(Hooks):
+    """A report changes the claim that its receipt names, and no other."""
+
+    async def test_a_completed_claim_is_kept_with_its_result(self, storage: Any) -> None:
+        """It is active no more."""
+        claimed = await claim_one(storage)
+        result = {"rows": [1, None, "ä"]}
+        done = await storage.complete(claimed.receipt, result)
+        found = await record(storage, "a")
+
+        assert ((claimed.receipt,), ()) == (done.applied, done.stale)
+        assert ("succeeded", result, None) == (found.status, found.result, found.error)
+        assert [] == await storage.get_active_instructions("task")
+        assert found.ended_at is not None
+        assert found.claimed_at is not None
+        assert found.created_at <= found.claimed_at <= found.ended_at
+
+    async def test_a_report_may_be_of_many(self, storage: Any) -> None:
+        """It tells which were applied and which were stale, in the order of the receipts."""
+        for number, (name, report) in enumerate(reports(storage).items()):
+            await enqueue(storage, f"task{number}", "a", "b", "c")
+            task = storage.queue_task(f"task{number}", concurrency=3)
+            a, b, c = receipts(await claim(task))
+            await storage.complete(b)
+            done = await report([c, b, a])
+
+            assert ((c, a), (b,)) == (done.applied, done.stale), name
+
+    async def test_no_receipts_are_nothing_to_do(self, storage: Any) -> None:
+        """A consumer may report whatever it has."""
+        for report in reports(storage).values():
+            done = await report([])
+
+            assert ((), ()) == (done.applied, done.stale)
+
+    async def test_a_stale_receipt_changes_nothing(self, storage: Any) -> None:
+        """Once a claim was taken over, all four reports of the one who lost it are refused."""
+        await enqueue(storage, "task", "a", retries=3)
+        task = storage.queue_task("task", lease=30)
+        (late,) = await claim(task)
+        await self.advance(storage, 31)
+        (current,) = await claim(task)
+        before = await record(storage, "a")
+        for name, report in reports(storage).items():
+            done = await report(late.receipt)
+
+            assert ((), (late.receipt,)) == (done.applied, done.stale), name
+            assert before == await record(storage, "a"), name
+
+        assert (current.receipt,) == (await storage.complete(current.receipt)).applied
+
+    async def test_an_ended_or_released_claim_is_stale(self, storage: Any) -> None:
+        """Each receipt names one claim, and ends it once."""
+        for number, end in enumerate((storage.complete, storage.release, failing(storage))):
+            claimed = await claim_one(storage, f"task{number}")
+            await end(claimed.receipt)
+            for report in reports(storage).values():
+                assert (claimed.receipt,) == (await report(claimed.receipt)).stale
+
+    async def test_a_receipt_is_enough_for_another_process(self, storage: Any, other: Any) -> None:
+        """A storage that never heard of the task reports by nothing but the receipt."""
+        for number, (name, report) in enumerate(reports(other).items()):
+            claimed = await claim_one(storage, f"task{number}")
+
+            assert (claimed.receipt,) == (await report(str(claimed.receipt))).applied, name
+
+    async def test_a_heartbeat_renews_the_lease(self, storage: Any, other: Any) -> None:
+        """By the seconds of its task, from now; the receipt stays the same."""
+        await enqueue(storage, "task", "a")
+        task = storage.queue_task("task", lease=30)
+        (claimed,) = await claim(task)
+        for _ in range(3):
+            await self.advance(storage, 25)
+
+            assert (claimed.receipt,) == (await other.heartbeat(claimed.receipt)).applied
+            assert [] == await claim(task)
+        await self.advance(storage, 31)
+        assert 1 == len(await claim(task))
+
+    async def test_no_heartbeat_goes_beyond_the_timeout(self, storage: Any) -> None:
+        """A handler that hangs and keeps beating loses its claim when its time is up."""
+        await enqueue(storage, "task", "a", timeout=40)
+        task = storage.queue_task("task", lease=30)
+        (claimed,) = await claim(task)
+        await self.advance(storage, 25)
+        await storage.heartbeat(claimed.receipt)
+        await self.advance(storage, 10)
+        await storage.heartbeat(claimed.receipt)
+
+        assert [] == await claim(task)
+        await self.advance(storage, 6)
+        await storage.heartbeat(claimed.receipt)
+        (again,) = await claim(task)
+
+        assert 2 == again.delivery
+
+    async def test_a_lease_is_no_longer_than_the_timeout(self, storage: Any) -> None:
+        """From the claim on."""
+        claimed = await claim_one(storage, timeout=5)
+        found = await record(storage, "a")
+
+        assert found.lease_expires_at is not None
+        assert found.claimed_at is not None
+        assert abs((found.lease_expires_at - found.claimed_at).total_seconds() - 5) < 0.01
+        assert claimed.delivery == found.delivery
+
+    async def test_a_failure_with_retries_left_is_queued_again(self, storage: Any) -> None:
+        """At once, with one retry less and the error; when none is left it ends as dead."""
+        await enqueue(storage, "task", "a", retries=1, payload=1, priority=4)
+        task = storage.queue_task("task")
+        (first,) = await claim(task)
+        await storage.fail(first.receipt, "out of paper")
+        queued = await record(storage, "a")
+        (second,) = await claim(task)
+        await storage.fail(second.receipt, "out of ink")
+        dead = await record(storage, "a")
+
+        assert ("queued", 0, "out of paper", 4) == (
+            queued.status,
+            queued.retries,
+            queued.error,
+            queued.priority,
+        )
+        assert (1, 2) == (second.payload, second.delivery)
+        assert ("dead", 0, "out of ink", 2) == (
+            dead.status,
+            dead.retries,
+            dead.error,
+            dead.delivery,
+        )
+
+    async def test_a_retry_may_wait(self, storage: Any) -> None:
+        """`retry_in` seconds from the report on."""
+        await enqueue(storage, "task", "a", retries=1)
+        task = storage.queue_task("task")
+        (claimed,) = await claim(task)
+        await storage.fail(claimed.receipt, "busy", retry_in=60)
+        await self.advance(storage, 55)
+
+        assert [] == await claim(task)
+        await self.advance(storage, 10)
+        assert 1 == len(await claim(task))
+
+    async def test_a_failure_that_is_not_to_be_retried_ends_as_failed(self, storage: Any) -> None:
+        """Whatever retries are left."""
+        claimed = await claim_one(storage, retries=5)
+        await storage.fail(claimed.receipt, "no such user", retry=False)
+        found = await record(storage, "a")
+
+        assert ("failed", "no such user", 5) == (found.status, found.error, found.retries)
+
+    async def test_a_retry_may_lower_the_priority(self, storage: Any) -> None:
+        """By one, so that others come first."""
+        claimed = await claim_one(storage, retries=1, priority=3)
+        await storage.fail(claimed.receipt, "broken", lower_priority=True)
+
+        assert 2 == (await record(storage, "a")).priority
+
+    async def test_an_exception_is_kept_by_name_and_message(self, storage: Any) -> None:
+        """For people who look for the reason later."""
+        claimed = await claim_one(storage)
+        await storage.fail(claimed.receipt, ValueError("no such user"))
+        error = str((await record(storage, "a")).error)
+
+        assert "ValueError" in error
+        assert "no such user" in error
+
+    async def test_times_are_those_of_the_storage(self, storage: Any) -> None:
+        """Aware, in UTC, and present only where they mean something."""
+        await enqueue(storage, "task", "a")
+        (claimed,) = await claim(storage.queue_task("task", lease=30))
+        found = await record(storage, "a")
+        now = await clock(storage)
+
+        assert found.claimed_at is not None
+        assert found.lease_expires_at is not None
+        assert 29.9 < (found.lease_expires_at - found.claimed_at).total_seconds() < 30.1
+        assert found.created_at <= found.claimed_at <= now
+        assert (None, None) == (found.run_at, found.ended_at)
+        await storage.complete(claimed.receipt)
+        ended = await record(storage, "a")
+        assert (None, None) == (ended.run_at, ended.lease_expires_at)
+
+    async def test_a_cancelled_report_is_heard_or_not_made(self, storage: Any) -> None:
+        """Of each of the reports that end a claim: what is active was not acknowledged."""
+        for number, report in enumerate((storage.complete, storage.release, failing(storage))):
+            name = f"task{number}"
+            await enqueue(storage, name, *map(str, range(20)))
+            claimed = await claim(storage.queue_task(name, concurrency=20))
+            heard = set()
+            for index, each in enumerate(claimed):
+                with trio.move_on_after(index * 0.00005):
+                    await report(each.receipt)
+                    heard.add(each.instruction)
+            active = set(await storage.get_active_instructions(name))
+
+            assert active == {each.instruction for each in claimed} - heard
+
+    async def test_two_reports_of_one_claim_end_it_once(self, storage: Any, other: Any) -> None:
+        """Whoever comes second is told that he is late."""
+        claimed = await claim_one(storage)
+        done: list[Any] = []
+
+        async def report(complete: Any) -> None:
+            done.append(await complete(claimed.receipt))
+
+        async with trio.open_nursery() as nursery:
+            for each in (storage, other, storage, other):
+                nursery.start_soon(report, each.complete)
+
+        assert 1 == sum(len(each.applied) for each in done)
+        assert [("a", "succeeded")] == await statuses(storage)

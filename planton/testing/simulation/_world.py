@@ -1,0 +1,240 @@
+"""The world of a simulation: a storage, nodes that dispatch, consumers, and what befalls them."""
+
+import random
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from planton._errors import StorageError
+from planton._events import InstructionEvent
+from planton._planton import Planton
+from planton.storage import Acknowledged
+from planton.testing._memory import MemoryStorage
+from planton.testing.simulation._ledger import Key, Ledger
+from planton.testing.simulation._node import Node
+
+# How likely it is that a fault strikes where it can.
+FAULTS = {
+    "callback raises": 0.05,
+    "callback hangs": 0.03,
+    "answer is lost": 0.03,  # the claim is committed, and `schedule` raises
+    "node dies after its claim": 0.03,
+    "node dies": 0.5,  # at the end of its time, instead of being terminated
+    "wake-up is lost": 0.3,
+    "clock is skewed": 0.5,
+    "storage refuses": 0.5,
+    "storage is slow": 0.3,
+    "listener raises": 0.05,
+    "listener is slow": 0.05,
+    "consumer dies": 0.05,
+    "consumer is late": 0.1,  # it works for longer than its lease, without heartbeats
+}
+FAULTY_TIME = 60.0  # seconds until nothing goes wrong any more
+RECOVERY_TIME = 3600.0  # until all that was open then has ended
+IDLE_TIME = 300.0  # until all delays are long
+# Until what is enqueued then has ended: less than a delay, so by wake-ups and at its own time.
+PROBE_TIME = 25.0
+
+
+@attrs.define(eq=False)
+class TaskPlan:
+    """A task that all nodes have."""
+
+    name: str
+    concurrency: int
+    lease: float
+    delay: float
+
+
+class World:
+    """All that there is, made from a seed.
+
+    Attributes:
+        trace: What happened, a line each.
+        violation: The invariant that was broken; None while none is.
+        is_faulty: Whether faults strike.
+        is_probing: Whether tasks wait long between attempts, so that wake-ups and the times at
+            which something becomes due are all they have.
+        is_closing: Whether the nodes are to terminate.
+    """
+
+    nursery: trio.Nursery
+
+    def __init__(
+        self,
+        seed: int,
+        faults: Collection[str],
+        storage: Callable[..., MemoryStorage],
+        planton: Callable[..., Planton],
+    ) -> None:
+        self.rng = rng = random.Random(seed)
+        self.faults, self.make_planton = faults, planton
+        self.trace: list[str] = []
+        self.violation: str | None = None
+        self.is_faulty, self.is_probing, self.is_closing = True, False, False
+        self.outage: StorageError | None = None
+        self._latency = rng.choice((0.0, 0.01, 0.2))
+        start = datetime(2030, 1, 1, tzinfo=UTC)
+        self.storage = storage(latency=self._latency, start=start)
+        self.tasks = [
+            TaskPlan(f"task{n}", rng.randint(1, 3), rng.uniform(5, 20), rng.choice((60, 300)))
+            for n in range(rng.randint(1, 3))
+        ]
+        concurrency = {task.name: task.concurrency for task in self.tasks}
+        leases = {task.name: task.lease for task in self.tasks}
+        self.ledger = Ledger(self.fail, concurrency, leases)
+        self.nodes = [Node(self, f"node{n}") for n in range(rng.randint(1, 3))]
+        self._scope = trio.CancelScope()
+
+    def log(self, who: str, what: str) -> None:
+        """Write a line into the trace."""
+        self.trace.append(f"{trio.current_time():9.3f} {who:<9} {what}")
+
+    def fail(self, violation: str) -> None:
+        """An invariant is broken: the first ends the simulation."""
+        self.log("BROKEN", violation)
+        self.violation = self.violation or violation
+        self._scope.cancel()
+
+    def strikes(self, fault: str, who: str) -> bool:
+        """Tell whether a fault strikes here and now."""
+        if not self.is_faulty or fault not in self.faults or self.rng.random() >= FAULTS[fault]:
+            return False
+        self.ledger.counts[fault] += 1
+        self.log(who, f"! {fault}")
+        return True
+
+    def reach_storage(self) -> None:
+        """Raise if the storage cannot be reached now."""
+        if self.outage is not None:
+            raise self.outage
+
+    async def run(self) -> None:
+        """Let things go wrong for a while, then see whether all comes right."""
+        with self._scope:
+            async with trio.open_nursery() as self.nursery:
+                for node in self.nodes:
+                    self.nursery.start_soon(node.run)
+                await self._go_wrong()
+                await self._come_right()
+                for node in self.nodes:
+                    node.close()
+
+    async def _go_wrong(self) -> None:
+        with trio.move_on_after(FAULTY_TIME):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._break_storage)
+                for number in range(self.rng.randint(5, 15)):
+                    nursery.start_soon(self._produce, number, self.rng.uniform(0, FAULTY_TIME / 2))
+                await trio.sleep_forever()
+        self.is_faulty = False
+        self._mend_storage()
+        self.log("world", "faults stop")
+
+    async def _come_right(self) -> None:
+        await self._settle(RECOVERY_TIME, "no progress once faults had stopped")
+        self.log("world", "all has ended")
+        self.is_probing = True
+        await trio.sleep(IDLE_TIME)
+        for number in range(100, 100 + self.rng.randint(1, 6)):
+            await trio.sleep(self.rng.uniform(0, 1))
+            for node in self.nodes:
+                node.planton.wake()
+            # While those attempts are in hand: some have looked already when this is committed.
+            await self._produce(number, self.rng.uniform(0, self._latency))
+        problem = "a wake-up was lost or a time was missed although nothing went wrong"
+        await self._settle(PROBE_TIME, problem)
+        self.is_closing = True
+
+    async def _settle(self, seconds: float, problem: str) -> None:
+        with trio.move_on_after(seconds):
+            await self.ledger.settled.wait()
+            return
+        names = sorted(" ".join(key) for key in self.ledger.open)
+        self.fail(f"{problem}: {', '.join(names)} not ended after {seconds:g} s")
+        await trio.lowlevel.checkpoint()
+
+    async def _break_storage(self) -> None:
+        while True:
+            await trio.sleep(self.rng.uniform(0, 20))
+            if self.strikes("storage refuses", "storage"):
+                self.outage = StorageError("memory", "connection refused")
+            if self.strikes("storage is slow", "storage"):
+                self.storage.latency = self.rng.uniform(0.5, 6)
+            await trio.sleep(self.rng.uniform(0, 8))
+            self._mend_storage()
+
+    def _mend_storage(self) -> None:
+        self.outage, self.storage.latency = None, self._latency
+
+    async def _produce(self, number: int, after: float) -> None:
+        await trio.sleep(after)
+        task, name, retries = self.rng.choice(self.tasks), str(number), self.rng.randint(0, 2)
+        wait = self.rng.uniform(-10, 10) if self.rng.random() < 0.3 else None
+        now = self.storage.to_datetime(trio.current_time())
+        run_at = None if wait is None else now + timedelta(seconds=wait)
+        # Noted before: the claim may come before the answer.
+        self.ledger.enqueued((task.name, name), retries)
+        self.log("producer", f"{task.name} {name}")
+        while True:
+            try:
+                self.reach_storage()
+                await self.storage.enqueue(task.name, name, retries=retries, run_at=run_at)
+                return
+            except StorageError:
+                await trio.sleep(1)
+
+    async def consume(self, node: str, event: InstructionEvent) -> None:
+        """Do the work of an instruction, and report it."""
+        key, who = (event.task_name, event.instruction), f"{node} job"
+        lease = self.ledger.leases[event.task_name]
+        if self.strikes("consumer dies", who):
+            return
+        pace = self.rng.uniform(0.1, 2) if self.strikes("clock is skewed", who) else 0.3
+        if self.strikes("consumer is late", who):
+            await trio.sleep(lease * self.rng.uniform(0.9, 2))
+        else:
+            work = self.rng.uniform(0, 2 * lease) if self.is_faulty else self.rng.uniform(0, 1)
+            while work > 0:
+                await trio.sleep(min(work, lease * pace))
+                work -= lease * pace
+                asked = trio.current_time()
+                done = await self._report(who, key, self.storage.heartbeat, event.receipt)
+                if done.stale:
+                    return
+                self.ledger.renewed(key, event.receipt, asked)
+        await self._end(who, key, event)
+
+    async def _end(self, who: str, key: Key, event: InstructionEvent) -> None:
+        ending = self.rng.choice(("complete",) * 3 + ("fail", "release") * self.is_faulty)
+        fail = partial(self.storage.fail, error="oh", retry_in=self.rng.uniform(0, 5))
+        reports: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
+            "complete": (self.storage.complete, self.ledger.ended),
+            "fail": (fail, self.ledger.failed),
+            "release": (self.storage.release, self.ledger.given_back),
+        }
+        report, note = reports[ending]
+        done = await self._report(who, key, report, event.receipt)
+        self.log(who, f"{ending} {' '.join(key)}{' is stale' if done.stale else ''}")
+        self.ledger.counts["stale"] += len(done.stale)
+        if done.applied:
+            note(key, event.receipt)
+
+    async def _report(
+        self,
+        who: str,
+        key: Key,
+        report: Callable[[Any], Awaitable[Acknowledged]],
+        receipt: str | None,
+    ) -> Acknowledged:
+        while True:
+            try:
+                self.reach_storage()
+                return await report(receipt)
+            except StorageError:
+                self.log(who, f"cannot report {' '.join(key)}")
+                await trio.sleep(1)
