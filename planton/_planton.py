@@ -332,10 +332,17 @@ class Planton:
         event = ErrorEvent(task_name=None, error=error, stage="service", service=name)
         await self._listeners.report(event)
 
-    def status(self) -> list[TaskStatus]:
+    def names(self) -> list[str]:
+        """Return the names of the registered tasks."""
+        return list(self._entries)
+
+    def status(self, names: Sequence[str] | None = None) -> list[TaskStatus]:
         """Tell where every task stands, in the order of registration."""
         is_running = self._session is not None
-        return [entry.status(running=is_running) for entry in self._entries.values()]
+        entries = [
+            each for each in self._entries.values() if names is None or each.task.name in names
+        ]
+        return [entry.status(running=is_running) for entry in entries]
 
     def _status_from(self, start: int, count: int) -> list[TaskStatus]:
         """Tell where some tasks stand, from one place in the order of registration on."""

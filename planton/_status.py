@@ -59,6 +59,7 @@ class TaskStatus:
     consecutive_errors: int
     overdue: bool
     wake_ups: WakeUps | None = None
+    decisions: int = 0
 
 
 def wall_time(at: float) -> datetime:

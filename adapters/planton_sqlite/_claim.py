@@ -1,350 +1,292 @@
-"""The strict claim: counts and claims in one transaction, which only one process has at a time."""
+"""The strict claim: it counts and claims in one transaction, which only one process has at a time.
+
+The steps have the names and the order of `planton_claim` in planton_postgres/claim.sql. Here `BEGIN
+IMMEDIATE`, which the caller has executed, is the lock.
+"""
 
 import json
 import math
+import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
+from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, load_statements
+from planton_sqlite._query import Query
 
-from planton import Batch, Claim, ScheduleRequest
-from planton.storage import CronTimes, KeptTime
-from planton_sqlite._receipts import to_receipt
-from planton_sqlite._source import Source
-from planton_sqlite._statements import CLAIM
-
-# While changes of other processes wake its task, an idle one looks no more often than that, in
-# seconds: to be on the safe side, as nothing should be found then.
-REST = 150.0
+CLAIM = load_statements(__package__, "claim.sql")
+_HIGHEST = 2**63 - 1
+_LAST_DAY = 253402300799.0  # the last second that a datetime holds: what is due later never is
 
 
-@attrs.define(eq=False)
-class Memory:
-    """What the last attempt of a task saw, for whoever wakes it.
+class Claim:
+    """One claim of one task.
 
-    Attributes:
-        concurrency: That of the code, as asked for; plenty before the first attempt.
-        is_saturated: Whether there was no room.
+    Args:
+        connection: In a transaction that nobody else can write beside; for `look` in none.
+        request: What is asked for.
+        clock: Returns the time by the database's clock, in seconds since 1970.
     """
 
-    concurrency: int = 2**31
-    is_saturated: bool = False
+    def __init__(
+        self, connection: sqlite3.Connection, request: ClaimRequest, clock: Callable[[], float]
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._rule = request.rule
+        self._clock = clock
+        self._rows: list[ClaimedRow] = []
+        self._next_due: list[float] = []
+        self._parameters: dict[str, Any] = {
+            "task_name": self._rule.task_name,
+            "claimed_by": self._rule.claimed_by,
+            "lease": self._rule.lease,
+            "deliveries": self._rule.deliveries,
+            "keeps": self._rule.keeps,
+            "key": to_glob(self._rule.key),
+            "tags": json.dumps(self._rule.tags),
+            "retries": self._rule.retries,
+            "token": secrets.randbits(63),
+        }
 
+    def run(self) -> Claimed:
+        """Claim up to what the cap and the limit leave room for."""
+        self._lock()
+        if self.is_paused:
+            return self._claimed(outcome="paused")
+        self._count()
+        self._rescue()
+        self._take()
+        error = self._ask()
+        self._fire()
+        return self._claimed(error=error)
 
-@attrs.frozen(kw_only=True)
-class ClaimRule:
-    """How the instructions of a task are claimed.
-
-    Attributes:
-        lease: Seconds that a claim lasts without a heartbeat.
-        claimed_by: Whom a claim names as the one that has it.
-        deliveries: Most times that one is handed out; None for no limit.
-        delay: Seconds that the task waits between attempts, which a rest is no shorter than; 0 if
-            that varies.
-        key: Which ones of the queue, as a pattern for GLOB.
-        tags: What the dispatcher offers, as a JSON array.
-        retries: How many an instruction has that comes from `source`.
-        source: The user's statement, if there is one.
-        times: The time table of a cron task.
-        is_kept: Whether there is a history.
-        is_concurrency_fixed: Whether the code has a number for it, and no function.
-        is_live: Tells whether changes of other processes wake the task.
-        memory: Of the last attempt.
-    """
-
-    lease: float
-    claimed_by: str
-    deliveries: int | None = None
-    delay: float = 0.0
-    key: str = "*"
-    tags: str = "[]"
-    retries: int = 0
-    source: Source | None = None
-    times: CronTimes | None = None
-    is_kept: bool = True
-    is_concurrency_fixed: bool = True
-    is_live: Callable[[], bool] = bool
-    memory: Memory = attrs.field(factory=Memory, eq=False)
-
-
-@attrs.define
-class State:
-    """A task as the transaction finds it. Times are seconds since 1970 by the database's clock."""
-
-    now: float
-    is_paused: bool
-    concurrency: int | None
-    next_fire_at: float | None
-    active: int
-    expired: int
-    first_run_at: float | None
-    lease_expires_at: float | None
-    changes: int
-
-
-def active_instructions(connection: sqlite3.Connection, task_name: str) -> list[str]:
-    """Give what is active now."""
-    rows = connection.execute(CLAIM["active"], {"task_name": task_name})
-    return [instruction for (instruction,) in rows]
-
-
-def look(connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule) -> Batch | None:
-    """Give the answer if there is nothing to claim, None if it takes a transaction to tell."""
-    return _Claiming.of(connection, request, rule).look()
-
-
-def claim(connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule) -> Batch:
-    """Claim up to what the cap leaves room for; the transaction is the caller's."""
-    return _Claiming.of(connection, request, rule).run()
-
-
-def next_at(
-    connection: sqlite3.Connection, task_name: str, rule: ClaimRule
-) -> tuple[float | None, float]:
-    """Tell when an attempt may find something, None if nothing says so; and what time it is now."""
-    request = ScheduleRequest(
-        task_name=task_name,
-        active_instructions=(),
-        concurrency=rule.memory.concurrency,
-        limit=rule.memory.concurrency,
-        attempt_number=0,
-    )
-    claiming = _Claiming.of(connection, request, rule)
-    return claiming.next_at(), claiming.state.now
-
-
-@attrs.define
-class _Claiming:
-    """One claim of one task, step by step."""
-
-    connection: sqlite3.Connection
-    request: ScheduleRequest
-    rule: ClaimRule
-    state: State
-    claims: list[Claim] = attrs.field(factory=list)
-    next_times: list[float] = attrs.field(factory=list)
-
-    @classmethod
-    def of(
-        cls, connection: sqlite3.Connection, request: ScheduleRequest, rule: ClaimRule
-    ) -> "_Claiming":
-        key = None if rule.times is None else rule.times.key
-        parameters = {"task_name": request.task_name, "cron": key}
-        row = connection.execute(CLAIM["state"], parameters).fetchone()
-        return cls(connection, request, rule, State(*row))
-
-    def look(self) -> Batch | None:
-        """Give the answer of an attempt that writes nothing."""
-        state = self.state
-        is_idle = self.rule.source is None and not self._is_due()
-        if state.is_paused or (not state.expired and (self.room <= 0 or is_idle)):
-            self._remember()
-            self.next_times = [t for t in (state.first_run_at, self.state.next_fire_at) if t]
-            return self._batch(state.active)
-        return None
-
-    def next_at(self) -> float | None:
-        """Tell when an attempt may find something; None if nothing says so."""
-        state = self.state
-        if state.is_paused:
+    def look(self) -> Claimed | None:
+        """Return what a claim that finds nothing would; None if it may find something."""
+        self._lock()
+        if self.is_paused:
+            return self._claimed(outcome="paused")
+        self._count()
+        if self._first_expiry <= self._now:
             return None
-        if state.expired or (self.room > 0 and self._may_claim()):
-            return state.now
-        times = [state.lease_expires_at]
-        times += [state.first_run_at, self.state.next_fire_at] if self.room > 0 else []
-        return min((time for time in times if time and time > state.now), default=None)
+        if self._room > 0 and (self._rule.statement is not None or self._is_due()):
+            return None
+        return self._claimed()
 
-    def _may_claim(self) -> bool:
-        """Tell whether there is something for this very task, or may be in the user's table."""
-        if self.rule.source is not None and self.rule.memory.is_saturated:
-            return True
-        if not self._is_due():
-            return False
-        return self.rule.times is not None or bool(self._due(1))
+    # 1. lock: the transaction is the lock
 
-    def _is_due(self) -> bool:
-        """Tell whether something of the queue or of the calendar may be due."""
-        times = [self.state.first_run_at]
-        if self.rule.times is not None:
-            times.append(self.state.next_fire_at or self.state.now)
-        return any(time is not None and time <= self.state.now for time in times)
+    def _lock(self) -> None:
+        row = self._execute("task").fetchone() or (False, None, 0)
+        self.is_paused, override, self.changes = bool(row[0]), row[1], row[2]
+        self.concurrency: int = self._request.concurrency if override is None else override
 
-    def run(self) -> Batch:
-        active = self.state.active
-        if self.state.is_paused:
-            return Batch([], active=active)
-        if self.state.expired:
-            self._rescue()
-        if self.state.first_run_at is not None:
-            self._take_pending(self.state.first_run_at)
-        if self.rule.times is not None:
-            self._take_times(self.rule.times)
-        if self.rule.source is not None and self.room > 0:
-            self._take_from(self.rule.source)
-        self._remember()
-        return self._batch(active)
+    # 2. count what is active; the time is read after that
 
-    @property
-    def room(self) -> int:
-        """How many more may be claimed; claims that changed hands are counted as active."""
-        override = self.state.concurrency
-        concurrency = self.request.concurrency if override is None else override
-        return min(self.request.limit - len(self.claims), concurrency - self.state.active)
+    def _count(self) -> None:
+        self.active, first_expiry = self._execute("count").fetchone()
+        self._held = self.active
+        self._first_expiry = math.inf if first_expiry is None else first_expiry
+        self._now = self._parameters["now"] = self._clock()
+
+    # 3. rescue claims whose lease is over
 
     def _rescue(self) -> None:
-        """Bury what was handed out too often, hand out again what else expired.
-
-        What this dispatcher does not offer goes back to those that do.
-        """
-        self.state.active -= self.state.expired
-        if self.rule.deliveries is not None:
-            parameters = {"deliveries": self.rule.deliveries, "is_kept": self.rule.is_kept}
-            self._execute("bury", **parameters)
-            self.state.expired -= self._execute("forget_buried", **parameters).rowcount
-        offered = {"key": self.rule.key, "tags": self.rule.tags}
-        self._execute("roll_back", **offered)
-        self.state.expired -= self._execute("forget_rolled_back", **offered).rowcount
-        if self.room > 0:
-            self._claimed(self._execute("take_over", limit=self.room).fetchall())
-        # Those for which there is no room hold their slots all the same.
-        self.state.active += max(self.state.expired - len(self.claims), 0)
-
-    def _take_pending(self, first_run_at: float) -> None:
-        if first_run_at <= self.state.now and self.room > 0:
-            self._activate(self._due(self.room))
-        if first_run_at > self.state.now:
-            self.next_times.append(first_run_at)
-        elif self.room > 0:
-            (next_run_at,) = self._execute("next_run").fetchone()
-            self.next_times += [] if next_run_at is None else [next_run_at]
-
-    def _due(self, limit: int) -> list[tuple[int, str]]:
-        options = {"key": self.rule.key, "tags": self.rule.tags, "limit": limit}
-        return self._execute("due", **options).fetchall()
-
-    def _activate(self, due: list[tuple[int, str]]) -> None:
-        if not due:
+        if self._first_expiry > self._now:
             return
-        ids = json.dumps([row_id for row_id, _ in due])
-        rows = self._execute("activate", ids=ids).fetchall()
-        self._execute("unqueue", ids=ids)
-        # RETURNING promises no order.
-        place = {instruction: index for index, (_, instruction) in enumerate(due)}
-        self._claimed(sorted(rows, key=lambda row: place[row[0]]))
+        if self._rule.deliveries is not None:
+            self._execute("end_exhausted")
+            self._held -= self._execute("drop_exhausted").rowcount
+        self._execute("requeue_not_offered")
+        self._held -= self._execute("drop_not_offered").rowcount
+        (expired,) = self._execute("expired").fetchone()
+        # They hold their slots already, but no more of them start than may run now.
+        room = min(self._request.limit, self.concurrency - (self._held - expired))
+        if room > 0:
+            self._add(self._execute("rescue", room=room).fetchall())
 
-    def _take_times(self, times: CronTimes) -> None:
-        rows = self._execute("fires").fetchall()
-        kept = {key: KeptTime(_to_datetime(at), bool(is_done)) for key, at, is_done in rows}
-        fires = times.fires(kept, _to_datetime(self.state.now), self.room)
-        due = [time.astimezone(UTC) for time in fires.due]
-        self._record([time.isoformat() for time in due], since=min(due, default=None))
-        next_fire_at = fires.next_at.timestamp()
-        if kept.get(times.key) != KeptTime(fires.next_at):
-            self._execute("keep_next_fire", key=times.key, next_fire_at=next_fire_at)
-        for statement, keys in (("fires_done", fires.shared), ("forget_fires", fires.gone)):
-            if keys:
-                self._execute(statement, keys=json.dumps(keys))
-        self.next_times.append(next_fire_at)
+    # 4. room
 
-    def _take_from(self, source: Source) -> None:
-        active = active_instructions(self.connection, self.request.task_name)
-        given = {"active": json.dumps(active), "now": self.state.now}
-        if source.is_select:
-            self._take_found(source, given, len(active))
-            return
-        found = source.run(self.connection, {**given, "limit": self.room})
-        if self.state.changes:
-            # What a claim changes in the user's table does not wake its own task.
-            self._execute("keep_changes", changes=self.state.changes)
-        lost = set(found) - self._record(found)
-        if lost:
-            instructions = json.dumps(sorted(lost))
-            self._execute("postpone", instructions=instructions, retries=self.rule.retries)
+    @property
+    def _room(self) -> int:
+        held: int = self._held
+        return min(self._request.limit - len(self._rows), self.concurrency - held)
 
-    def _take_found(self, source: Source, given: dict[str, Any], active: int) -> None:
-        """Claim rows that a SELECT finds, though it finds those that are not to be claimed, too.
+    # 5. take due rows of the queue, priority by priority
 
-        What is active or queued is few: it asks for so many more. What failed may be many, and
-        most of their rows may be gone: it asks for more only if it must.
-        """
-        queued, failed = self._execute("left_out").fetchone()
-        limit = self.room + active + queued
-        most = limit + failed
+    def _take(self) -> None:
+        level = _HIGHEST
+        due: list[int] = []
+        room = self._room
+        while len(due) < room:
+            (level,) = self._execute("next_level", level=level).fetchone()
+            if level is None:
+                break
+            found = self._execute("due", level=level, room=room - len(due))
+            due += [row_id for (row_id,) in found]
+            self._note_due(level, self._now)
+        if due:
+            ids = json.dumps(due)
+            self._record(self._execute("record_due", ids=ids).fetchall())
+            self._execute("drop_due", ids=ids)
+
+    def _is_due(self) -> bool:
+        level = _HIGHEST
         while True:
-            found = source.run(self.connection, {**given, "limit": limit})
-            self._record(found, is_select=True)
-            if self.room <= 0 or len(found) < limit or limit >= most:
+            (level,) = self._execute("next_level", level=level).fetchone()
+            if level is None:
+                break
+            self._note_due(level, -math.inf)
+        if self._rule.cron is not None:
+            self._next_due.append(self._kept_times().get(self._rule.cron.key, self._now))
+        return any(time <= self._now for time in self._next_due)
+
+    def _note_due(self, level: int, after: float) -> None:
+        row = self._execute("next_due", level=level, after=after).fetchone()
+        if row is not None and row[0] <= _LAST_DAY:
+            self._next_due.append(row[0])
+
+    # 6. ask the user's own statement for the room that is left; fires of a cron task
+
+    def _ask(self) -> Exception | None:
+        """Claim what the user's statement returns; its error, which undoes only itself."""
+        if self._rule.statement is None or self._room <= 0:
+            return None
+        self._connection.execute("SAVEPOINT ask")
+        rows, held = list(self._rows), self._held
+        try:
+            self._claim_given(Query(self._rule.task_name, self._rule.statement))
+        except Exception as error:
+            if not self._connection.in_transaction:
+                raise  # a full disk, or a COMMIT in the statement: nothing of the claim is left
+            self._connection.execute("ROLLBACK TO ask")
+            self._connection.execute("RELEASE ask")
+            self._rows, self._held = rows, held
+            return error
+        self._connection.execute("RELEASE ask")
+        return None
+
+    def _claim_given(self, query: Query) -> None:
+        parameters = {"active": json.dumps(self._names("active")), "now": self._now}
+        if not query.is_marking(self._connection):
+            self._claim_found(query, parameters)
+            return
+        given = query.run(self._connection, {**parameters, "limit": self._room})
+        if self.changes:
+            # What a claim changes in the user's table does not wake its own task.
+            self._execute("note_changes", changes=self.changes)
+        taken = self._record_given(given)
+        if rest := [name for name in given if name not in taken]:
+            self._execute("requeue_given", instructions=json.dumps(rest))
+
+    def _claim_found(self, query: Query, parameters: dict[str, Any]) -> None:
+        """Claim rows of a plain SELECT, which finds them again while they are left out here."""
+        left_out = set(self._names("left_out"))
+        limit, most = self._room + self._held, self._room + len(left_out)
+        while True:
+            found = query.run(self._connection, {**parameters, "limit": limit})
+            new = [name for name in found if name not in left_out]
+            if len(new) >= self._room or len(found) < limit or limit >= most:
+                self._record_given(new[: self._room])
                 return
             limit = min(limit * 32, most)
 
-    def _record(
-        self,
-        instructions: Sequence[str],
-        *,
-        is_select: bool = False,
-        since: datetime | None = None,
-    ) -> set[str]:
-        if not instructions:
-            return set()
-        options: dict[str, Any] = {
-            "retries": self.rule.retries,
-            "limit": self.room,
-            "is_select": is_select,
-            "since": None if since is None else since.timestamp(),
-        }
-        rows = self._execute("record", instructions=json.dumps(instructions), **options).fetchall()
-        place = {instruction: index for index, instruction in enumerate(instructions)}
-        self._claimed(sorted(rows, key=lambda row: place[row[0]]))
-        return {row[0] for row in rows}
+    def _names(self, statement: str) -> list[str]:
+        return [name for (name,) in self._execute(statement)]
 
-    def _claimed(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self.state.active += len(rows)
-        self.claims += [
-            Claim(
-                instruction=instruction,
-                receipt=to_receipt(receipt),
-                payload=None if payload is None else json.loads(payload),
-                delivery=delivery,
-                lease=lease,
-                timeout=timeout,
-            )
-            for instruction, receipt, payload, delivery, lease, timeout in rows
+    def _fire(self) -> None:
+        times, room = self._rule.cron, self._room
+        if times is None:
+            return
+        kept = {key: _to_datetime(at) for key, at in self._kept_times().items()}
+        now = _to_datetime(self._now)
+        next_at = kept.get(times.key) or times.first(kept, now)
+        fires = times.fires(next_at, now, room)
+        self._record_given(self._fired(fires))
+        if kept.get(times.key) != fires.next_at:
+            self._execute("keep_time", cron=times.key, next_fire_at=fires.next_at.timestamp())
+            self._execute("forget_fired")
+        self._next_due.append(fires.next_at.timestamp())
+
+    def _fired(self, fires: Fires) -> list[str]:
+        """Return the times that no other expression of the task has fired before."""
+        return [
+            time.astimezone(UTC).isoformat()
+            for time in fires.due
+            if self._execute("fire", fire_at=time.timestamp()).rowcount
         ]
 
-    def _remember(self) -> None:
-        self.rule.memory.concurrency = self.request.concurrency
-        self.rule.memory.is_saturated = self.room <= 0
+    def _kept_times(self) -> dict[str, float]:
+        if self._rule.cron is None:
+            return {}
+        return dict(self._execute("kept_times").fetchall())
 
-    def _batch(self, active: int) -> Batch:
-        next_in = max(REST, self.rule.delay) if self._may_rest() else None
-        return Batch(self.claims, active=active, next_in=next_in, due_in=self._due_in())
+    # 7. record each with a new receipt
+
+    def _record_given(self, instructions: Sequence[str]) -> set[str]:
+        if not instructions:
+            return set()
+        rows = self._execute("record_given", instructions=json.dumps(instructions)).fetchall()
+        self._record(rows)
+        return {instruction for _, instruction, *_ in rows}
+
+    def _record(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._held += len(rows)
+        self._add(rows)
+
+    def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Note claims, in the order of their ids: RETURNING promises none."""
+        token = self._parameters["token"]
+        for row_id, instruction, payload, delivery, timeout in sorted(rows):
+            row = ClaimedRow((row_id, token), instruction, payload, delivery, timeout)
+            self._rows.append(row)
+
+    def _claimed(self, *, outcome: Any = None, error: Exception | None = None) -> Claimed:
+        return Claimed(
+            rows=self._rows,
+            active=None if outcome else self.active,
+            concurrency=self.concurrency,
+            outcome=outcome,
+            due_in=None if outcome else self._due_in(),
+            error=error,
+        )
 
     def _due_in(self) -> float | None:
-        """Give the seconds until something may be due that is not yet."""
-        times = [*self.next_times, self.state.lease_expires_at or 0.0]
-        waits = [time - self.state.now for time in times if time > self.state.now]
-        waits += [min(claim.lease or math.inf, claim.timeout or math.inf) for claim in self.claims]
-        return min(waits, default=None)
+        """Return the seconds until an attempt may find something; see `Claimed`."""
+        has_slots = self._held < self.concurrency
+        if has_slots and len(self._rows) >= self._request.limit:
+            return 0.0
+        if self._first_expiry <= self._now:  # some were over: look at what is left
+            self._first_expiry = self._next_expiry()
+        times = [self._first_expiry, *(self._next_due if has_slots else ())]
+        wait = min((time for time in times if time > self._now), default=math.inf) - self._now
+        return None if wait == math.inf else wait
 
-    def _may_rest(self) -> bool:
-        """Tell whether the task is woken as soon as there is something to claim."""
-        rule, state = self.rule, self.state
-        # The end of the first lease is known, and if that is over no other one.
-        is_rescue = state.lease_expires_at is not None and state.lease_expires_at <= state.now
-        is_told = rule.source is None and (rule.is_concurrency_fixed or self.room > 0)
-        return rule.is_live() and is_told and not (self.claims or is_rescue)
+    def _next_expiry(self) -> float:
+        _, first = self._execute("count").fetchone()
+        return math.inf if first is None else first
 
     def _execute(self, statement: str, **parameters: Any) -> sqlite3.Cursor:
-        common = {
-            "task_name": self.request.task_name,
-            "now": self.state.now,
-            "lease": self.rule.lease,
-            "claimed_by": self.rule.claimed_by,
-        }
-        return self.connection.execute(CLAIM[statement], {**common, **parameters})
+        return self._connection.execute(CLAIM[statement], {**self._parameters, **parameters})
 
 
 def _to_datetime(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def to_glob(key: str) -> str:
+    r"""Return a pattern for LIKE as one for GLOB, for which case counts as it does elsewhere.
+
+    Examples:
+        >>> [to_glob(key) for key in ("user:%", r"a\_1", "a_*")]
+        ['user:*', 'a_1', 'a?[*]']
+    """
+    glob, is_escaped = "", False
+    for character in key:
+        if character == "\\" and not is_escaped:
+            is_escaped = True
+            continue
+        special = None if is_escaped else {"%": "*", "_": "?"}.get(character)
+        glob += special or (f"[{character}]" if character in "*?[" else character)
+        is_escaped = False
+    return glob

@@ -1,5 +1,6 @@
 """Opening a database, waiting for one's turn to write, and errors that say what to do."""
 
+import math
 import os
 import random
 import re
@@ -7,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlite_utils
 
@@ -78,11 +79,49 @@ def open_database(path: str, synchronous: str) -> sqlite3.Connection:
     try:
         # enable_wal changes nothing, and so locks nothing, when it is on already.
         patiently(sqlite_utils.Database(connection).enable_wal)
+        _read_all_text(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
     except sqlite3.Error as error:
         connection.close()
         raise to_storage_error(path, error) from error
     return connection
+
+
+def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
+    """Open a database in memory whose clock, in all of SQL, is `clock`."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _read_all_text(connection)
+    real = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def overridden(name: str) -> Callable[..., Any]:
+        place = 1 if name == "strftime" else 0
+
+        def function(*arguments: object) -> Any:
+            given = [*arguments] if len(arguments) > place else [*arguments, "now"]
+            if given[place] == "now":
+                # As a Julian day: the only form of which the date functions keep the fraction.
+                day = clock() / 86400.0 + 2440587.5
+                # Rounded down: what is due now by a DEFAULT must not be due a moment later.
+                given[place] = math.nextafter(day, 0) if name == "julianday" else day
+            marks = ", ".join("?" * len(given))
+            return real.execute(f"SELECT {name}({marks})", given).fetchone()[0]
+
+        return function
+
+    for name in ("date", "time", "datetime", "julianday", "strftime"):
+        connection.create_function(name, -1, overridden(name))
+    for name, expression in {
+        "current_timestamp": "datetime",
+        "current_date": "date",
+        "current_time": "time",
+    }.items():
+        connection.create_function(name, 0, overridden(expression))
+    return connection
+
+
+def _read_all_text(connection: sqlite3.Connection) -> None:
+    """Read text that is not UTF-8, too, as any program may have written it."""
+    connection.text_factory = lambda data: data.decode(errors="replace")
 
 
 def connect_existing(path: str) -> sqlite3.Connection:

@@ -2,20 +2,27 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from planton import InvalidArgumentError
-from planton.storage import InstructionRecord, NewInstruction, TaskStats
-from planton_sqlite._statements import OPERATE
+from planton.storage import Filter, InstructionRecord, NewInstruction, TaskStats, load_statements
 
-LARGEST = 2**63 - 1
+OPERATE = load_statements(__package__, "operate.sql")
+_EVENTS = ("INSERT", "UPDATE")
+_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
 
 
-def enqueue(connection: sqlite3.Connection, new: NewInstruction) -> bool:
-    """Queue an instruction; whether it was not queued already."""
-    parameters = {
+def enqueue(
+    connection: sqlite3.Connection, new: Sequence[NewInstruction], now: float
+) -> list[bool]:
+    """Queue instructions; whether each was not queued already."""
+    return [_execute(connection, "enqueue", **_columns(one), now=now).rowcount == 1 for one in new]
+
+
+def _columns(new: NewInstruction) -> dict[str, Any]:
+    return {
         "task_name": new.task_name,
         "instruction": new.instruction,
         "payload": new.payload,
@@ -25,148 +32,155 @@ def enqueue(connection: sqlite3.Connection, new: NewInstruction) -> bool:
         "retries": new.retries,
         "timeout": new.timeout,
     }
-    return connection.execute(OPERATE["enqueue"], parameters).rowcount == 1
 
 
 def change_task(connection: sqlite3.Connection, statement: str, **parameters: Any) -> None:
     """Pause, resume, or set the concurrency."""
-    connection.execute(OPERATE[statement], parameters)
+    _execute(connection, statement, **parameters)
 
 
 def retry(
-    connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None
+    connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None, now: float
 ) -> int:
     """Queue ended instructions again; how many."""
-    failed = _ends(connection, "failed_ends", task_name, instructions)
-    names = list(failed) if instructions is None else instructions
-    # One that never failed may have succeeded at any time.
-    since = min(failed.values(), default=LARGEST) if failed.keys() >= set(names) else 0
-    succeeded = _ends(connection, "succeeded_since", task_name, names, since=since)
-    later = {name: end for name, end in succeeded.items() if end > failed.get(name, 0)}
-    living = _living(connection, task_name, names)
     if instructions is None:
-        back = later.keys() | living
-        ends = [end for name, end in failed.items() if name not in back]
-        return _revive(connection, task_name, ends)
-    _check_ended(instructions, failed.keys() | later.keys(), living)
-    return _revive(connection, task_name, list({**failed, **later}.values()))
+        ends = _by_name(connection, "failed_ends", task_name)
+        living = _living(connection, task_name, ends)
+        ends = {name: end for name, end in ends.items() if name not in living}
+    else:
+        ends = _by_name(connection, "last_ends", task_name, instructions)
+        _check_ended(instructions, ends, _living(connection, task_name, instructions))
+    parameters = {"task_name": task_name, "ids": json.dumps(list(ends.values())), "now": now}
+    for statement in ("requeue_ended", "forget_failures", "forget_ends"):
+        _execute(connection, statement, **parameters)
+    return len(ends)
 
 
-def _ends(
-    connection: sqlite3.Connection,
-    statement: str,
-    task_name: str,
-    instructions: Sequence[str] | None,
-    **parameters: int,
+def _by_name(
+    connection: sqlite3.Connection, statement: str, task_name: str, names: Iterable[str] = ()
 ) -> dict[str, int]:
-    """Give the last ends of instructions by their ids, which are in the order of the ends."""
-    asked = None if instructions is None else json.dumps(instructions)
-    common = {"task_name": task_name, "instructions": asked}
-    return dict(connection.execute(OPERATE[statement], {**common, **parameters}).fetchall())
+    parameters = {"task_name": task_name, "instructions": json.dumps(list(names))}
+    return dict(_execute(connection, statement, **parameters).fetchall())
 
 
-def _living(connection: sqlite3.Connection, task_name: str, names: Sequence[str]) -> set[str]:
-    parameters = {"task_name": task_name, "instructions": json.dumps(names)}
-    return {name for (name,) in connection.execute(OPERATE["living"], parameters)}
+def _living(connection: sqlite3.Connection, task_name: str, names: Iterable[str]) -> set[str]:
+    parameters = {"task_name": task_name, "instructions": json.dumps(list(names))}
+    return {name for (name,) in _execute(connection, "living", **parameters)}
 
 
-def _check_ended(instructions: Sequence[str], ended: set[str], living: set[str]) -> None:
-    for name in instructions:
+def _check_ended(names: Sequence[str], ended: Collection[str], living: Collection[str]) -> None:
+    for name in names:
         if name in living:
-            remedy = "it is queued or active, wait until it has ended"
+            remedy = "it is queued or active: wait until it has ended"
             raise InvalidArgumentError("instructions", name, remedy)
         if name not in ended:
-            remedy = "the history knows no such instruction of this task"
+            remedy = "the history has no such instruction of this task"
             raise InvalidArgumentError("instructions", name, remedy)
 
 
-def _revive(connection: sqlite3.Connection, task_name: str, ids: Sequence[int]) -> int:
-    parameters = {"task_name": task_name, "ids": json.dumps(ids)}
-    for statement in ("revive", "forget_failed", "forget"):
-        connection.execute(OPERATE[statement], parameters)
-    return len(ids)
+def find(connection: sqlite3.Connection, wanted: Filter, now: float) -> list[InstructionRecord]:
+    """Return instructions, the oldest first."""
+    parameters = {
+        "status": wanted.status,
+        "task_name": wanted.task_name,
+        "instruction": wanted.instruction,
+        "older_than": wanted.older_than,
+        "limit": wanted.limit,
+    }
+    rows = _execute(connection, "find", **parameters, now=now)
+    names = [column[0] for column in rows.description]
+    return [_record(dict(zip(names, row, strict=True))) for row in rows]
 
 
-def find(connection: sqlite3.Connection, **filters: Any) -> list[InstructionRecord]:
-    """Give instructions, the oldest first."""
-    return [_record(*row) for row in connection.execute(OPERATE["find"], filters)]
+def _record(values: dict[str, Any]) -> InstructionRecord:
+    for name in ("created_at", "run_at", "claimed_at", "lease_expires_at", "ended_at"):
+        values[name] = to_datetime(values[name])
+    for name in ("payload", "result"):
+        values[name] = _from_json(values[name])
+    values["tags"] = tuple(map(str, _from_json(values["tags"]) or ()))
+    return InstructionRecord(**values)
 
 
-def _record(
-    task_name: str,
-    instruction: str,
-    status: Any,
-    payload: str | None,
-    priority: int,
-    tags: str,
-    retries: int,
-    timeout: float | None,
-    delivery: int,
-    result: str | None,
-    error: str | None,
-    claimed_by: str | None,
-    *times: float | None,
-) -> InstructionRecord:
-    created_at, run_at, claimed_at, lease_expires_at, ended_at = map(_to_datetime, times)
-    assert created_at is not None, "the column is NOT NULL"
-    return InstructionRecord(
-        task_name=task_name,
-        instruction=instruction,
-        status=status,
-        payload=_from_json(payload),
-        priority=priority,
-        tags=tuple(json.loads(tags)),
-        retries=retries,
-        timeout=timeout,
-        delivery=delivery,
-        result=_from_json(result),
-        error=error,
-        created_at=created_at,
-        run_at=run_at,
-        claimed_at=claimed_at,
-        claimed_by=claimed_by,
-        lease_expires_at=lease_expires_at,
-        ended_at=ended_at,
-    )
-
-
-def stats(connection: sqlite3.Connection) -> list[TaskStats]:
+def stats(connection: sqlite3.Connection, now: float) -> list[TaskStats]:
     """Count the instructions of every task."""
     return [
         TaskStats(
             task_name=name,
-            queued=queued,
-            running=running,
-            succeeded=succeeded,
-            failed=failed,
-            dead=dead,
-            oldest_due_at=_to_datetime(oldest_due_at),
+            **dict(zip(("queued", "running", "succeeded", "failed", "dead"), counts, strict=True)),
+            oldest_due_at=to_datetime(oldest_due_at),
             paused=bool(is_paused),
             concurrency=concurrency,
         )
-        for (
-            name,
-            queued,
-            running,
-            succeeded,
-            failed,
-            dead,
-            oldest_due_at,
-            is_paused,
-            concurrency,
-        ) in connection.execute(OPERATE["stats"])
+        for name, *counts, oldest_due_at, is_paused, concurrency in _execute(
+            connection, "stats", now=now
+        )
     ]
 
 
-def prune(connection: sqlite3.Connection, older_than: float, limit: int = -1) -> int:
+def prune(
+    connection: sqlite3.Connection,
+    older_than: float,
+    statuses: Collection[str],
+    limit: int,
+    now: float,
+) -> int:
     """Delete from the history what ended that long ago, the oldest first; how many."""
-    parameters = {"older_than": older_than, "limit": limit}
-    return connection.execute(OPERATE["prune"], parameters).rowcount
+    _execute(connection, "forget_expressions", now=now)
+    parameters = {"older_than": older_than, "statuses": json.dumps(list(statuses)), "limit": limit}
+    return _execute(connection, "prune", **parameters, now=now).rowcount
 
 
-def _to_datetime(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def wake_on_change(
+    connection: sqlite3.Connection, table: str, task_name: str, *, is_wanted: bool
+) -> bool:
+    """Make the triggers that count changes of a table, or drop them; whether that was to do.
+
+    Raises:
+        InvalidArgumentError: If there is no such table.
+    """
+    row = _execute(connection, "table", table=table).fetchone()
+    if row is None:
+        remedy = "there is no such table in the database; make it first"
+        raise InvalidArgumentError("table", table, remedy)
+    if is_wanted:
+        _execute(connection, "count_changes", task_name=task_name)
+    names = {"table": row[0], "task_name": task_name}
+    return any(
+        # All of them, whatever the first did.
+        [_trigger(connection, names, event, is_wanted=is_wanted) for event in _EVENTS]  # noqa: C419
+    )
+
+
+def _trigger(
+    connection: sqlite3.Connection, names: Mapping[str, str], event: str, *, is_wanted: bool
+) -> bool:
+    (trigger,) = _execute(connection, "trigger_name", **names, event=event).fetchone()
+    (exists,) = _execute(connection, "trigger_exists", trigger=trigger).fetchone()
+    if bool(exists) is is_wanted:
+        return False
+    statement = "create_trigger" if is_wanted else "drop_trigger"
+    (sql,) = _execute(connection, statement, **names, event=event, trigger=trigger).fetchone()
+    connection.execute(sql)
+    return True
+
+
+def to_datetime(seconds: float | None) -> datetime | None:
+    """Return a time; the first or the last one for what is beyond, as rows of plain SQL may be."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(min(max(float(seconds), _FIRST), _LAST), UTC)
 
 
 def _from_json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    """Return a value, or the text itself where Python's reader gives up: others can be read."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _execute(connection: sqlite3.Connection, statement: str, **parameters: Any) -> sqlite3.Cursor:
+    # A cursor of our own: the caller's connection may make rows of another kind.
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return cursor.execute(OPERATE[statement], parameters)

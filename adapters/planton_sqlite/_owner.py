@@ -1,8 +1,4 @@
-"""One thread owns the connection; trio tasks hand it their work.
-
-Work that waits while a transaction is being written shares the next one: twenty consumers that
-report at the same time pay for one commit, which is most of what a small transaction costs.
-"""
+"""One thread owns the connection; trio tasks hand it their work."""
 
 import sqlite3
 import threading
@@ -18,18 +14,23 @@ from planton import StorageError
 from planton_sqlite._open import is_read_only, patiently, to_storage_error
 
 T = TypeVar("T")
-
-# How much work shares a transaction at the most.
-GROUP = 200
+Work = Callable[[sqlite3.Connection], T]
 
 
 @attrs.define(eq=False)
 class Job(Generic[T]):
-    """Some work for the owner, and the trio task that waits for it."""
+    """Some work for the owner, and the trio task that waits for it.
 
-    function: Callable[[sqlite3.Connection], T]
+    Attributes:
+        function: The work.
+        is_write: Whether it needs a transaction.
+        look: Reads, without one, whether there is anything to write; its answer is the result
+            unless it is None.
+    """
+
+    function: Work[T]
     is_write: bool
-    look: Callable[[sqlite3.Connection], T | None] | None
+    look: Work[T | None] | None
     task: trio.lowlevel.Task
     token: trio.lowlevel.TrioToken
     result: "outcome.Outcome[T] | None" = None
@@ -49,19 +50,11 @@ class Owner:
     Args:
         open_connection: Opens the connection, on the thread.
         database: What to call the database in errors.
-        check: Raises if the tables are not those that this code needs; asked until it does not.
     """
 
-    def __init__(
-        self,
-        open_connection: Callable[[], sqlite3.Connection],
-        database: str,
-        check: Callable[[sqlite3.Connection], None],
-    ) -> None:
+    def __init__(self, open_connection: Callable[[], sqlite3.Connection], database: str) -> None:
         self._open = open_connection
         self._database = database
-        self._check = check
-        self._is_checked = False
         self._jobs: deque[Job[Any]] = deque()
         self._lock = threading.Condition()
         self._is_closing = False
@@ -70,13 +63,12 @@ class Owner:
         self._is_read_only = False
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
+        self._idle: Work[None] | None = None
+        self._interval = 0.0
 
     async def start(self) -> None:
         """Start the thread and open the connection; raises what opening raises."""
-        if self._thread is not None and self._thread.is_alive():
-            raise StorageError(self._database, "the storage is open already: make a second one")
         self._is_closing, self._failure, self._opened = False, None, threading.Event()
-        self._is_checked = False
         # A daemon, so that a program that crashes is not kept alive; `close` waits for it.
         self._thread = threading.Thread(target=self._main, name="planton-sqlite", daemon=True)
         self._thread.start()
@@ -94,65 +86,42 @@ class Owner:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._thread.join)
 
-    async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None:
+        """Call `work` on the thread after each job, and every `interval` seconds without one."""
+        with self._lock:
+            self._idle, self._interval = work, interval
+            self._lock.notify()
+
+    async def read(self, function: Work[T]) -> T:
         """Run `function` on the thread, without a transaction."""
-        return await self._do(self._checked(function), is_write=False)
+        return await self._do(function, is_write=False)
 
-    async def migrate(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `function` in a transaction, whatever tables there are."""
-        return await self._do(function, is_write=True)
-
-    async def write(
-        self,
-        function: Callable[[sqlite3.Connection], T],
-        look: Callable[[sqlite3.Connection], T | None] | None = None,
-    ) -> T:
+    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
         """Run `function` in a transaction; if it raises, what it did is undone.
 
         It returns after the commit. A cancellation takes effect only as long as the thread has
         not begun: from then on the result is returned, so that nothing is committed unheard.
 
-        With `look` there is no transaction if `look`, which only reads, gives a result already:
+        With `look` there is no transaction if `look`, which only reads, returns a result already:
         polling then does not stand in the queue of those who write.
 
         Raises:
             StorageError: If the database stays locked by others, or cannot be written.
         """
-        checked_look = None if look is None else self._checked(look)
-        return await self._do(self._checked(function), is_write=True, look=checked_look)
-
-    def _checked(
-        self, function: Callable[[sqlite3.Connection], T]
-    ) -> Callable[[sqlite3.Connection], T]:
-        """Let `function` see only tables that it knows."""
-        if self._is_checked:
-            return function
-
-        def checked(connection: sqlite3.Connection) -> T:
-            if not self._is_checked:
-                self._check(connection)
-                self._is_checked = True
-            return function(connection)
-
-        return checked
+        return await self._do(function, is_write=True, look=look)
 
     # A KeyboardInterrupt between handing the work over and waiting for it would leave a job that
     # later reschedules a task which does not wait for it: trio would break down.
     @trio.lowlevel.enable_ki_protection
     async def _do(
-        self,
-        function: Callable[[sqlite3.Connection], T],
-        *,
-        is_write: bool,
-        look: Callable[[sqlite3.Connection], T | None] | None = None,
+        self, function: Work[T], *, is_write: bool, look: Work[T | None] | None = None
     ) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         token = trio.lowlevel.current_trio_token()
         job = Job(function, is_write, look, trio.lowlevel.current_task(), token)
         with self._lock:
-            if self._is_closing or self._thread is None:
-                problem = "the storage is not open: use it inside of `async with storage`"
-                raise StorageError(self._database, problem)
+            if self._is_closing or self._thread is None or not self._thread.is_alive():
+                raise StorageError(self._database, "the storage is not open")
             self._jobs.append(job)
             self._lock.notify()
         return cast(T, await trio.lowlevel.wait_task_rescheduled(lambda _: self._withdraw(job)))
@@ -176,82 +145,54 @@ class Owner:
         finally:
             self._opened.set()
         try:
-            while jobs := self._next():
-                self._work(jobs)
+            while self._serve():
+                pass
         finally:
             self._connection.close()
 
-    def _next(self) -> list[Job[Any]]:
-        """Wait for work; writes that wait together are taken together."""
+    def _serve(self) -> bool:
+        """Do the next job, or the idle work; whether to go on."""
         with self._lock:
-            while not (self._jobs or self._is_closing):
-                self._lock.wait()
-            jobs: list[Job[Any]] = []
-            while self._jobs and len(jobs) < GROUP:
-                if jobs and not (jobs[0].is_write and self._jobs[0].is_write):
-                    break
-                jobs.append(self._jobs.popleft())
-            return jobs
-
-    def _work(self, jobs: list[Job[Any]]) -> None:
-        try:
-            if jobs[0].is_write:
-                writing = [job for job in jobs if not self._is_settled(job)]
-                if writing:
-                    self._transact(writing)
-            else:
-                jobs[0].result = outcome.Value(jobs[0].function(self._connection))
-        except BaseException as error:  # noqa: ASYNC103  not on trio: raised by those who wait
-            # One for each: they share the transaction, but neither the outcome nor the traceback.
-            for job in jobs:
-                job.result = outcome.Error(self._mapped(error))
-        if self._is_read_only:
-            self._reopen()
-        for job in jobs:
+            if not (self._jobs or self._is_closing):
+                self._lock.wait(self._interval if self._idle else None)
+            job, idle = self._jobs.popleft() if self._jobs else None, self._idle
+        if job is not None:
+            job.result = self._done(job)
+            if self._is_read_only:
+                self._reopen()
             job.hand_over()
+        if idle is not None:
+            outcome.capture(idle, self._connection)  # it tells of its errors itself
+        return job is not None or not self._is_closing
+
+    def _done(self, job: Job[T]) -> "outcome.Outcome[T]":
+        """Do a job. Whatever it raises is the answer of its caller; the thread goes on."""
+        try:
+            if not job.is_write:
+                return outcome.Value(job.function(self._connection))
+            seen = None if job.look is None else job.look(self._connection)
+            return outcome.Value(self._transact(job.function) if seen is None else seen)
+        except BaseException as error:  # noqa: ASYNC103  not on trio: raised by the one who waits
+            return outcome.Error(self._mapped(error))  # noqa: ASYNC104
 
     def _reopen(self) -> None:
         """Connect anew: what was read-only when it was opened stays so for that connection."""
         try:
             connection = self._open()
         except StorageError:
-            return  # whoever comes next is told
+            return  # the next caller is told
         self._connection.close()
         self._connection, self._is_read_only = connection, False
 
-    def _is_settled(self, job: Job[Any]) -> bool:
-        """Look whether there is anything to write."""
-        try:
-            seen = None if job.look is None else job.look(self._connection)
-        except Exception:
-            return False  # the transaction will fail in the same way, on its own
-        if seen is not None:
-            job.result = outcome.Value(seen)
-        return seen is not None
-
-    def _transact(self, jobs: list[Job[Any]]) -> None:
+    def _transact(self, function: Work[T]) -> T:
         patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"))
         try:
-            for job in jobs:
-                job.result = self._within_savepoint(job)
+            result = function(self._connection)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
-
-    def _within_savepoint(self, job: Job[Any]) -> "outcome.Outcome[Any]":
-        """Do one of several jobs of a transaction; one that fails undoes only its own."""
-        self._connection.execute("SAVEPOINT job")
-        try:
-            result: outcome.Outcome[Any] = outcome.Value(job.function(self._connection))
-        except Exception as error:
-            # A full disk or a lost file ends the transaction of all of them.
-            if not self._connection.in_transaction:
-                raise
-            self._connection.execute("ROLLBACK TO job")
-            result = outcome.Error(self._mapped(error))
-        self._connection.execute("RELEASE job")
         return result
 
     def _mapped(self, error: BaseException) -> BaseException:

@@ -1,27 +1,18 @@
 """The tables: numbered migrations, applied in order, once."""
 
 import sqlite3
-from functools import cache
-from importlib.resources import files
 
-from planton import StorageError
+from planton.storage import check_version, load_migrations, refuse_newer
 
+_MIGRATIONS = load_migrations(__package__)
 _CREATE_VERSION = "CREATE TABLE IF NOT EXISTS planton_schema (version INTEGER NOT NULL)"
 _FIND_VERSION = "SELECT count(*) FROM sqlite_master WHERE name = 'planton_schema'"
 
 
-@cache
-def migrations() -> list[str]:
-    """Give the migrations, the first first."""
-    folder = files(__package__).joinpath("migrations")
-    found = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
-    return [folder.joinpath(name).read_text(encoding="utf-8") for name in found]
-
-
 def script() -> str:
-    """Give all that `migrate` does on an empty database, as one script."""
-    applied = f"INSERT INTO planton_schema VALUES ({len(migrations())});\n"
-    return "\n".join([*migrations(), f"{_CREATE_VERSION};", applied])
+    """Return all that `migrate` does on an empty database, as one script."""
+    applied = f"INSERT INTO planton_schema VALUES ({len(_MIGRATIONS)});\n"
+    return "\n".join([*_MIGRATIONS, f"{_CREATE_VERSION};", applied])
 
 
 def migrate(connection: sqlite3.Connection, database: str) -> int:
@@ -31,28 +22,23 @@ def migrate(connection: sqlite3.Connection, database: str) -> int:
         StorageError: If the tables are newer than this code.
     """
     connection.execute(_CREATE_VERSION)
-    version, known = _version(connection), migrations()
-    _refuse_newer(version, database)
-    for number, script in enumerate(known[version:], version + 1):
-        for statement in _statements(script):
+    version = _version(connection)
+    refuse_newer(database, version, len(_MIGRATIONS))
+    for number, migration in enumerate(_MIGRATIONS[version:], version + 1):
+        for statement in _statements(migration):
             connection.execute(statement)
         connection.execute("INSERT INTO planton_schema VALUES (?)", (number,))
-    return len(known) - version
+    return len(_MIGRATIONS) - version
 
 
 def check(connection: sqlite3.Connection, database: str) -> None:
-    """Find out whether the tables are those that this code needs.
+    """Check that the tables are those that this code needs.
 
     Raises:
         StorageError: If they are missing, older, or newer; it says what to do.
     """
-    version = _version(connection) if _count(connection, _FIND_VERSION) else 0
-    _refuse_newer(version, database)
-    if version < len(migrations()):
-        tables = f"its tables are of version {version}" if version else "it has no planton tables"
-        problem = f"{tables}, this planton needs version {len(migrations())}"
-        remedy = "call `await storage.migrate()` first, or run `planton migrate URL`"
-        raise StorageError(database, f"{problem}: {remedy}")
+    version = _version(connection) if _count(connection, _FIND_VERSION) else None
+    check_version(database, version, len(_MIGRATIONS))
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -60,19 +46,10 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _count(connection: sqlite3.Connection, sql: str) -> int:
-    """Give a number, whatever rows the connection of a caller gives."""
+    """Return a number, whatever rows the connection of a caller makes."""
     cursor = connection.cursor()
     cursor.row_factory = None
     return int(cursor.execute(sql).fetchone()[0])
-
-
-def _refuse_newer(version: int, database: str) -> None:
-    if version > len(migrations()):
-        problem = (
-            f"its tables are of version {version}, this planton knows versions up to "
-            f"{len(migrations())}: install a newer planton"
-        )
-        raise StorageError(database, problem)
 
 
 def _statements(script: str) -> list[str]:

@@ -1,54 +1,43 @@
--- The strict claim, in the order of its statements; all in one transaction.
+-- The statements of the claim, by its steps; see _claim.py.
 
--- name: state
--- All that a look at an idle or saturated task needs.
-SELECT
-    clock.now,
-    task.paused_at IS NOT NULL AS is_paused,
-    task.concurrency,
-    cron.next_fire_at,
-    (SELECT count(*) FROM planton_active WHERE task_name = :task_name) AS active,
-    (
-        SELECT count(*) FROM planton_active
-        WHERE task_name = :task_name AND lease_expires_at <= clock.now
-    ) AS expired,
-    (SELECT min(run_at) FROM planton_pending WHERE task_name = :task_name) AS first_run_at,
-    (
-        SELECT min(lease_expires_at) FROM planton_active WHERE task_name = :task_name
-    ) AS lease_expires_at,
-    coalesce(task.changes, 0) AS changes
-FROM (SELECT (julianday('now') - 2440587.5) * 86400.0 AS now) AS clock
-LEFT JOIN planton_task AS task ON task.task_name = :task_name
-LEFT JOIN planton_cron AS cron ON cron.task_name = :task_name AND cron.key = :cron;
+-- name: now
+SELECT (julianday('now') - 2440587.5) * 86400.0;
+
+-- name: task
+SELECT paused_at IS NOT NULL, concurrency, changes FROM planton_task WHERE task_name = :task_name;
+
+-- name: count
+SELECT count(*), min(lease_expires_at) FROM planton_active WHERE task_name = :task_name;
 
 -- name: active
-SELECT instruction FROM planton_active WHERE task_name = :task_name;
+SELECT instruction FROM planton_active WHERE task_name = :task_name ORDER BY id;
 
--- name: bury
--- Claims that were handed out as often as they may be: they end as dead.
+-- name: end_exhausted
+-- Claims whose lease is over for the last time: they end as dead.
 INSERT INTO planton_ended (
-    task_name, instruction, payload, priority, tags, retries, timeout, delivery, status, error,
-    created_at, claimed_at, claimed_by, ended_at
+    task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery, status,
+    error, created_at, claimed_at, claimed_by, ended_at
 )
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, 'dead',
-    'its lease expired, and delivery ' || delivery || ' was the last', created_at, claimed_at,
-    claimed_by, :now
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery, 'dead',
+    'its lease expired, and its deliveries are used up: ' || delivery
+    || coalesce('; the error before was: ' || error, ''), created_at, claimed_at, claimed_by, :now
 FROM planton_active
-WHERE task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliveries AND :is_kept;
+WHERE :keeps AND task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliveries
+ORDER BY id;
 
--- name: forget_buried
+-- name: drop_exhausted
 DELETE FROM planton_active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliveries;
 
--- name: roll_back
--- Claims whose lease expired and that this dispatcher does not offer to take: those that do find
--- them in the queue. Left here they would hold their slots until such a one comes.
+-- name: requeue_not_offered
+-- Claims whose lease is over and that this dispatcher does not offer: those that do find them in
+-- the queue. Here they would hold their slots until such a one comes.
 INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
-    given_back, created_at, run_at
+    task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
+    failures, undelivered, error, created_at, run_at
 )
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
-    given_back, created_at, :now
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
+    failures, undelivered, error, created_at, :now
 FROM planton_active AS active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
     instruction GLOB :key AND (tags = '[]' OR NOT EXISTS (
@@ -56,10 +45,10 @@ WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
         WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
     ))
 )
-ORDER BY lease_expires_at
+ORDER BY id
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
--- name: forget_rolled_back
+-- name: drop_not_offered
 DELETE FROM planton_active AS active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
     instruction GLOB :key AND (tags = '[]' OR NOT EXISTS (
@@ -68,107 +57,103 @@ WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
     ))
 );
 
--- name: take_over
--- Claims whose lease expired already hold their slots: they change hands.
+-- name: rescue
+-- The others hold their slots already: they get a new token and are delivered again.
 UPDATE planton_active
-SET receipt = random(), delivery = delivery + 1, claimed_at = :now, claimed_by = :claimed_by,
-    lease = :lease,
-    lease_expires_at = :now + min(:lease, coalesce(timeout, :lease))
-WHERE receipt IN (
-    SELECT receipt FROM planton_active
+SET token = :token, delivery = delivery + 1, claimed_at = :now, claimed_by = :claimed_by,
+    lease = :lease, lease_expires_at = :now + min(:lease, coalesce(timeout, :lease))
+WHERE id IN (
+    SELECT id FROM planton_active
     WHERE task_name = :task_name AND lease_expires_at <= :now
-    ORDER BY lease_expires_at LIMIT :limit
+    ORDER BY lease_expires_at, id LIMIT :room
 )
-RETURNING instruction, receipt, payload, delivery, lease, timeout;
+RETURNING id, instruction, payload, delivery, timeout;
+
+-- name: expired
+SELECT count(*) FROM planton_active WHERE task_name = :task_name AND lease_expires_at <= :now;
+
+-- name: next_level
+SELECT max(priority) FROM planton_pending WHERE task_name = :task_name AND priority < :level;
 
 -- name: due
--- Not one whose instruction is active: it waits for that claim to end. Left to itself the planner
--- takes the index of the times, and sorts the whole backlog at every claim.
-SELECT id, instruction FROM planton_pending AS pending INDEXED BY planton_pending_due
-WHERE task_name = :task_name AND run_at <= :now AND instruction GLOB :key
+-- What is active stays in the queue until that claim has ended.
+SELECT id FROM planton_pending AS pending INDEXED BY planton_pending_due
+WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND instruction GLOB :key
   AND (tags = '[]' OR NOT EXISTS (
     SELECT 1 FROM json_each(pending.tags) AS tag
     WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
   ))
-  AND NOT EXISTS (
-    SELECT 1 FROM planton_active AS active
-    WHERE active.task_name = pending.task_name AND active.instruction = pending.instruction
-  )
-ORDER BY priority DESC, run_at, id LIMIT :limit;
+  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+ORDER BY run_at, id LIMIT :room;
 
--- name: activate
+-- name: next_due
+SELECT run_at FROM planton_pending AS pending INDEXED BY planton_pending_due
+WHERE task_name = :task_name AND priority = :level AND run_at > :after AND instruction GLOB :key
+  AND (tags = '[]' OR NOT EXISTS (
+    SELECT 1 FROM json_each(pending.tags) AS tag
+    WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
+  ))
+ORDER BY run_at LIMIT 1;
+
+-- name: record_due
 INSERT INTO planton_active (
-    receipt, task_name, instruction, payload, priority, tags, retries, timeout, delivery, error,
-    given_back, created_at, claimed_at, claimed_by, lease, lease_expires_at
+    token, task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
+    failures, undelivered, error, created_at, claimed_at, claimed_by, lease, lease_expires_at
 )
-SELECT random(), task_name, instruction, payload, priority, tags, retries, timeout, delivery + 1,
-    error, given_back, created_at, :now, :claimed_by, :lease,
+SELECT :token, task_name, instruction, payload, priority, tags, retries, timeout, "partition",
+    delivery + 1, failures, undelivered, error, created_at, :now, :claimed_by, :lease,
     :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
-RETURNING instruction, receipt, payload, delivery, lease, timeout;
+ORDER BY due.key
+RETURNING id, instruction, payload, delivery, timeout;
 
--- name: unqueue
+-- name: drop_due
 DELETE FROM planton_pending WHERE id IN (SELECT value FROM json_each(:ids));
 
--- name: next_run
-SELECT min(run_at) FROM planton_pending WHERE task_name = :task_name AND run_at > :now;
-
 -- name: left_out
--- How many rows, besides the active ones, a plain SELECT may find that are not to be claimed.
-SELECT (SELECT count(*) FROM planton_pending WHERE task_name = :task_name),
-    (SELECT count(*) FROM planton_ended WHERE task_name = :task_name AND status <> 'succeeded');
+-- What a plain SELECT may find and is not to be claimed: what is active, queued, or failed for good.
+SELECT instruction FROM planton_active WHERE task_name = :task_name
+UNION SELECT instruction FROM planton_pending WHERE task_name = :task_name
+UNION SELECT instruction FROM planton_ended
+WHERE task_name = :task_name AND status <> 'succeeded' AND NOT superseded;
 
--- name: record
--- What the user's own statement gave, or the times of a cron task. One is active already, or
--- waits for a retry, when a plain SELECT finds its row again: it is not claimed a second time.
--- Nor is one that failed for good, and has not succeeded since: it would be claimed again at once,
--- before all others. A time fires once, however it ended: which it can only have done since it came.
+-- name: record_given
+-- What the source of the task gave; nothing twice.
 INSERT INTO planton_active (
-    receipt, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by, lease,
+    token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by, lease,
     lease_expires_at
 )
-SELECT random(), :task_name, found.value, :retries, 1, :now, :now, :claimed_by, :lease,
-    :now + :lease
-FROM json_each(:instructions) AS found
-WHERE NOT EXISTS (
-    SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = found.value
-) AND NOT EXISTS (
-    SELECT 1 FROM planton_active WHERE task_name = :task_name AND instruction = found.value
-) AND NOT (:is_select AND EXISTS (
-    SELECT 1 FROM planton_ended
-    WHERE task_name = :task_name AND instruction = found.value AND status <> 'succeeded'
-      AND NOT is_past
-)) AND NOT EXISTS (
-    SELECT 1 FROM planton_ended
-    WHERE ended_at >= :since AND task_name = :task_name AND instruction = found.value
-)
-ORDER BY found.key LIMIT :limit
+SELECT :token, :task_name, given.value, :retries, 1, :now, :now, :claimed_by, :lease, :now + :lease
+FROM json_each(:instructions) AS given
+WHERE given.value NOT IN (SELECT instruction FROM planton_pending WHERE task_name = :task_name)
+ORDER BY given.key
 ON CONFLICT (task_name, instruction) DO NOTHING
-RETURNING instruction, receipt, payload, delivery, lease, timeout;
+RETURNING id, instruction, payload, delivery, timeout;
 
--- name: postpone
--- What the user's statement has marked as claimed although it is active still: its row will not
--- be found again, so it waits here until that claim has ended.
-INSERT INTO planton_pending (task_name, instruction, retries, created_at, run_at)
-SELECT :task_name, found.value, :retries, :now, :now
-FROM json_each(:instructions) AS found
+-- name: requeue_given
+-- A statement that has marked a row as claimed will not give it again: while that instruction is
+-- active it waits here.
+INSERT INTO planton_pending (task_name, instruction, retries, run_at, created_at)
+SELECT :task_name, given.value, :retries, :now, :now FROM json_each(:instructions) AS given
 WHERE true
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
--- name: keep_changes
+-- name: note_changes
 UPDATE planton_task SET changes = :changes WHERE task_name = :task_name AND changes <> :changes;
 
--- name: fires
-SELECT key, next_fire_at, is_done FROM planton_cron WHERE task_name = :task_name;
+-- name: kept_times
+SELECT key, next_fire_at FROM planton_cron WHERE task_name = :task_name;
 
--- name: keep_next_fire
-INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (:task_name, :key, :next_fire_at)
-ON CONFLICT (task_name, key) DO UPDATE SET next_fire_at = excluded.next_fire_at, is_done = 0;
+-- name: keep_time
+INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (:task_name, :cron, :next_fire_at)
+ON CONFLICT (task_name, key) DO UPDATE SET next_fire_at = excluded.next_fire_at;
 
--- name: fires_done
-UPDATE planton_cron SET is_done = 1
-WHERE task_name = :task_name AND key IN (SELECT value FROM json_each(:keys));
+-- name: fire
+INSERT INTO planton_fired (task_name, fire_at) VALUES (:task_name, :fire_at)
+ON CONFLICT (task_name, fire_at) DO NOTHING;
 
--- name: forget_fires
-DELETE FROM planton_cron
-WHERE task_name = :task_name AND key IN (SELECT value FROM json_each(:keys));
+-- name: forget_fired
+-- Times that all expressions of the task are past.
+DELETE FROM planton_fired WHERE task_name = :task_name AND fire_at < (
+    SELECT min(next_fire_at) FROM planton_cron WHERE task_name = :task_name
+);

@@ -2,19 +2,16 @@
 
 -- name: register
 INSERT INTO planton_dispatcher (id, host, pid, version, started_at, seen_at)
-SELECT :id, :host, :pid, :version, now, now
-FROM (SELECT (julianday('now') - 2440587.5) * 86400.0 AS now);
+VALUES (:id, :host, :pid, :version, :now, :now);
 
 -- name: beat
--- Gives the column as it is: SQLite 3.40 returns true for `NULL IS NOT NULL` here (WITHOUT ROWID).
-UPDATE planton_dispatcher
-SET seen_at = (julianday('now') - 2440587.5) * 86400.0, tasks = :tasks
-WHERE id = :id
+-- Returns the column as it is: SQLite 3.40 returns true for `NULL IS NOT NULL` here (WITHOUT ROWID).
+UPDATE planton_dispatcher SET seen_at = :now, tasks = :tasks WHERE id = :id
 RETURNING stop_requested_at;
 
 -- name: report
 INSERT INTO planton_decision (dispatcher_id, task_name, reported_at, report)
-SELECT :id, key, (julianday('now') - 2440587.5) * 86400.0, value FROM json_each(:reports) WHERE true
+SELECT :id, key, :now, value FROM json_each(:reports) WHERE true
 ON CONFLICT (task_name, dispatcher_id)
 DO UPDATE SET reported_at = excluded.reported_at, report = excluded.report;
 
@@ -22,25 +19,22 @@ DO UPDATE SET reported_at = excluded.reported_at, report = excluded.report;
 DELETE FROM planton_decision
 WHERE dispatcher_id = :id AND task_name IN (SELECT value FROM json_each(:gone));
 
--- name: bury
-DELETE FROM planton_dispatcher
-WHERE id <> :id AND seen_at < (julianday('now') - 2440587.5) * 86400.0 - :silent;
+-- name: forget
+DELETE FROM planton_dispatcher WHERE id <> :id AND seen_at < :now - :silent;
+
+-- name: forget_reports
+DELETE FROM planton_decision WHERE dispatcher_id NOT IN (SELECT id FROM planton_dispatcher);
 
 -- name: deregister
 DELETE FROM planton_dispatcher WHERE id = :id;
 
--- name: silence
--- What those said that are no more.
-DELETE FROM planton_decision WHERE dispatcher_id NOT IN (SELECT id FROM planton_dispatcher);
-
 -- name: dispatchers
-SELECT id, host, pid, version, started_at, seen_at,
-    max((julianday('now') - 2440587.5) * 86400.0 - seen_at, 0.0), stop_requested_at, tasks
+SELECT id, host, pid, version, started_at, seen_at, max(:now - seen_at, 0.0) AS silent_for,
+    stop_requested_at, tasks
 FROM planton_dispatcher ORDER BY started_at, id;
 
 -- name: request_stop
-UPDATE planton_dispatcher
-SET stop_requested_at = coalesce(stop_requested_at, (julianday('now') - 2440587.5) * 86400.0)
+UPDATE planton_dispatcher SET stop_requested_at = coalesce(stop_requested_at, :now)
 WHERE :ids IS NULL OR id IN (SELECT value FROM json_each(:ids))
 RETURNING id;
 

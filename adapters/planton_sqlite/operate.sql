@@ -2,17 +2,16 @@
 
 -- name: enqueue
 INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, run_at, tags, retries, timeout
+    task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
 )
 VALUES (
-    :task_name, :instruction, :payload, :priority,
-    coalesce(:run_at, (julianday('now') - 2440587.5) * 86400.0), :tags, :retries, :timeout
+    :task_name, :instruction, :payload, :priority, coalesce(:run_at, :now), :tags, :retries,
+    :timeout, :now
 )
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
 -- name: pause
-INSERT INTO planton_task (task_name, paused_at)
-VALUES (:task_name, (julianday('now') - 2440587.5) * 86400.0)
+INSERT INTO planton_task (task_name, paused_at) VALUES (:task_name, :now)
 ON CONFLICT (task_name) DO UPDATE SET paused_at = coalesce(paused_at, excluded.paused_at);
 
 -- name: resume
@@ -22,47 +21,41 @@ UPDATE planton_task SET paused_at = NULL WHERE task_name = :task_name;
 INSERT INTO planton_task (task_name, concurrency) VALUES (:task_name, :concurrency)
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
--- name: unset_concurrency
-UPDATE planton_task SET concurrency = NULL WHERE task_name = :task_name;
-
 -- name: failed_ends
--- The last end as failed or dead of each instruction of a task, by the index of these.
+-- The last end of each instruction that failed and has not succeeded since.
 SELECT instruction, max(id) FROM planton_ended
-WHERE task_name = :task_name AND status <> 'succeeded'
-  AND (:instructions IS NULL OR instruction IN (SELECT value FROM json_each(:instructions)))
+WHERE task_name = :task_name AND status <> 'succeeded' AND NOT superseded
 GROUP BY instruction;
 
--- name: succeeded_since
--- Which of some instructions succeeded after that; the history is read from there on.
+-- name: last_ends
 SELECT instruction, max(id) FROM planton_ended
-WHERE id > :since AND task_name = :task_name AND status = 'succeeded'
-  AND instruction IN (SELECT value FROM json_each(:instructions))
+WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions))
 GROUP BY instruction;
 
 -- name: living
 -- Which of some instructions are queued or active.
-SELECT value FROM json_each(:instructions) AS asked
-WHERE EXISTS (
-    SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = asked.value
-) OR EXISTS (
-    SELECT 1 FROM planton_active WHERE task_name = :task_name AND instruction = asked.value
-);
+SELECT instruction FROM planton_pending
+WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions))
+UNION SELECT instruction FROM planton_active
+WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions));
 
--- name: revive
+-- name: requeue_ended
 INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, tags, retries, timeout, error, created_at
+    task_name, instruction, payload, priority, tags, retries, timeout, "partition", error, created_at,
+    run_at
 )
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, error, created_at
+SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", error,
+    created_at, :now
 FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id;
 
--- name: forget_failed
--- All failures of what begins anew: any of them would keep its row from being claimed.
+-- name: forget_failures
+-- Any of them would keep the row of a plain SELECT from being claimed.
 DELETE FROM planton_ended
 WHERE task_name = :task_name AND status <> 'succeeded' AND instruction IN (
     SELECT instruction FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids))
 );
 
--- name: forget
+-- name: forget_ends
 DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: find
@@ -77,7 +70,7 @@ FROM (
     UNION ALL
     SELECT task_name, instruction, 'running', payload, priority, tags, retries, timeout,
         delivery, NULL, error, claimed_by, created_at, NULL, claimed_at, lease_expires_at, NULL, 1,
-        rowid
+        id
     FROM planton_active
     UNION ALL
     SELECT task_name, instruction, status, payload, priority, tags, retries, timeout,
@@ -87,8 +80,7 @@ FROM (
 WHERE (:status IS NULL OR status = :status)
   AND (:task_name IS NULL OR task_name = :task_name)
   AND (:instruction IS NULL OR instruction = :instruction)
-  AND (:older_than IS NULL
-       OR created_at <= (julianday('now') - 2440587.5) * 86400.0 - :older_than)
+  AND (:older_than IS NULL OR created_at < :now - :older_than)
 ORDER BY created_at, stage, id LIMIT :limit;
 
 -- name: stats
@@ -104,8 +96,7 @@ FROM (
 LEFT JOIN planton_task AS task USING (task_name)
 LEFT JOIN (
     SELECT task_name, count(*) AS queued,
-        min(run_at) FILTER (WHERE run_at <= (julianday('now') - 2440587.5) * 86400.0)
-            AS oldest_due_at
+        min(run_at) FILTER (WHERE run_at <= :now) AS oldest_due_at
     FROM planton_pending GROUP BY task_name
 ) USING (task_name)
 LEFT JOIN (
@@ -122,6 +113,40 @@ ORDER BY names.task_name;
 -- name: prune
 DELETE FROM planton_ended WHERE id IN (
     SELECT id FROM planton_ended
-    WHERE ended_at <= (julianday('now') - 2440587.5) * 86400.0 - :older_than
+    WHERE ended_at <= :now - :older_than AND status IN (SELECT value FROM json_each(:statuses))
     ORDER BY ended_at LIMIT :limit
 );
+
+-- name: forget_expressions
+-- Of cron tasks that have another expression by now: nobody has come to its next time for a week.
+DELETE FROM planton_cron AS old WHERE next_fire_at < :now - 604800.0 AND EXISTS (
+    SELECT 1 FROM planton_cron AS other
+    WHERE other.task_name = old.task_name AND other.next_fire_at >= :now - 604800.0
+);
+
+-- name: table
+-- The table's name as it was made: SQLite does not mind the case of letters.
+SELECT name FROM sqlite_master
+WHERE name = :table COLLATE NOCASE AND type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!';
+
+-- name: count_changes
+-- From 1 on, so that the first claim has something to note.
+INSERT INTO planton_task (task_name, changes) VALUES (:task_name, 1)
+ON CONFLICT (task_name) DO UPDATE SET changes = max(changes, 1);
+
+-- name: trigger_name
+SELECT printf('planton wakes %Q after %s of %Q', :task_name, lower(:event), :table);
+
+-- name: trigger_exists
+SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = :trigger);
+
+-- name: create_trigger
+-- No parameters are allowed in there, so SQLite itself writes it: %w inside of "", %Q is a text.
+SELECT printf(
+    'CREATE TRIGGER "%w" AFTER %s ON "%w" BEGIN '
+    || 'UPDATE planton_task SET changes = changes + 1 WHERE task_name = %Q; END',
+    :trigger, :event, :table, :task_name
+);
+
+-- name: drop_trigger
+SELECT printf('DROP TRIGGER "%w"', :trigger);

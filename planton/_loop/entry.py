@@ -157,6 +157,7 @@ class Entry:
             overdue=state in ("waiting", "attempting")
             and trio.current_time() > self.due + OVERDUE_AFTER,
             wake_ups=self._wake_ups(),
+            decisions=self.decisions.news,
         )
 
     def _next_attempt_at(self) -> datetime | None:

@@ -1,6 +1,8 @@
-"""What every storage does alike: looks at its arguments.
+"""Checks of what storages are given, and the limits that all of them share.
 
-Pure. Storages get it from `planton.storage`.
+Each function returns the value as a backend takes it, or raises `InvalidArgumentError`, which names
+the argument and the value. The limits are those of the smallest database (PostgreSQL's columns),
+and the tables have the same ones as CHECK constraints, for rows that are inserted by plain SQL.
 """
 
 import json
@@ -9,190 +11,202 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self
-
-import attrs
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from planton._calendar import to_instant
 from planton._errors import InvalidArgumentError
 from planton._task import is_int
 
+Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "dead"]
 
-def to_name(task_name: object) -> str:
-    """Give the name of a task, or raise `InvalidArgumentError`."""
-    if not isinstance(task_name, str) or not task_name:
-        raise InvalidArgumentError("task_name", task_name, "give a non-empty str")
-    return task_name
+MOST = 2**31 - 1  # of an integer column
+LONGEST = 1e9  # seconds, some thirty years; an interval holds not much more
+NAME_LENGTH = 500  # characters of a task's name or a tag
+INSTRUCTION_LENGTH = 2000  # characters; three indexes have it, and an index row has 8 kB at most
+PAYLOAD_LENGTH = 16 * 1024 * 1024  # characters of JSON
+DEPTH = 200  # of JSON; Python's reader gives up at about a thousand levels
+_ERROR_LENGTH = 10_000
+
+
+def to_name(task_name: object, argument: str = "task_name") -> str:
+    """Return the name of a task."""
+    return to_text(argument, task_name, NAME_LENGTH)
+
+
+def to_text(argument: str, value: object, longest: int) -> str:
+    """Return a non-empty str that every database can hold."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError(argument, value, "give a non-empty str")
+    if len(value) > longest:
+        raise InvalidArgumentError(argument, f"{value[:50]}…", f"give at most {longest} characters")
+    if "\0" in value or not _is_unicode(value):
+        remedy = "databases hold no NUL and no half characters (surrogates): leave them out"
+        raise InvalidArgumentError(argument, value, remedy)
+    return value
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def to_instruction(value: object) -> str:
+    """Return an instruction."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError("instruction", value, "give a non-empty str, as str(row_id)")
+    return to_text("instruction", value, INSTRUCTION_LENGTH)
 
 
 def to_claimant(name: object) -> str:
-    """Give who claims: a name, or the host and the process if it is None."""
+    """Return who claims: a name, or the host and the process if it is None."""
     if name is None:
         return f"{socket.gethostname()}:{os.getpid()}"
     if not isinstance(name, str) or not name:
         remedy = "give a non-empty str, or None for the host and the process"
         raise InvalidArgumentError("name", name, remedy)
-    return name
+    return to_text("name", name, NAME_LENGTH)
 
 
 def to_number(argument: str, value: Any, *, above: float | None = None) -> float:
-    """Give finite seconds of at least 0, or above `above`; a timedelta is taken, too."""
+    """Return finite seconds of at least 0, or above `above`; a timedelta is taken, too."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     least = "of at least 0" if above is None else f"above {above:g}"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and (value >= 0 if above is None else value > above) and value < math.inf:
-        return float(value)
-    raise InvalidArgumentError(argument, value, f"give finite seconds {least}")
+    if not is_number or not (value >= 0 if above is None else value > above) or value == math.inf:
+        raise InvalidArgumentError(argument, value, f"give finite seconds {least}")
+    if value >= LONGEST:
+        raise InvalidArgumentError(argument, value, f"give seconds below {LONGEST:g}")
+    return float(value)
 
 
 def to_lease(lease: object) -> float:
-    """Give the seconds of a lease."""
+    """Return the seconds of a lease."""
     return to_number("lease", lease, above=0)
 
 
 def to_count(argument: str, value: object, minimum: int = 0) -> int:
-    """Give an int of at least `minimum`; a bool is none."""
-    if isinstance(value, int) and is_int(value, minimum):
-        return value
-    raise InvalidArgumentError(argument, value, f"give an int of at least {minimum}")
+    """Return an int of at least `minimum`; a bool is none."""
+    if not isinstance(value, int) or not is_int(value, minimum):
+        raise InvalidArgumentError(argument, value, f"give an int of at least {minimum}")
+    if value > MOST:
+        raise InvalidArgumentError(argument, value, f"give an int of at most {MOST}")
+    return value
 
 
-def to_strings(argument: str, value: object) -> tuple[str, ...]:
-    """Give several strings as a tuple; a single one is refused, its letters were not meant."""
+def to_priority(value: object) -> int:
+    """Return a priority."""
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST:
+        raise InvalidArgumentError("priority", value, "give an int of 32 bits")
+    return value
+
+
+def to_strings(argument: str, value: object, longest: int = NAME_LENGTH) -> tuple[str, ...]:
+    """Return several strings; a single one is refused, its letters were not meant."""
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
         strings = tuple(value)
         if all(isinstance(string, str) for string in strings):
-            return strings
+            return tuple(to_text(argument, string, longest) for string in strings)
     raise InvalidArgumentError(argument, value, "give a list of str")
 
 
+def to_key(value: object) -> str:
+    """Return a pattern for LIKE."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError("key", value, 'give a pattern for LIKE, such as "user:%"')
+    key = to_text("key", value, INSTRUCTION_LENGTH)
+    backslashes = len(key) - len(key.rstrip("\\"))
+    if backslashes % 2:
+        remedy = r'it ends with a backslash, which takes nothing\'s meaning away: write "\\\\"'
+        raise InvalidArgumentError("key", value, remedy)
+    return key
+
+
 def to_json(argument: str, value: object) -> str | None:
-    """Give a value as JSON text; None as None."""
+    """Return a value as JSON text; None as None.
+
+    Half characters, which JSON may have, are escaped: no database holds them as they are.
+    """
     if value is None:
         return None
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        remedy = f"give something that is JSON ({error})"
-        raise InvalidArgumentError(argument, value, remedy) from error
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except RecursionError as error:
+        remedy = f"it is nested too deeply: give at most {DEPTH} levels"
+        raise InvalidArgumentError(argument, type(value), remedy) from error
+    except Exception as error:  # a mapping of the user's may raise anything
+        reason = f"give something that is JSON ({describe(error)})"
+        raise InvalidArgumentError(argument, describe_value(value), reason) from error
+    _check_json(argument, text)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _check_json(argument: str, text: str) -> None:
+    if len(text) > PAYLOAD_LENGTH:
+        remedy = f"give at most {PAYLOAD_LENGTH} characters of JSON; store more elsewhere"
+        raise InvalidArgumentError(argument, f"{text[:50]}…", remedy)
+    if "\\u0000" in text:
+        raise InvalidArgumentError(argument, f"{text[:50]}…", "leave out the NUL character in it")
+    if text.count("[") + text.count("{") > DEPTH and _depth(json.loads(text)) > DEPTH:
+        remedy = f"it is nested too deeply: give at most {DEPTH} levels"
+        raise InvalidArgumentError(argument, f"{text[:50]}…", remedy)
+
+
+def _depth(value: object) -> int:
+    """Return how many lists and objects lie in each other, without recursion."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [
+            inner for each in level for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
 
 
 def to_error_text(error: object) -> str:
-    """Give an error as it is kept: an exception by its name and message."""
+    """Return an error as it is stored: an exception by its type and message."""
     if isinstance(error, BaseException):
-        return f"{type(error).__name__}: {error}"
+        return storable(describe(error))
     if isinstance(error, str):
-        return error
+        return storable(error)
     raise InvalidArgumentError("error", error, "give a str or an exception")
 
 
-@attrs.frozen(kw_only=True)
-class NewInstruction:
-    """What `enqueue` was given, looked at.
-
-    Attributes:
-        payload: JSON text; None for none.
-        run_at: In UTC; None for at once.
-    """
-
-    task_name: str
-    instruction: str
-    payload: str | None
-    priority: int
-    run_at: datetime | None
-    tags: tuple[str, ...]
-    retries: int
-    timeout: float | None
-
-    @classmethod
-    def of(
-        cls,
-        task_name: object,
-        instruction: object,
-        *,
-        payload: object = None,
-        priority: object = 0,
-        run_at: object = None,
-        tags: object = (),
-        retries: object = 0,
-        timeout: object = None,
-    ) -> Self:
-        """Look at it, or raise `InvalidArgumentError`, which names the argument and the value."""
-        if not isinstance(instruction, str) or not instruction:
-            remedy = "give a non-empty str, as str(row_id)"
-            raise InvalidArgumentError("instruction", instruction, remedy)
-        if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) >= 2**31:
-            raise InvalidArgumentError("priority", priority, "give an int of 32 bits")
-        return cls(
-            task_name=to_name(task_name),
-            instruction=instruction,
-            payload=to_json("payload", payload),
-            priority=priority,
-            run_at=None if run_at is None else to_instant("run_at", run_at),
-            tags=to_strings("tags", tags),
-            retries=to_count("retries", retries),
-            timeout=None if timeout is None else to_number("timeout", timeout, above=0),
-        )
+def describe(error: BaseException) -> str:
+    """Return the type and the message of an exception, also of one whose `__str__` raises."""
+    try:
+        message = str(error)
+    except Exception as failure:
+        message = f"(its __str__ raised {type(failure).__name__})"
+    name = type(error).__name__
+    return f"{name}: {message}" if message else name
 
 
-@attrs.frozen(kw_only=True)
-class FailureReport:
-    """What `fail` was given, looked at.
-
-    Attributes:
-        error: As it is kept.
-        delay: Seconds until it may be claimed again.
-        retry: Whether to try again while retries are left.
-        lower_priority: Whether it then comes after others.
-        retries: How many it is given if it failed for the first time and has none of its own.
-    """
-
-    error: str
-    delay: float
-    retry: bool
-    lower_priority: bool
-    retries: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        error: object,
-        *,
-        retry_in: object,
-        retry: bool,
-        lower_priority: bool,
-        retries: object = 0,
-    ) -> Self:
-        """Look at it, or raise `InvalidArgumentError`."""
-        return cls(
-            error=to_error_text(error),
-            delay=0.0 if retry_in is None else to_number("retry_in", retry_in),
-            retry=retry,
-            lower_priority=lower_priority,
-            retries=to_count("retries", retries),
-        )
+def describe_value(value: object) -> str:
+    """Return a value for an error message, also one whose `__repr__` raises."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-@attrs.frozen(kw_only=True)
-class AdvanceReport:
-    """What `advance` was given, looked at.
+def storable(text: str, longest: int = _ERROR_LENGTH) -> str:
+    """Return a text of moderate length that every database holds."""
+    return text[:longest].replace("\0", "␀").encode(errors="replace").decode()
 
-    Attributes:
-        payload: JSON text; None for none.
-        retries: How many there are from now on.
-        delay: Seconds until it is to go on; None if the consumer goes on at once.
-    """
 
-    payload: str | None
-    retries: int
-    delay: float | None
+def to_status(status: object) -> Status:
+    """Return a status."""
+    for known in get_args(Status):
+        if status == known:
+            return cast(Status, known)
+    raise InvalidArgumentError("status", status, f"give one of {', '.join(get_args(Status))}")
 
-    @classmethod
-    def of(cls, payload: object, *, retries: object, run_in: object) -> Self:
-        """Look at it, or raise `InvalidArgumentError`."""
-        return cls(
-            payload=to_json("payload", payload),
-            retries=to_count("retries", retries),
-            delay=None if run_in is None else to_number("run_in", run_in),
-        )
+
+def to_moment(argument: str, value: object) -> datetime:
+    """Return an aware datetime in UTC."""
+    return to_instant(argument, value)

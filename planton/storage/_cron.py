@@ -1,9 +1,4 @@
-"""Which times of a cron task are dispatched now, and which is kept as the next; pure.
-
-A next time is kept for each time table of a task. There are two of them while a new version of a
-program is deployed that has another expression: then the times of both are dispatched, one that
-they share once, and none goes missing because the other began anew.
-"""
+"""Which times of a cron task fire now, and which is kept as the next; pure."""
 
 import json
 from collections.abc import Mapping
@@ -13,56 +8,40 @@ from typing import Literal, Self, TypeAlias, get_args
 import attrs
 
 from planton import delays
-from planton._calendar import Gap
+from planton._calendar import Fold, Gap
 from planton._errors import InvalidArgumentError
 
 Misfire: TypeAlias = Literal["skip", "once", "all"]
-# A time that is later than this was missed: nobody was there, or there was no slot.
+# A time that is later than this was missed: no dispatcher ran, or there was no slot.
 MISSED = timedelta(minutes=1)
 TICK = datetime.resolution
-# Of one whose next time was not dispatched for so long nobody is left that has it.
-GONE = timedelta(hours=1)
 
 
 @attrs.frozen
-class KeptTime:
-    """The next time of a time table, as a storage keeps it.
+class Fires:
+    """Times of a cron task that fire now.
 
     Attributes:
-        at: The time.
-        is_done: Whether it was dispatched by another time table of the task, which has it, too;
-            then the one after it is next.
-    """
-
-    at: datetime
-    is_done: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class FireTimes:
-    """What becomes of the time tables of a task.
-
-    Attributes:
-        due: The times to dispatch.
-        next_at: The next time to keep of the time table that was asked.
-        shared: Keys of other time tables whose next time is dispatched with it: it is done.
-        gone: Keys of other time tables that nobody has any more: to be deleted.
+        due: The times, oldest first.
+        next_at: The first time after them; it is kept once all of them were taken.
     """
 
     due: list[datetime]
     next_at: datetime
-    shared: list[str]
-    gone: list[str]
 
 
 @attrs.frozen
 class CronTimes:
     """The fire times of a cron task.
 
+    A storage keeps the next time of each expression that a task has, by `key`: two versions of a
+    program may have different ones during a deploy. It also keeps a row for each time that has
+    fired, so that a time of both fires once; the row goes when all expressions are past it.
+
     Attributes:
-        key: Changes when the times do; the next time is kept by it.
-        delay: Knows the times.
-        misfire: What becomes of those that were missed.
+        key: Changes when the times do.
+        delay: Computes the times.
+        misfire: What becomes of times that were missed.
     """
 
     key: str
@@ -76,62 +55,46 @@ class CronTimes:
         *,
         timezone: str,
         misfire: Misfire,
-        fold: Literal["auto", "first", "second", "both"] = "auto",
+        fold: Fold | Literal["auto"] = "auto",
         gap: Gap = "forward",
     ) -> Self:
-        """Read what `cron_task` was given, or raise `InvalidArgumentError`."""
+        """Check the arguments of `cron_task`, or raise `InvalidArgumentError`."""
         if misfire not in get_args(Misfire):
             remedy = f"give one of {', '.join(get_args(Misfire))}"
             raise InvalidArgumentError("misfire", misfire, remedy)
         delay = delays.cron(expression, timezone, fold, gap)
         return cls(json.dumps([expression, str(timezone), fold, gap]), delay, misfire)
 
-    def fires(self, kept: Mapping[str, KeptTime], now: datetime, room: int) -> FireTimes:
-        """Tell what becomes of the time tables of a task, which nobody else may change meanwhile.
+    def first(self, kept: Mapping[str, datetime], now: datetime) -> datetime:
+        """Return the first time to keep for this expression.
+
+        That is the first time after now; or one that has come and that another expression of the
+        task has left, if it is one of ours as well: a new version takes over what the old one was
+        stopped before.
 
         Args:
-            kept: What is kept of all time tables of the task, by their keys.
+            kept: The next times of the other expressions of the task.
             now: The time by the storage's clock.
-            room: How many may be claimed.
         """
-        due, next_at = self.claimable(self._first(kept, now), now, room)
-        others = [(key, time.at) for key, time in kept.items() if key != self.key]
-        return FireTimes(
-            due=due,
-            next_at=next_at,
-            shared=[key for key, at in others if at in due],
-            gone=[key for key, at in others if at < now - GONE],
-        )
+        left = [at for at in kept.values() if at <= now and self.delay.next_after(at - TICK) == at]
+        return min(left, default=None) or self.delay.next_after(now)
 
-    def _first(self, kept: Mapping[str, KeptTime], now: datetime) -> datetime:
-        ours = kept.get(self.key)
-        if ours is None:
-            return self._left_behind(kept, now) or self.delay.next_after(now)
-        return self.delay.next_after(ours.at) if ours.is_done else ours.at
-
-    def _left_behind(self, kept: Mapping[str, KeptTime], now: datetime) -> datetime | None:
-        """Give a time of ours that an older version was stopped before it could dispatch."""
-        come = [time.at for time in kept.values() if time.at <= now and not time.is_done]
-        return min((at for at in come if self.delay.next_after(at - TICK) == at), default=None)
-
-    def claimable(
-        self, next_at: datetime, now: datetime, room: int
-    ) -> tuple[list[datetime], datetime]:
-        """Give the times to dispatch, `room` at the most, and the next time to keep.
+    def fires(self, next_at: datetime, now: datetime, limit: int) -> Fires:
+        """Return the times that fire now.
 
         Args:
             next_at: The next time that is kept.
             now: The time by the storage's clock.
-            room: How many may be claimed; with none nothing changes.
+            limit: How many at most; with 0 nothing changes.
         """
-        if room <= 0 or next_at > now:
-            return [], next_at
+        if limit <= 0 or next_at > now:
+            return Fires([], next_at)
         first = self._first_wanted(next_at, now - MISSED)
         times: list[datetime] = []
-        while first <= now and len(times) < room:
+        while first <= now and len(times) < limit:
             times.append(first)
             first = self.delay.next_after(first)
-        return times, first
+        return Fires(times, first)
 
     def _first_wanted(self, next_at: datetime, missed: datetime) -> datetime:
         """Pass over missed times, those before `missed`, that the policy leaves out."""
@@ -142,7 +105,7 @@ class CronTimes:
         return self._last_before(next_at, missed)
 
     def _last_before(self, first: datetime, end: datetime) -> datetime:
-        """Give the last time before `end`; `first` is one."""
+        """Return the last time before `end`; `first` is one."""
         # Times cannot be counted back: look ahead from further and further before the end.
         step = timedelta(minutes=1)
         while end - step > first:

@@ -1,44 +1,29 @@
-"""Which tasks a dispatcher tells its storage of at a beat."""
+"""Which tasks a dispatcher reports to its storage at a beat."""
 
 import math
 from collections.abc import Container, Sequence
-from typing import NamedTuple
 
 from planton._status import TaskStatus
 
-# A dispatcher with very many tasks looks at so many at each beat, and writes what has but gone on
-# as before only so often.
+# Inspects at most SLICE tasks per beat; rewrites an unchanged report every _REFRESH seconds.
 SLICE, _REFRESH = 1000, 60.0
 
 
-class State(NamedTuple):
-    """Where a task stands at a beat, and how much there was to tell of it so far."""
+def _health(status: TaskStatus) -> object:
+    """What is reported first when it changes."""
+    return (
+        status.state == "paused",
+        status.consecutive_errors == 0,
+        status.overdue,
+        status.concurrency,
+        status.last_error,
+        status.wake_ups,
+    )
 
-    status: TaskStatus
-    news: int
 
-    @property
-    def name(self) -> str:
-        """That of the task."""
-        return self.status.name
-
-    @property
-    def health(self) -> object:
-        """What is told first when it is another."""
-        status = self.status
-        return (
-            status.state == "paused",
-            status.consecutive_errors == 0,
-            status.overdue,
-            status.concurrency,
-            status.last_error,
-            status.wake_ups,
-        )
-
-    @property
-    def activity(self) -> object:
-        """What is told next when it is another: an idle attempt more makes no difference."""
-        return self.status.attempt_number == 0, self.status.active, self.news
+def _activity(status: TaskStatus) -> object:
+    """What is reported next when it changes: an idle attempt more makes no difference."""
+    return status.attempt_number == 0, status.active, status.decisions
 
 
 class Reporter:
@@ -46,38 +31,38 @@ class Reporter:
 
     def __init__(self) -> None:
         self.place = 0
-        self._told: dict[str, tuple[State, float]] = {}
+        self._reported: dict[str, tuple[TaskStatus, float]] = {}
 
-    def choose(self, states: Sequence[State], now: float) -> list[State]:
-        """Give those worth a report: how they are, what they did, each told longest ago first.
+    def choose(self, statuses: Sequence[TaskStatus], now: float) -> list[TaskStatus]:
+        """Return those worth a report: changed health first, each reported longest ago first.
 
-        So busy tasks, of which there is something to tell at every beat, take turns when one beat
-        can not hold them all.
+        So busy tasks, which change at every beat, take turns when one beat cannot hold them all.
         """
         urgent, rest = [], []
-        for state in states:
-            told, told_at = self._told.get(state.name, (None, 0.0))
-            if told is None or told.health != state.health:
-                urgent.append(state)
-            elif told.activity != state.activity or now - told_at >= _REFRESH:
-                rest.append(state)
-        urgent.sort(key=self._told_at)
-        rest.sort(key=self._told_at)
+        for status in statuses:
+            before, reported_at = self._reported.get(status.name, (None, 0.0))
+            if before is None or _health(before) != _health(status):
+                urgent.append(status)
+            elif _activity(before) != _activity(status) or now - reported_at >= _REFRESH:
+                rest.append(status)
+        urgent.sort(key=self._reported_at)
+        rest.sort(key=self._reported_at)
         return urgent + rest
 
-    def _told_at(self, state: State) -> float:
-        return self._told[state.name][1] if state.name in self._told else -math.inf
+    def _reported_at(self, status: TaskStatus) -> float:
+        name = status.name
+        return self._reported[name][1] if name in self._reported else -math.inf
 
     def gone(self, names: Container[str]) -> list[str]:
-        """Give the tasks that were reported and are registered no more."""
-        return [name for name in self._told if name not in names]
+        """Return the tasks that were reported and are registered no more."""
+        return [name for name in self._reported if name not in names]
 
-    def note(self, told: Sequence[State], gone: Sequence[str], now: float) -> None:
+    def note(self, reported: Sequence[TaskStatus], gone: Sequence[str], now: float) -> None:
         """Remember what was written."""
         for name in gone:
-            del self._told[name]
-        for state in told:
-            self._told[state.name] = (state, now)
+            del self._reported[name]
+        for status in reported:
+            self._reported[status.name] = (status, now)
 
     def turn(self, count: int) -> None:
         """Go on to the next tasks, of `count`."""

@@ -1,7 +1,5 @@
-"""The in-memory storage keeps every promise of a storage, in virtual time."""
+"""The storage in memory keeps every promise of a storage, in virtual time."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,25 +9,36 @@ from planton.testing import MemoryStorage, StorageConformance
 
 
 class TestMemoryStorage(StorageConformance):
-    has_transactions = True
-    has_locks = True
+    has_sql = True
+    claim_sql = """
+    UPDATE item SET claimed = 1
+    WHERE id IN (SELECT id FROM item WHERE NOT claimed ORDER BY id LIMIT :limit) RETURNING id
+    """
+    select_sql = "SELECT id FROM item ORDER BY id LIMIT :limit"
 
     @pytest.fixture
     def storage(self) -> MemoryStorage:
-        return MemoryStorage()
+        storage = MemoryStorage()
+        storage.connection.execute(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, claimed INTEGER DEFAULT 0)"
+        )
+        return storage
 
     @pytest.fixture
     def other(self, storage: MemoryStorage) -> MemoryStorage:
-        """There is one process, and one storage in it."""
         return storage
 
     async def advance(self, storage: Any, seconds: float) -> None:
         await trio.sleep(seconds)
 
-    def transaction(self, storage: Any) -> Any:
-        return storage.transaction()
+    async def add_rows(self, storage: Any, *ids: int) -> None:
+        for row_id in ids:
+            storage.connection.execute("INSERT OR REPLACE INTO item (id) VALUES (?)", [row_id])
 
-    @asynccontextmanager
-    async def locked(self, storage: Any, task_name: str) -> AsyncIterator[None]:
-        async with storage.transaction(lock=task_name):
-            yield
+    async def remove_rows(self, storage: Any, *ids: int) -> None:
+        for row_id in ids:
+            storage.connection.execute("DELETE FROM item WHERE id = ?", [row_id])
+
+    async def insert(self, storage: Any, task_name: str, instruction: str) -> None:
+        sql = "INSERT INTO planton_pending (task_name, instruction) VALUES (?, ?)"
+        storage.connection.execute(sql, [task_name, instruction])

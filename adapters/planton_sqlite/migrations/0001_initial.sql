@@ -1,38 +1,43 @@
 -- Instructions move one way through three tables: pending, active, ended. The tables are small
 -- but for the history, so moving a row costs less than updating a status among millions.
--- Times are seconds since 1970, UTC, by the database's clock.
+-- Times are seconds since 1970, UTC, by the database's clock. Rows may be inserted by plain SQL; the
+-- CHECKs keep out what no claim could use.
 
 CREATE TABLE planton_task (
     task_name TEXT PRIMARY KEY,
-    paused_at REAL,                  -- NULL when not paused
+    paused_at REAL,                                -- NULL when not paused
     concurrency INTEGER CHECK (concurrency >= 1),  -- overrides that of the code when not NULL
-    next_fire_at REAL,               -- of a cron task
-    cron TEXT                        -- the expression and zone that it was reckoned by
+    changes INTEGER NOT NULL DEFAULT 0             -- counted by the triggers of wake_on_change
 ) WITHOUT ROWID;
 
 -- Enqueued, due later, given back, or waiting for a retry.
 CREATE TABLE planton_pending (
-    id INTEGER PRIMARY KEY,
-    task_name TEXT NOT NULL,
-    instruction TEXT NOT NULL,
-    payload TEXT CHECK (payload IS NULL OR json_valid(payload)),  -- JSON
-    priority INTEGER NOT NULL DEFAULT 0,           -- high first
-    run_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    task_name TEXT NOT NULL CHECK (typeof(task_name) = 'text' AND length(task_name) BETWEEN 1 AND 500),
+    instruction TEXT NOT NULL CHECK (
+        typeof(instruction) = 'text' AND length(instruction) BETWEEN 1 AND 2000
+    ),
+    payload TEXT CHECK (payload IS NULL OR json_valid(payload)),     -- JSON
+    priority INTEGER NOT NULL DEFAULT 0 CHECK (typeof(priority) = 'integer'),  -- high first
+    run_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+        CHECK (typeof(run_at) = 'real'),
     tags TEXT NOT NULL DEFAULT '[]' CHECK (json_type(tags) = 'array'),
-    retries INTEGER NOT NULL DEFAULT 0,            -- that are left
-    timeout REAL,                                  -- seconds that the work may take
-    delivery INTEGER NOT NULL DEFAULT 0,           -- how often it was handed out so far
+    retries INTEGER NOT NULL DEFAULT 0 CHECK (typeof(retries) = 'integer' AND retries >= 0),
+    timeout REAL CHECK (timeout IS NULL OR typeof(timeout) = 'real' AND timeout > 0),
+    "partition" TEXT NOT NULL DEFAULT '',
+    delivery INTEGER NOT NULL DEFAULT 0 CHECK (delivery BETWEEN 0 AND 1000000000),
+    failures INTEGER NOT NULL DEFAULT 0,           -- since it was enqueued or retried
+    undelivered INTEGER NOT NULL DEFAULT 0,        -- how often in a row a dispatcher gave it back
     error TEXT,                                    -- of the last try
     created_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     UNIQUE (task_name, instruction)
 );
-CREATE INDEX planton_pending_due ON planton_pending (task_name, priority DESC, run_at, id);
--- Tells at once that nothing is due, whatever waits for later.
-CREATE INDEX planton_pending_run_at ON planton_pending (task_name, run_at);
+CREATE INDEX planton_pending_due ON planton_pending (task_name, priority, run_at, id);
 
--- Claimed and not ended; counted against the concurrency.
+-- Claimed and not ended; counted against the concurrency. The id and the token are the receipt.
 CREATE TABLE planton_active (
-    receipt INTEGER PRIMARY KEY,     -- random: names one claim and is never used again
+    id INTEGER PRIMARY KEY AUTOINCREMENT,          -- never used again
+    token INTEGER NOT NULL,                        -- random; new with each claim
     task_name TEXT NOT NULL,
     instruction TEXT NOT NULL,
     payload TEXT,
@@ -40,18 +45,23 @@ CREATE TABLE planton_active (
     tags TEXT NOT NULL DEFAULT '[]',
     retries INTEGER NOT NULL DEFAULT 0,
     timeout REAL,
+    "partition" TEXT NOT NULL DEFAULT '',
     delivery INTEGER NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0,
+    undelivered INTEGER NOT NULL DEFAULT 0,
     error TEXT,
     created_at REAL NOT NULL,
     claimed_at REAL NOT NULL,
-    lease REAL NOT NULL,             -- seconds that a heartbeat renews it for
+    claimed_by TEXT,
+    lease REAL NOT NULL,                           -- seconds that a heartbeat renews it for
     lease_expires_at REAL NOT NULL,
-    UNIQUE (task_name, instruction)  -- never two claims of one instruction
+    UNIQUE (task_name, instruction)                -- never two claims of one instruction
 );
+CREATE INDEX planton_active_lease ON planton_active (task_name, lease_expires_at);
 
 -- The history, until it is pruned.
 CREATE TABLE planton_ended (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     task_name TEXT NOT NULL,
     instruction TEXT NOT NULL,
     payload TEXT,
@@ -59,31 +69,76 @@ CREATE TABLE planton_ended (
     tags TEXT NOT NULL DEFAULT '[]',
     retries INTEGER NOT NULL DEFAULT 0,
     timeout REAL,
+    "partition" TEXT NOT NULL DEFAULT '',
     delivery INTEGER NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('succeeded', 'failed', 'dead')),
+    superseded INTEGER NOT NULL DEFAULT 0,         -- a failure after which it has succeeded
     result TEXT,
     error TEXT,
     created_at REAL NOT NULL,
     claimed_at REAL NOT NULL,
+    claimed_by TEXT,
     ended_at REAL NOT NULL
 );
 CREATE INDEX planton_ended_at ON planton_ended (ended_at);
+-- What failed for good: a plain SELECT leaves it out, and `retry` looks for it.
+CREATE INDEX planton_ended_failed ON planton_ended (task_name, instruction)
+WHERE status <> 'succeeded' AND NOT superseded;
 
--- All of them with one status, for people.
+-- The next time of each expression that a cron task has: of one, or of two while a program is
+-- deployed whose new version has another one.
+CREATE TABLE planton_cron (
+    task_name TEXT NOT NULL,
+    key TEXT NOT NULL,               -- the expression, its time zone, its policies
+    next_fire_at REAL NOT NULL,
+    PRIMARY KEY (task_name, key)
+) WITHOUT ROWID;
+
+-- The times that have fired and that an expression of the task has yet to come to.
+CREATE TABLE planton_fired (
+    task_name TEXT NOT NULL,
+    fire_at REAL NOT NULL,
+    PRIMARY KEY (task_name, fire_at)
+) WITHOUT ROWID;
+
+-- The dispatchers that run, each renewed every few seconds. To stop them from a shell:
+-- UPDATE planton_dispatcher SET stop_requested_at = unixepoch();
+CREATE TABLE planton_dispatcher (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    version TEXT NOT NULL,           -- of planton
+    started_at REAL NOT NULL,
+    seen_at REAL NOT NULL,
+    stop_requested_at REAL CHECK (typeof(stop_requested_at) IN ('real', 'null')),
+    tasks INTEGER NOT NULL DEFAULT 0 -- how many it has
+) WITHOUT ROWID;
+
+-- What they say of their tasks: where each stands, and why it did what it did.
+CREATE TABLE planton_decision (
+    dispatcher_id TEXT NOT NULL,
+    task_name TEXT NOT NULL,
+    reported_at REAL NOT NULL,
+    report TEXT NOT NULL CHECK (json_valid(report)),
+    PRIMARY KEY (task_name, dispatcher_id)
+) WITHOUT ROWID;
+
+-- All instructions with one status, for people.
 CREATE VIEW planton_instruction AS
 SELECT 'queued' AS status, task_name, instruction, payload, priority, tags, retries, delivery,
        NULL AS result, error, datetime(created_at, 'unixepoch') AS created_at,
        NULL AS claimed_at, NULL AS ended_at, datetime(run_at, 'unixepoch') AS run_at,
-       NULL AS lease_expires_at
+       NULL AS lease_expires_at, NULL AS claimed_by
 FROM planton_pending
 UNION ALL
 SELECT 'running', task_name, instruction, payload, priority, tags, retries, delivery,
        NULL, error, datetime(created_at, 'unixepoch'),
        datetime(claimed_at, 'unixepoch'), NULL, NULL,
-       datetime(lease_expires_at, 'unixepoch')
+       datetime(lease_expires_at, 'unixepoch'), claimed_by
 FROM planton_active
 UNION ALL
 SELECT status, task_name, instruction, payload, priority, tags, retries, delivery,
        result, error, datetime(created_at, 'unixepoch'),
-       datetime(claimed_at, 'unixepoch'), datetime(ended_at, 'unixepoch'), NULL, NULL
+       datetime(claimed_at, 'unixepoch'), datetime(ended_at, 'unixepoch'), NULL, NULL,
+       claimed_by
 FROM planton_ended;

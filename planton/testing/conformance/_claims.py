@@ -8,7 +8,8 @@ import trio
 
 from planton._events import ErrorEvent, InstructionEvent
 from planton._planton import Planton
-from planton.storage import Storage, to_claimant
+from planton.storage import Reports, Storage
+from planton.storage._arguments import to_claimant
 from planton.testing._collector import EventCollector
 from planton.testing.conformance._base import (
     Hooks,
@@ -31,8 +32,9 @@ class ClaimPromises(Hooks):
     """One transaction counts and claims, whoever else does so at the same time."""
 
     async def test_it_has_the_methods_of_a_storage(self, storage: Any) -> None:
-        """`planton.storage.Storage` lists them."""
+        """All storages share one facade; an executor needs its reports alone."""
         assert isinstance(storage, Storage)
+        assert isinstance(storage, Reports)
 
     async def test_a_claim_has_a_receipt_a_payload_and_a_delivery(self, storage: Any) -> None:
         """All that a consumer gets; deliveries count from 1."""

@@ -4,12 +4,14 @@
 from datetime import timedelta
 from typing import Any
 
+import attrs
 import trio
 
 from planton._errors import InvalidArgumentError
 from planton._planton import Planton
 from planton._status import TaskStatus
-from planton.storage._fleet import FORGOTTEN_AFTER, LOST_AFTER, Registration, to_text
+from planton.storage import FORGOTTEN_AFTER, LOST_AFTER, TaskReport
+from planton.storage._fleet import new_registration
 from planton.testing.conformance._base import Hooks, clock, refused
 
 STATUS = TaskStatus(
@@ -29,14 +31,14 @@ STATUS = TaskStatus(
 
 async def enter(storage: Any, host: str = "host") -> str:
     """Register a dispatcher; its name."""
-    registration = Registration(host=host, pid=7, version="1.0")
+    registration = attrs.evolve(new_registration(), host=host, pid=7, version="1.0")
     await storage.registry.register(registration)
     return registration.id
 
 
 async def beat(storage: Any, dispatcher_id: str, *told: str, gone: tuple[str, ...] = ()) -> str:
     """Let a dispatcher say that it lives, with a report about some tasks."""
-    reports = {name: to_text(STATUS, ["first", "last"]) for name in told}
+    reports = {name: TaskReport.to_text(STATUS, ["first", "last"]) for name in told}
     answer: str = await storage.registry.beat(dispatcher_id, 5, reports, gone)
     return answer
 
@@ -54,7 +56,7 @@ class FleetPromises(Hooks):
                     await trio.sleep(0.01)
                     found = await other.dispatchers()
 
-        own, (seen,) = Registration(), found
+        own, (seen,) = new_registration(), found
         assert (own.host, own.pid, own.version) == (seen.host, seen.pid, seen.version)
         assert ("running", None) == (seen.state, seen.stop_requested_at)
         assert before <= seen.started_at <= seen.seen_at <= await clock(storage)

@@ -95,7 +95,7 @@ class Node:
         self.world.log(self.name, "is terminated")
 
     def _task(self, plan: "TaskPlan") -> Task:
-        task = self.world.storage.queue_task(
+        task: Task = self.world.storage.queue_task(
             plan.name,
             concurrency=plan.concurrency,
             lease=plan.lease,

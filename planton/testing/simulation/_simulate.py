@@ -10,8 +10,9 @@ from trio._core import _run
 
 from planton._errors import InvalidArgumentError
 from planton._planton import Planton
-from planton.storage import to_count
-from planton.testing._memory import MemoryStorage
+from planton.storage import Storage
+from planton.storage._arguments import to_count
+from planton.testing._memory import memory_storage
 from planton.testing.simulation._world import FAULTS, World
 
 _ALSO = "(with a storage or dispatchers of your own: simulate() with the same arguments)"
@@ -61,7 +62,7 @@ def simulate(
     seed: int,
     *,
     faults: Collection[str] = tuple(FAULTS),
-    storage: Callable[..., MemoryStorage] = MemoryStorage,
+    storage: Callable[..., Storage] | None = None,
     planton: Callable[..., Planton] = Planton,
 ) -> SimulationReport:
     """Run a fleet of dispatchers and consumers in virtual time, and see that it keeps its word.
@@ -80,7 +81,8 @@ def simulate(
     Args:
         seed: What to make it from.
         faults: Which ones may strike; all by default.
-        storage: Makes the storage, from `latency` and `start`: `MemoryStorage` or a subclass.
+        storage: Makes the storage, from `latency` and `start`: `MemoryStorage`, which None stands
+            for, or a subclass.
         planton: Makes the dispatchers, from the arguments of `Planton`.
 
     Raises:
@@ -92,7 +94,7 @@ def simulate(
         if fault not in FAULTS:
             raise InvalidArgumentError("faults", fault, f"give some of {', '.join(FAULTS)}")
     clock = trio.testing.MockClock(autojump_threshold=0)
-    world = World(seed, frozenset(faults), storage, planton)
+    world = World(seed, frozenset(faults), storage or memory_storage(), planton)
     try:
         with _one_order(seed):
             trio.run(world.run, clock=clock)

@@ -13,7 +13,6 @@ from planton._errors import StorageError
 from planton._events import InstructionEvent
 from planton._planton import Planton
 from planton.storage import Acknowledged
-from planton.testing._memory import MemoryStorage
 from planton.testing.simulation._ledger import Key, Ledger
 from planton.testing.simulation._node import Node
 
@@ -68,7 +67,7 @@ class World:
         self,
         seed: int,
         faults: Collection[str],
-        storage: Callable[..., MemoryStorage],
+        storage: Callable[..., Any],
         planton: Callable[..., Planton],
     ) -> None:
         self.rng = rng = random.Random(seed)

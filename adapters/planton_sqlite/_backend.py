@@ -1,0 +1,263 @@
+"""SQLite as a backend of storages."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import sqlite_utils
+import trio
+
+from planton import InvalidArgumentError
+from planton.storage import (
+    Answer,
+    Claimed,
+    ClaimRequest,
+    DispatcherRecord,
+    Filter,
+    InstructionRecord,
+    NewInstruction,
+    Receipt,
+    Registration,
+    Report,
+    Status,
+    TaskReport,
+    TaskStats,
+    Watcher,
+)
+from planton_sqlite import _fleet, _open, _operate, _schema
+from planton_sqlite._claim import CLAIM, Claim
+from planton_sqlite._query import Query
+from planton_sqlite._reports import Reports
+from planton_sqlite._watch import watch
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+Found = Mapping[Receipt, str]
+
+
+class Runner(Protocol):
+    """Runs work on the connection: a thread that owns it, or nothing but a call."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def read(self, function: Work[T]) -> T: ...
+
+    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T: ...
+
+    def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None: ...
+
+
+def database_time(connection: sqlite3.Connection) -> float:
+    """Return the time by the database's clock, in seconds since 1970."""
+    (now,) = connection.execute(CLAIM["now"]).fetchone()
+    return float(now)
+
+
+class SQLiteBackend:
+    """A `planton.storage.Backend`; see there for what its methods promise.
+
+    Args:
+        path: The database file, or what to call it.
+        runner: Runs work on its connection.
+        keeps: Whether there is a history.
+        clock: Returns the time by the database's clock.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        runner: Runner,
+        *,
+        keeps: bool,
+        clock: Callable[[sqlite3.Connection], float] = database_time,
+    ) -> None:
+        self.database = path
+        self.identity: Hashable = ("sqlite", os.path.realpath(path))
+        self._runner = runner
+        self._keeps = keeps
+        self._clock = clock
+        self._is_checked = False
+
+    async def open(self) -> None:
+        self._is_checked = False
+        await self._runner.start()
+
+    async def close(self) -> None:
+        await self._runner.close()
+
+    async def migrate(self) -> int:
+        return await self._runner.write(lambda own: _schema.migrate(own, self.database))
+
+    def schema(self) -> str:
+        return _schema.script()
+
+    def check_statement(self, task_name: str, sql: str) -> None:
+        query = Query(task_name, sql)
+        query.check()
+        if os.path.exists(self.database):
+            connection = _open.connect_existing(self.database)
+            try:
+                query.is_marking(connection)
+            finally:
+                connection.close()
+
+    async def exchange(
+        self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
+    ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
+        def run(own: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
+            found = self._report(own, reports) if reports else []
+            return found, [self._claim(own, request) for request in requests]
+
+        def look(own: sqlite3.Connection) -> tuple[list[Any], list[Any]] | None:
+            claimed = [self._look(own, request) for request in requests]
+            return None if None in claimed else ([], claimed)
+
+        is_write = bool(reports) or any(request.is_expected for request in requests)
+        return await self._write(run, None if is_write else look)
+
+    def _report(
+        self, own: sqlite3.Connection, reports: Sequence[Report]
+    ) -> list[Found | Exception]:
+        """Apply reports together; if that fails, each by itself, so that each harms only itself."""
+        applied = Reports(own, self._now(own), keeps=self._keeps)
+        together = _undone(own, lambda: applied.apply(reports))
+        if isinstance(together, Exception):
+            if len(reports) == 1:
+                return [together]
+            return [self._report(own, [report])[0] for report in reports]
+        return [*together]
+
+    def _claim(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | Exception:
+        return _undone(own, lambda: Claim(own, request, self._now(own)).run())
+
+    def _look(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | None:
+        return Claim(own, request, self._now(own)).look()
+
+    async def active(self, task_names: Sequence[str]) -> list[list[str]]:
+        return await self._read(
+            lambda own: [
+                [name for (name,) in own.execute(CLAIM["active"], {"task_name": task_name})]
+                for task_name in task_names
+            ]
+        )
+
+    async def enqueue(self, new: Sequence[NewInstruction], connection: Any = None) -> list[bool]:
+        if connection is None:
+            return await self._write(lambda own: _operate.enqueue(own, new, self._clock(own)))
+        if isinstance(connection, sqlite_utils.Database):
+            connection = connection.conn
+        if not isinstance(connection, sqlite3.Connection):
+            remedy = "give a sqlite3.Connection or a sqlite_utils.Database"
+            raise InvalidArgumentError("connection", connection, remedy)
+        _open.check_connection(connection, self.database)
+        try:
+            _schema.check(connection, self.database)
+            return _operate.enqueue(connection, new, self._clock(connection))
+        except sqlite3.Error as error:
+            raise _open.to_storage_error(self.database, error) from error
+
+    async def pause(self, task_name: str, *, is_paused: bool) -> None:
+        await self._write(
+            lambda own: _operate.change_task(
+                own,
+                "pause" if is_paused else "resume",
+                task_name=task_name,
+                now=self._clock(own),
+            )
+        )
+
+    async def set_concurrency(self, task_name: str, concurrency: int | None) -> None:
+        parameters = {"task_name": task_name, "concurrency": concurrency}
+        await self._write(lambda own: _operate.change_task(own, "set_concurrency", **parameters))
+
+    async def retry(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        return await self._write(
+            lambda own: _operate.retry(own, task_name, instructions, self._clock(own))
+        )
+
+    async def find(self, wanted: Filter) -> list[InstructionRecord]:
+        return await self._read(lambda own: _operate.find(own, wanted, self._clock(own)))
+
+    async def stats(self) -> list[TaskStats]:
+        return await self._read(lambda own: _operate.stats(own, self._clock(own)))
+
+    async def prune(self, older_than: float, statuses: Collection[Status], limit: int) -> int:
+        return await self._write(
+            lambda own: _operate.prune(own, older_than, statuses, limit, self._clock(own))
+        )
+
+    async def wake_on_change(self, table: str, task_name: str, *, is_wanted: bool) -> bool:
+        return await self._write(
+            lambda own: _operate.wake_on_change(own, table, task_name, is_wanted=is_wanted)
+        )
+
+    async def register(self, registration: Registration) -> None:
+        await self._write(lambda own: _fleet.register(own, registration, self._clock(own)))
+
+    async def beat(
+        self, dispatcher_id: str, tasks: int, reports: Mapping[str, str], gone: Collection[str]
+    ) -> Answer:
+        return await self._write(
+            lambda own: _fleet.beat(own, dispatcher_id, tasks, reports, gone, self._clock(own))
+        )
+
+    async def deregister(self, dispatcher_id: str) -> None:
+        await self._write(lambda own: _fleet.deregister(own, dispatcher_id))
+
+    async def dispatchers(self) -> list[DispatcherRecord]:
+        return await self._read(lambda own: _fleet.dispatchers(own, self._clock(own)))
+
+    async def request_stop(self, dispatcher_ids: Sequence[str] | None) -> list[str]:
+        return await self._write(
+            lambda own: _fleet.request_stop(own, dispatcher_ids, self._clock(own))
+        )
+
+    async def decisions(self, task_name: str | None) -> list[TaskReport]:
+        return await self._read(lambda own: _fleet.decisions(own, task_name))
+
+    async def watch(
+        self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await self._read(lambda _: None)  # the tables are there, and of this version
+        await watch(self._runner, watcher, self._now, self.database, task_status)
+
+    def _now(self, own: sqlite3.Connection) -> Callable[[], float]:
+        return lambda: self._clock(own)
+
+    async def _read(self, function: Work[T]) -> T:
+        return await self._runner.read(self._checked(function))
+
+    async def _write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
+        checked_look = None if look is None else self._checked(look)
+        return await self._runner.write(self._checked(function), checked_look)
+
+    def _checked(self, function: Work[T]) -> Work[T]:
+        """Let `function` see only tables of this version."""
+        if self._is_checked:
+            return function
+
+        def checked(own: sqlite3.Connection) -> T:
+            if not self._is_checked:
+                _schema.check(own, self.database)
+                self._is_checked = True
+            return function(own)
+
+        return checked
+
+
+def _undone(connection: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:
+    """Return what `function` does, or its error, which undoes only what it did itself."""
+    connection.execute("SAVEPOINT item")
+    try:
+        result: T | Exception = function()
+    except Exception as error:
+        # A full disk or a lost file ends the transaction of all of them.
+        if not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO item")
+        result = error
+    connection.execute("RELEASE item")
+    return result

@@ -1,0 +1,205 @@
+"""The callbacks of tasks: the strict claim, and what is active."""
+
+import json
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal, Protocol
+
+import attrs
+import trio
+
+from planton._task import Batch, Claim, ScheduleRequest, Task
+from planton.storage._arguments import describe
+from planton.storage._backend import (
+    Backend,
+    Claimed,
+    ClaimedRow,
+    ClaimRequest,
+    Receipt,
+    Report,
+    Rule,
+)
+
+# Another dispatcher is claiming for the task: that takes a few milliseconds.
+_LOCKED_FOR = (0.005, 0.05)
+# A delay of that many seconds at most may be replaced by a rest, which is half as long.
+_LONGEST_DELAY = 60.0
+
+
+class Claimer(Protocol):
+    """What a schedule needs of its storage."""
+
+    @property
+    def wake_ups(self) -> Literal["live", "polling"]: ...
+
+    def rest(self) -> float | None: ...
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claimed | Exception]: ...
+
+    async def report(self, report: Report) -> Mapping[Receipt, str]: ...
+
+
+@attrs.define(eq=False)
+class _Terms:
+    """A task of a schedule.
+
+    Attributes:
+        rule: How it is claimed for.
+        may_rest: Whether a rest may replace its delay while changes would wake it.
+        last: What it asked for last.
+        is_expected: Whether its next claim is likely to find something.
+    """
+
+    rule: Rule
+    may_rest: bool
+    last: ClaimRequest
+    is_expected: bool = True
+
+
+class Schedule:
+    """Callback: the strict claim of one task, or of several with different names."""
+
+    def __init__(self, storage: Claimer) -> None:
+        self._storage = storage
+        self._terms: dict[str, _Terms] = {}
+
+    def add(self, task: Task, rule: Rule) -> None:
+        """Claim for a task by a rule from now on."""
+        concurrency = 1 if callable(task.concurrency) else task.concurrency
+        last = ClaimRequest(rule, concurrency, concurrency)
+        self._terms[rule.task_name] = _Terms(rule, _may_rest(task, rule), last)
+
+    @property
+    def rules(self) -> Collection[str]:
+        """The names of its tasks."""
+        return self._terms.keys()
+
+    @property
+    def wake_ups(self) -> Literal["live", "polling"]:
+        """Whether a change of another process wakes the tasks, for `TaskStatus.wake_ups`."""
+        return self._storage.wake_ups
+
+    def expect(self, task_names: Collection[str]) -> None:
+        """Expect that the next claims of these tasks find something: they do not look first."""
+        for name in task_names:
+            if (terms := self._terms.get(name)) is not None:
+                terms.is_expected = True
+
+    def last(self) -> list[ClaimRequest]:
+        """Return what each task asked for last; safe from any thread."""
+        return [terms.last for terms in list(self._terms.values())]
+
+    async def __call__(self, request: ScheduleRequest) -> Batch:
+        """Claim for one task."""
+        (answer,) = await self._claim([request])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def _claim(self, requests: Sequence[ScheduleRequest]) -> list[Batch | Exception]:
+        claimed = await self._storage.claim([self._asked(request) for request in requests])
+        # No checkpoint from here to the return, unless a payload cannot be read.
+        return [
+            one if isinstance(one, Exception) else await self._batch(request.task_name, one)
+            for request, one in zip(requests, claimed, strict=True)
+        ]
+
+    def _asked(self, request: ScheduleRequest) -> ClaimRequest:
+        terms = self._terms[request.task_name]
+        asked = ClaimRequest(terms.rule, request.concurrency, request.limit, terms.is_expected)
+        terms.last, terms.is_expected = asked, False
+        return asked
+
+    async def _batch(self, task_name: str, claimed: Claimed) -> Batch:
+        terms = self._terms[task_name]
+        claims, unreadable = _read(claimed.rows, terms.rule.lease)
+        if unreadable:
+            await self._end_unreadable(unreadable)
+        if claimed.rows:
+            terms.is_expected = True
+        elif claimed.error is not None:
+            raise claimed.error
+        return Batch(
+            claims,
+            active=claimed.active,
+            next_in=None
+            if claimed.outcome or not terms.may_rest or claims
+            else self._storage.rest(),
+            due_in=_due_in(claimed, claims),
+        )
+
+    async def _end_unreadable(self, unreadable: Mapping[Receipt, str]) -> None:
+        """End what no consumer could be given: its payload was written by hand, and is broken."""
+        with trio.CancelScope(shield=True):
+            for receipt, reason in unreadable.items():
+                error = f"its payload cannot be read: {reason}"
+                await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
+
+
+class SharedSchedule(Schedule):
+    """Callback: tasks that are due together are claimed for in one call."""
+
+    async def many(self, requests: Sequence[ScheduleRequest]) -> list[Batch | Exception]:
+        """Claim for each task; one that fails does not undo the others."""
+        return await self._claim(requests)
+
+
+@attrs.frozen(eq=False)
+class ActiveInstructions:
+    """Callback: the active instructions of a task, or of many in one call."""
+
+    _backend: Backend
+    _check: Callable[[], None]
+
+    async def __call__(self, task_name: str) -> list[str]:
+        """Return the active instructions of one task."""
+        return (await self.many([task_name]))[0]
+
+    async def many(self, task_names: Sequence[str]) -> list[list[str]]:
+        """Return the active instructions of each task."""
+        self._check()
+        return await self._backend.active(task_names)
+
+
+def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[Receipt, str]]:
+    """Make claims of rows; those whose payload is no JSON that Python reads, with the reason."""
+    claims: list[Claim] = []
+    unreadable: dict[Receipt, str] = {}
+    for row in rows:
+        try:
+            payload = None if row.payload is None else json.loads(row.payload)
+        except (ValueError, RecursionError) as error:
+            unreadable[row.receipt] = describe(error)
+            continue
+        claims.append(
+            Claim(
+                instruction=row.instruction,
+                receipt=f"{row.receipt[0]}.{row.receipt[1]}",
+                payload=payload,
+                delivery=row.delivery,
+                lease=lease,
+                timeout=row.timeout,
+            )
+        )
+    return claims, unreadable
+
+
+def _due_in(claimed: Claimed, claims: Sequence[Claim]) -> float | None:
+    if claimed.outcome == "locked":
+        return random.uniform(*_LOCKED_FOR)
+    waits = [] if claimed.due_in is None else [claimed.due_in]
+    for claim in claims:
+        waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
+    return min(waits, default=None)
+
+
+def _may_rest(task: Task, rule: Rule) -> bool:
+    """Tell whether nothing but a change, which wakes it, or a known time makes work for a task."""
+    if rule.statement is not None or callable(task.concurrency):
+        return False
+    delay: Any = task.delay
+    longest = getattr(delay, "maximum", None) if callable(delay) else delay
+    if isinstance(longest, timedelta):
+        longest = longest.total_seconds()
+    return isinstance(longest, int | float) and longest <= _LONGEST_DELAY
