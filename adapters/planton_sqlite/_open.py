@@ -97,12 +97,13 @@ def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
         place = 1 if name == "strftime" else 0
 
         def function(*arguments: object) -> Any:
-            given = [*arguments] if len(arguments) > place else [*arguments, "now"]
+            given: list[Any] = [*arguments] if len(arguments) > place else [*arguments, "now"]
             if given[place] == "now":
                 # As a Julian day: the only form of which the date functions keep the fraction.
-                day = clock() / 86400.0 + 2440587.5
-                # Rounded down: what is due now by a DEFAULT must not be due a moment later.
-                given[place] = math.nextafter(day, 0) if name == "julianday" else day
+                given[place] = clock() / 86400.0 + 2440587.5
+                if name == "julianday" and len(given) == 1:
+                    # Rounded down: what is due now by a DEFAULT must not be due a moment later.
+                    return math.nextafter(given[place], 0)
             marks = ", ".join("?" * len(given))
             return real.execute(f"SELECT {name}({marks})", given).fetchone()[0]
 
