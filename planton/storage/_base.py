@@ -169,7 +169,7 @@ class Base:
         if requests[0].rule.statement is not None:
             _, claimed = await self._backend.exchange([], requests)
         else:
-            claimed = (await self._gather(Entry(None, requests))).claimed
+            claimed = (await self._gather(Entry(requests=requests))).claimed
         for request, one in zip(requests, claimed, strict=True):
             if isinstance(one, Claimed):
                 self._held.update((row.receipt, request.rule.task_name) for row in one.rows)
@@ -178,17 +178,24 @@ class Base:
         return claimed
 
     async def report(self, report: Report) -> Found:
-        """Report, with whatever else is reported or claimed at the same time.
+        """Report, with whatever else is reported or claimed at the same time."""
+        (found,) = await self.report_all([report])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def report_all(self, reports: Sequence[Report]) -> list[Found | Exception]:
+        """Send several reports in one commit; one that fails undoes only itself.
 
         The tasks whose slots it frees are woken at once: their claims join the same commit.
         """
         self._check_open()
-        if report.kind in _ENDING:
-            held = self._held
-            freed = {name for receipt in report.receipts if (name := held.pop(receipt, None))}
+        held = self._held
+        ended = (each for report in reports if report.kind in _ENDING for each in report.receipts)
+        if freed := {name for receipt in ended if (name := held.pop(receipt, None))}:
             for served in self._served:
                 served.wake(freed)
-        return (await self._gather(Entry(report))).found
+        return (await self._gather(Entry(reports))).found
 
     async def _exchange(
         self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
