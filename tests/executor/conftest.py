@@ -6,7 +6,6 @@ import trio.testing
 from planton import InstructionEvent, Planton
 from planton.testing import MemoryStorage
 from planton_executor import Executor, FailedEvent, IdleEvent, StartedEvent, SucceededEvent
-from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 
 STORAGES = ("memory", "sqlite", "postgres")
@@ -14,9 +13,11 @@ STORAGES = ("memory", "sqlite", "postgres")
 
 def open_storage(kind, where):
     """Open the storage of a test."""
-    return {"memory": lambda _: MemoryStorage(), "sqlite": SQLiteStorage}.get(
-        kind, PostgresStorage
-    )(where)
+    if kind == "postgres":
+        from planton_postgres import PostgresStorage
+
+        return PostgresStorage(where)
+    return MemoryStorage() if kind == "memory" else SQLiteStorage(where)
 
 
 @pytest.fixture(params=STORAGES)

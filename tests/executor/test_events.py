@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
+from planton.testing import MemoryStorage
 from planton_executor import (
     Executor,
     FailedEvent,
@@ -19,14 +20,9 @@ from planton_executor import (
 )
 
 
-class _Storage:
-    def heartbeat(self):
-        pass
-
-
 def test_listeners_come_and_go():
     """Types that there are, functions, and for risks plain ones."""
-    executor = Executor(_Storage())
+    executor = Executor(MemoryStorage())
 
     @executor.on(IdleEvent)
     def listener(event):
