@@ -10,6 +10,7 @@ from planton import Batch, Claim, ScheduleRequest
 from planton.storage import CronTimes
 from planton_postgres._cron import Fires, fires_of
 from planton_postgres._database import Connection, Database, fetch
+from planton_postgres._driver import Statement
 from planton_postgres._found import Fire, Found, found_from, to_claim
 from planton_postgres._passed import Memory, Passed
 from planton_postgres._rule import ClaimRule
@@ -182,13 +183,15 @@ class Claimer:
         """Lock, count, take over, claim from the queue, in one round trip."""
         passed = {each.task_name: self._memory.passed(each.task_name) for each in requests}
         parameters = self._parameters(requests, passed, locks=True)
-        async with connection.pipeline():
-            await connection.execute(CLAIM["begin"], prepare=False)
-            lock = await connection.execute(CLAIM["lock"], parameters)
-            claim = await connection.execute(CLAIM["claim"], parameters)
-            if commit:
-                await connection.execute(CLAIM["commit"], prepare=False)
-        return found_from(await lock.fetchall(), await claim.fetchall(), passed)
+        statements = [
+            Statement(CLAIM["begin"], prepare=False),
+            Statement(CLAIM["lock"], parameters),
+            Statement(CLAIM["claim"], parameters),
+        ]
+        if commit:
+            statements.append(Statement(CLAIM["commit"], prepare=False))
+        _, lock, claim, *_ = await connection.run_pipeline(statements)
+        return found_from(lock, claim, passed)
 
     async def _with_source(self, connection: Connection, request: ScheduleRequest) -> Found:
         """Claim what all kinds do, then from the source for the room that is left, and commit."""
@@ -230,12 +233,14 @@ class Claimer:
     ) -> list[str]:
         """Run the user's statement; what it gave that is not recorded yet."""
         parameters = {"task_name": task_name, "is_marked": source.marks}
-        async with connection.pipeline():
-            await connection.execute(CLAIM["replan"], prepare=False)
-            await connection.execute(CLAIM["replan_too"], prepare=False)
-            await connection.execute(CLAIM["claims"], parameters)
-            known = await connection.execute(CLAIM["known"], parameters)
-        ((active, others),) = await known.fetchall()
+        *_, ((active, others),) = await connection.run_pipeline(
+            [
+                Statement(CLAIM["replan"], prepare=False),
+                Statement(CLAIM["replan_too"], prepare=False),
+                Statement(CLAIM["claims"], parameters),
+                Statement(CLAIM["known"], parameters),
+            ]
+        )
         if source.marks:
             return await source.run(connection, found.room, active, found.now)
         # A plain SELECT finds what is active again, and others that are not to be claimed. These
@@ -261,17 +266,16 @@ class Claimer:
         fires: Fires,
     ) -> list[Claim]:
         """Record what the source gave, and commit, in one round trip; the claims."""
-        recorded = None
-        async with connection.pipeline():
-            if given:
-                row = self._row(task_name, given, found)
-                recorded = await connection.execute(CLAIM["record"], row)
-            if fires.next_at is not None:
-                await connection.execute(CLAIM["fire_next"], self._kept(task_name, fires))
-            elif not (given or found.claims):
-                await connection.execute(CLAIM["lazily"], prepare=False)
-            await connection.execute(CLAIM["commit"], prepare=False)
-        return [] if recorded is None else [to_claim(*row) for row in await recorded.fetchall()]
+        statements = []
+        if given:
+            statements.append(Statement(CLAIM["record"], self._row(task_name, given, found)))
+        if fires.next_at is not None:
+            statements.append(Statement(CLAIM["fire_next"], self._kept(task_name, fires)))
+        elif not (given or found.claims):
+            statements.append(Statement(CLAIM["lazily"], prepare=False))
+        statements.append(Statement(CLAIM["commit"], prepare=False))
+        recorded, *_ = await connection.run_pipeline(statements)
+        return [to_claim(*row) for row in recorded] if given else []
 
     def _kept(self, task_name: str, fires: Fires) -> dict[str, Any]:
         key = self.rules[task_name].cron
