@@ -17,13 +17,13 @@ ON CONFLICT (task_name) DO NOTHING;
 
 -- name: look
 -- Each epoch is that of the server's clock.
-SELECT asked.task_name, look.is_paused, look.concurrency, look.active,
+SELECT asked.place, asked.task_name, look.is_paused, look.concurrency, look.active,
        extract(epoch FROM look.first_expiry)::double precision,
        extract(epoch FROM look.first_due)::double precision,
        extract(epoch FROM look.kept)::double precision,
        extract(epoch FROM look.clock)::double precision
 FROM jsonb_to_recordset(%(asked)s::jsonb) AS asked (
-    task_name text, key text, tags text[], cron text
+    place integer, task_name text, key text, tags text[], cron text
 )
 CROSS JOIN LATERAL planton_look(asked.task_name, asked.key, asked.tags, asked.cron) AS look;
 

@@ -30,8 +30,9 @@ DECLARE
     passed jsonb;                   -- by priority: (run_at, id) of the last row taken there
     began timestamptz;
     took interval;
+    walked bigint;                  -- how many index entries it read, dead rows included
     due bigint[] := '{}';
-    found bigint[];
+    at_level bigint[];
     next_due timestamptz;
     given text[] := '{}';
     problem jsonb;
@@ -121,13 +122,14 @@ BEGIN
     -- taken before is passed over: its dead rows stay in the index while a snapshot is held open.
     passed := CASE WHEN asked.server = server THEN coalesce(asked.passed, '{}') ELSE '{}' END;
     began := clock_timestamp();
+    walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass);
     WHILE room > cardinality(due) LOOP
         level_before := level;
         level := planton_next_level(task, level_before, passed);
         EXIT WHEN level IS NULL;
         bound_run_at := coalesce((passed -> level::text ->> 0)::timestamptz, '-infinity');
         bound_id := coalesce((passed -> level::text ->> 1)::bigint, 0);
-        found := ARRAY(
+        at_level := ARRAY(
             SELECT pending.id FROM planton_pending AS pending
             WHERE pending.task_name = task AND pending.priority = level
               AND pending.run_at <= clock AND (pending.run_at, pending.id) > (bound_run_at, bound_id)
@@ -136,11 +138,11 @@ BEGIN
             ORDER BY pending.run_at, pending.id LIMIT room - cardinality(due)
             FOR UPDATE SKIP LOCKED
         );
-        IF cardinality(found) > 0 THEN
-            due := due || found;
+        IF cardinality(at_level) > 0 THEN
+            due := due || at_level;
             passed := passed || (
                 SELECT jsonb_build_object(level, jsonb_build_array(last.run_at, last.id))
-                FROM planton_pending AS last WHERE last.id = found[cardinality(found)]
+                FROM planton_pending AS last WHERE last.id = at_level[cardinality(at_level)]
             );
         END IF;
         IF room > cardinality(due) THEN
@@ -148,6 +150,7 @@ BEGIN
         END IF;
     END LOOP;
     took := clock_timestamp() - began;
+    walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - walked;
 
     -- 7. record what is due, each with a new receipt. No ON CONFLICT: a conflict is a broken
     -- invariant, and must be loud.
@@ -225,7 +228,7 @@ BEGIN
     payload := jsonb_build_object(
         'active', active, 'held', held, 'claimed', claimed, 'cap', cap, 'mode', mode,
         'problem', problem, 'passed', passed, 'lowest', lowest, 'server', server,
-        'took', extract(epoch FROM took), 'clock', extract(epoch FROM clock),
+        'walked', walked - cardinality(due), 'took', extract(epoch FROM took), 'clock', extract(epoch FROM clock),
         'first_expiry', extract(epoch FROM first_expiry), 'next_due', extract(epoch FROM next_due)
     );
     RETURN NEXT;
