@@ -15,7 +15,7 @@ from planton.storage._arguments import (
     to_number,
 )
 from planton.storage._backend import Kind, Receipt, Report
-from planton.storage._base import Base
+from planton.storage._base import ENDING, Base
 from planton.storage._records import Acknowledged, TakenOver
 
 Receipts: TypeAlias = str | Iterable[str]
@@ -202,6 +202,8 @@ class Consumers(Base):
         if not parsed:
             self._check_open()
             return Acknowledged((), ())
+        if kind in ENDING:
+            self._free(parsed)
         found = await self.report(Report(kind, list(parsed.values()), values))
         if len(found) == len(parsed):
             return Acknowledged(tuple(parsed), ())
