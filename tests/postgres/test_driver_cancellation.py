@@ -65,6 +65,19 @@ async def test_in_a_cancelled_scope_nothing_is_sent(connection):
     assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
 
 
+async def test_in_a_cancelled_scope_no_transaction_is_begun(connection):
+    """Nor is one counted that was not: the next one is an outermost one again."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with connection.transaction():
+            pytest.fail("entered")
+
+    assert scope.cancelled_caught
+    async with connection.transaction():
+        await connection.execute("CREATE TABLE t (i int)")
+    await assert_usable(connection)
+
+
 async def test_a_statement_cancelled_in_a_transaction_is_rolled_back_with_it(connection):
     """Trap 1: the ROLLBACK is sent and awaited, though the scope is cancelled."""
     await connection.execute("CREATE TABLE t (i int)")
@@ -291,6 +304,21 @@ async def test_a_server_that_dies_while_it_is_asked_to_cancel_does_not_hide_the_
 
     assert scope.cancelled_caught
     assert connection.closed
+
+
+async def test_a_cancelled_transaction_waits_for_the_statement_of_another_task_to_roll_back(
+    connection, nursery
+):
+    """Trap 1, where somebody else has the lock that the cleaning up needs."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.move_on_after(0.05):
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+            nursery.start_soon(connection.execute, "SELECT pg_sleep(0.2)")
+            await trio.sleep_forever()
+
+    await assert_usable(connection)
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
 
 
 async def test_a_transaction_that_cannot_get_the_lock_to_roll_back_closes_the_connection(

@@ -116,7 +116,7 @@ async def test_a_flood_is_read_in_small_parts_and_other_tasks_have_their_turn(
         parts.append(1 + len(connection.waiting_notifies()))
 
     assert max(parts) < 3_000
-    assert len(parts) <= turns - before
+    assert len(parts) // 2 <= turns - before
     assert 0 == connection.dropped_notifies
 
 
