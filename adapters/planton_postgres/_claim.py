@@ -1,302 +1,192 @@
-"""The strict claim: counts and claims in one transaction, which only one has at a time per task."""
+"""Asks planton_claim, and reads its answer; and what a claim remembers for the next one."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+import json
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
-import trio
-from psycopg.types.json import Jsonb
+import attrs
 
-from planton import Batch, Claim, ScheduleRequest
-from planton.storage import CronTimes
-from planton_postgres._cron import Fires, fires_of
-from planton_postgres._database import Connection, Database, fetch
-from planton_postgres._found import Fire, Found, found_from, to_claim
-from planton_postgres._passed import Memory, Passed
-from planton_postgres._rule import ClaimRule
-from planton_postgres._source import Source
-from planton_postgres._statements import CLAIM
+from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, Rule
+from planton_postgres._query import Query
 
-# Up to so many tasks are asked for at once; the statements are told a line for each of them.
-_FEW = 50
-
-Answer: TypeAlias = Batch | Exception
+# So many entries of the index that a look at the queue from its front read in vain are dead rows.
+_MANY = 1000
+# Then they are passed over for that many times as long as it took, for a second at the most: what
+# was committed late in front of the bound waits no longer.
+_TIMES, _MOST_SECONDS = 20.0, 1.0
 
 
-class Claimer:
-    """Claims for the tasks of one storage.
+@attrs.define(eq=False)
+class Bounds:
+    """Lower bounds that skip dead rows; see "Dead rows" in docs/postgres.md.
 
-    Args:
-        database: Where.
-        keep: Whether there is a history.
-        rest: Gives the seconds that a task with nothing to do may rest, because it would be woken;
-            0 if it would not.
-        name: Who claims.
+    Attributes:
+        server: The server and the sequence that they were learnt from; others ignore them.
+        lowest: No active row of the task has a lower id.
+        passed: By priority, the time and the id of the last row taken.
+        until: When the queue is to be looked at from the front again.
+        mode: What is known of the user's statement: it reads, locks rows, or marks them.
     """
 
-    def __init__(
-        self, database: Database, *, keep: bool, rest: Callable[[], float], name: str
-    ) -> None:
-        self._database = database
-        self._keep = keep
-        self._name = name
-        self._rest = rest
-        self.rules: dict[str, ClaimRule] = {}
-        self._known: set[str] = set()
-        self._memory = Memory(trio.current_time)
+    server: str = ""
+    lowest: int = 0
+    passed: dict[str, Any] = attrs.field(factory=dict)
+    until: float = -math.inf
+    mode: str = "reads"
 
-    async def from_queue(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
-        """Claim for tasks that have nothing but the queue: one round trip for all of them.
 
-        Of very many it is first asked which have anything; mostly that is all.
-        """
-        busy = requests if len(requests) <= _FEW else await self._busy(requests)
-        found = await self._queued(busy) if busy else {}
-        nothing = Found.nothing()
-        return [self._batch(each, found.get(each.task_name, nothing)) for each in requests]
+class Claim:
+    """One claim of one task.
 
-    async def _queued(self, requests: Sequence[ScheduleRequest]) -> dict[str, Found]:
-        async def claim(connection: Connection) -> dict[str, Found]:
-            return await self._common(connection, requests, commit=True)
+    Args:
+        request: What is asked for.
+        bounds: What earlier claims by the same rule have learnt.
+        clock: Returns a time in seconds that never goes back.
+    """
 
-        await self._introduce(requests)
-        return self._learnt_from(await self._database.claim(claim))
+    def __init__(self, request: ClaimRequest, bounds: Bounds, clock: Callable[[], float]) -> None:
+        self.request = request
+        self._bounds = bounds
+        self._clock = clock
+        self._token = secrets.randbits(63)
+        self._uses_bounds = clock() < bounds.until
+        self._fires: Fires | None = None
+        self._kept: datetime | None = None
 
-    async def _busy(self, requests: Sequence[ScheduleRequest]) -> Sequence[ScheduleRequest]:
-        """Leave out tasks that have nothing queued and nothing active."""
-        limit = len(requests)
-        rows = await self._database.rows(CLAIM["busy"], {"limit": limit})
-        if len(rows) > limit:
-            return requests  # those of others may have hidden one of these
-        busy = {name for (name,) in rows}
-        return [request for request in requests if request.task_name in busy]
+    def reckon(self, kept: datetime | None, fires: Fires) -> None:
+        """Note which times of a cron task fire, reckoned from the kept one."""
+        self._kept, self._fires = kept, fires
 
-    async def from_source(self, request: ScheduleRequest) -> Batch:
-        """Claim for a task that has a source of its own: three round trips, or four.
-
-        A cancellation takes effect while the user's statement runs: it is undone then.
-        """
-
-        async def claim(connection: Connection) -> Found:
-            try:
-                return await self._with_source(connection, request)
-            except BaseException:
-                await connection.rollback()  # noqa: ASYNC102  bounded by settle_limit
-                raise
-
-        await self._introduce([request])
-        found = await self._database.claim_in_parts(claim)
-        self._learnt_from({request.task_name: found})
-        return self._batch(request, found)
-
-    async def from_sources(self, requests: Sequence[ScheduleRequest]) -> list[Answer]:
-        """Claim for several, each in a transaction of its own; one that fails undoes no other."""
-        answers: dict[str, Answer] = {**await self._at_rest(requests)}
-
-        async def claim(request: ScheduleRequest) -> None:
-            try:
-                answers[request.task_name] = await self.from_source(request)
-            except Exception as error:
-                answers[request.task_name] = error
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for request in requests:
-                    if request.task_name not in answers:
-                        nursery.start_soon(claim, request)
-        except BaseExceptionGroup as group:
-            # Some were cancelled, but what others have committed must be heard of. The
-            # cancellation strikes again, at the caller's next checkpoint.
-            if group.split(trio.Cancelled)[1] or not any(map(_has_claims, answers.values())):
-                raise
-        return [answers.get(request.task_name, Batch([])) for request in requests]
-
-    async def _at_rest(self, requests: Sequence[ScheduleRequest]) -> dict[str, Batch]:
-        """Give the answers of cron tasks with nothing to do: one look for all of them."""
-        timed = [each for each in requests if self.rules[each.task_name].times is not None]
-        if len(timed) < 2:
-            return {}
-        looked = await self._database.use(lambda connection: self._look(connection, timed))
-        self._known.update(name for name, found in looked.items() if found.is_known)
-        return {
-            request.task_name: self._batch(request, found)
-            for request in timed
-            if (found := looked[request.task_name]).is_known and not found.is_wanted
-        }
-
-    async def _look(
-        self, connection: Connection, requests: Sequence[ScheduleRequest]
-    ) -> dict[str, Found]:
-        passed: dict[str, Passed | None] = {each.task_name: None for each in requests}
-        parameters = self._parameters(requests, passed, locks=False)
-        return found_from(await fetch(connection, CLAIM["lock"], parameters), [], passed)
-
-    def _parameters(
-        self,
-        requests: Sequence[ScheduleRequest],
-        passed: Mapping[str, Passed | None],
-        *,
-        locks: bool,
-    ) -> dict[str, Any]:
-        asked = [
-            self.rules[each.task_name].asked(each) | {"passed": passed[each.task_name]}
-            for each in requests
-        ]
-        common = {"keep": self._keep, "claimed_by": self._name, "locks": locks}
-        return {"asked": Jsonb(asked), **common}
-
-    def _batch(self, request: ScheduleRequest, found: Found) -> Batch:
-        """Give it as a schedule answers."""
-        next_in = found.next_in(self.rules[request.task_name].delay, self._rest())
-        due_in = found.due_in(request.attempt_number + 1)
-        return Batch(found.claims, active=found.active, next_in=next_in, due_in=due_in)
-
-    async def _introduce(self, requests: Sequence[ScheduleRequest]) -> None:
-        """Give tasks the row that is their lock, before their first claim.
-
-        Not after a claim that finds none: what it has claimed for others would have to be kept
-        through whatever happens to the second claim.
-        """
-        unknown = sorted({request.task_name for request in requests} - self._known)
-        if unknown:
-            await self._database.count(CLAIM["introduce"], {"task_names": unknown})
-            self._known.update(unknown)
-
-    def _learnt_from(self, found: dict[str, Found]) -> dict[str, Found]:
-        """Note, after the commit, what was found, and how soon to look at all of a queue again.
-
-        Tasks whose row somebody has deleted are forgotten: they get it anew at their next attempt.
-        """
-        self._known -= {name for name, one in found.items() if not one.is_known}
-        for name, one in found.items():
-            if one.trail is not None:
-                self._memory.note(name, one.passed, one.trail)
-            elif one.has_looked and not one.passed:
-                self._memory.seen_all(name)
-            if one.passed:
-                one.look_in = self._memory.look_in(name)
-        return found
-
-    async def _common(
-        self, connection: Connection, requests: Sequence[ScheduleRequest], *, commit: bool
-    ) -> dict[str, Found]:
-        """Lock, count, take over, claim from the queue, in one round trip."""
-        passed = {each.task_name: self._memory.passed(each.task_name) for each in requests}
-        parameters = self._parameters(requests, passed, locks=True)
-        async with connection.pipeline():
-            await connection.execute(CLAIM["begin"], prepare=False)
-            lock = await connection.execute(CLAIM["lock"], parameters)
-            claim = await connection.execute(CLAIM["claim"], parameters)
-            if commit:
-                await connection.execute(CLAIM["commit"], prepare=False)
-        return found_from(await lock.fetchall(), await claim.fetchall(), passed)
-
-    async def _with_source(self, connection: Connection, request: ScheduleRequest) -> Found:
-        """Claim what all kinds do, then from the source for the room that is left, and commit."""
-        with self._database.limited(shield=True):
-            common = await self._common(connection, [request], commit=False)
-        found = common[request.task_name]
-        given, fires = await self._given(connection, request.task_name, found)
-        with self._database.limited(shield=True):
-            found.claims += await self._finish(connection, request.task_name, found, given, fires)
-        found.next_fire_at = fires.look_at
-        return found
-
-    async def _given(
-        self, connection: Connection, task_name: str, found: Found
-    ) -> tuple[list[str], Fires]:
-        """Ask the source; its instructions, and what becomes of the time table."""
-        rule = self.rules[task_name]
-        if rule.times is not None:
-            fires = await self._from_times(connection, task_name, rule.times, found)
-            return fires.due, fires
-        if rule.source is None or not found.room:
-            return [], Fires()
-        with self._database.limited(shield=False):
-            return await self._from_table(connection, task_name, rule.source, found), Fires()
-
-    async def _from_times(
-        self, connection: Connection, task_name: str, times: CronTimes, found: Found
-    ) -> Fires:
-        """Look at the time table, as it is now that nobody else can change it."""
-        if found.is_held:
-            with self._database.limited(shield=True):
-                rows = await fetch(connection, CLAIM["fires"], {"task_name": task_name})
-            found.now = rows[0][0]
-            found.fires = {key: Fire(*fire) for _, key, *fire in rows if key is not None}
-        return fires_of(times, found)
-
-    async def _from_table(
-        self, connection: Connection, task_name: str, source: Source, found: Found
-    ) -> list[str]:
-        """Run the user's statement; what it gave that is not recorded yet."""
-        parameters = {"task_name": task_name, "is_marked": source.marks}
-        async with connection.pipeline():
-            await connection.execute(CLAIM["replan"], prepare=False)
-            await connection.execute(CLAIM["replan_too"], prepare=False)
-            await connection.execute(CLAIM["claims"], parameters)
-            known = await connection.execute(CLAIM["known"], parameters)
-        ((active, others),) = await known.fetchall()
-        if source.marks:
-            return await source.run(connection, found.room, active, found.now)
-        # A plain SELECT finds what is active again, and others that are not to be claimed. These
-        # may be many and are rarely in front: it is asked for them if they took all the places.
-        limit = found.room + len(active)
-        given = await source.run(connection, limit, active, found.now)
-        if not others or len(given) < limit:
-            return given
-        recorded = await connection.execute(CLAIM["record"], self._row(task_name, given, found))
-        claims = [to_claim(*row) for row in await recorded.fetchall()]
-        found.claims += claims
-        found.room -= len(claims)
-        if not found.room:
-            return []
-        return await source.run(connection, limit + others, active, found.now)
-
-    async def _finish(
-        self,
-        connection: Connection,
-        task_name: str,
-        found: Found,
-        given: list[str],
-        fires: Fires,
-    ) -> list[Claim]:
-        """Record what the source gave, and commit, in one round trip; the claims."""
-        recorded = None
-        async with connection.pipeline():
-            if given:
-                row = self._row(task_name, given, found)
-                recorded = await connection.execute(CLAIM["record"], row)
-            if fires.next_at is not None:
-                await connection.execute(CLAIM["fire_next"], self._kept(task_name, fires))
-            elif not (given or found.claims):
-                await connection.execute(CLAIM["lazily"], prepare=False)
-            await connection.execute(CLAIM["commit"], prepare=False)
-        return [] if recorded is None else [to_claim(*row) for row in await recorded.fetchall()]
-
-    def _kept(self, task_name: str, fires: Fires) -> dict[str, Any]:
-        key = self.rules[task_name].cron
-        kept = {
-            "key": key,
-            "next_fire_at": fires.next_at,
-            "shared": fires.shared,
-            "gone": fires.gone,
-        }
-        return {"task_name": task_name, **kept}
-
-    def _row(self, task_name: str, given: list[str], found: Found) -> dict[str, Any]:
-        rule = self.rules[task_name]
-        is_marked = rule.source is not None and rule.source.marks
-        return {
-            "task_name": task_name,
-            "instructions": given,
-            "retries": rule.retries,
+    def parameters(self, *, is_alone: bool) -> dict[str, str]:
+        """Return the parameters of the statement `claim`."""
+        rule, bounds, request = self.request.rule, self._bounds, self.request
+        asked: dict[str, Any] = {
+            "limit": request.limit,
+            "concurrency": request.concurrency,
             "lease": rule.lease,
-            "claimed_by": self._name,
-            "is_marked": is_marked,
-            "is_time": rule.times is not None,
-            "room": None if is_marked else found.room,
+            "deliveries": rule.deliveries,
+            "key": rule.key,
+            "tags": rule.tags,
+            "claimed_by": rule.claimed_by,
+            "token": self._token,
+            "keeps": rule.keeps,
+            "passed": bounds.passed if self._uses_bounds else {},
+            "lowest": bounds.lowest,
+            "server": bounds.server,
+            "is_alone": is_alone,
         }
+        if rule.statement is not None:
+            statement = Query(rule.task_name, rule.statement).statement
+            asked |= {"statement": statement, "mode": bounds.mode, "retries": rule.retries}
+        if self._fires is not None and rule.cron is not None:
+            asked |= {
+                "cron": rule.cron.key,
+                "retries": 0,
+                "kept": self._kept and self._kept.isoformat(),
+                "fires": [time.isoformat() for time in self._fires.due],
+                "next_fire_at": self._fires.next_at.isoformat(),
+            }
+        return {"task_name": rule.task_name, "request": json.dumps(asked)}
+
+    def read(self, rows: Sequence[tuple[Any, ...]]) -> Claimed | None:
+        """Read what planton_claim returned; None if the task is not known to the database."""
+        kind = rows[-1][0]
+        if kind == "unknown":
+            return None
+        if kind != "state":
+            return Claimed(concurrency=self.request.concurrency, outcome=kind)
+        state = json.loads(rows[-1][3])
+        self._learn(state)
+        token = self._token
+        claimed = [
+            ClaimedRow((row_id, token), instruction, payload, delivery, timeout)
+            for _, row_id, instruction, payload, delivery, timeout in rows[:-1]
+        ]
+        rescued = sum(row[0] == "rescued" for row in rows[:-1])
+        claimed[:rescued] = sorted(claimed[:rescued], key=lambda row: row.receipt)
+        return Claimed(
+            rows=claimed,
+            active=state["active"],
+            concurrency=state["cap"],
+            due_in=self._due_in(state),
+            error=self._error(state["problem"]),
+        )
+
+    def _learn(self, state: dict[str, Any]) -> None:
+        bounds, now = self._bounds, self._clock()
+        bounds.server, bounds.lowest, bounds.passed = (
+            state["server"],
+            state["lowest"],
+            state["passed"],
+        )
+        bounds.mode = state["mode"] or bounds.mode
+        if not self._uses_bounds:
+            seconds = min(state["took"] * _TIMES, _MOST_SECONDS)
+            bounds.until = now + seconds if state["walked"] > _MANY else now
+
+    def _due_in(self, state: dict[str, Any]) -> float | None:
+        """Return the seconds until an attempt may find something; see `Claimed`."""
+        has_slots = state["held"] < state["cap"]
+        if has_slots and state["claimed"] >= self.request.limit:
+            return 0.0
+        times = [state["first_expiry"]]
+        if has_slots:
+            times.append(state["next_due"])
+            if self._fires is not None:
+                times.append(self._fires.next_at.timestamp())
+        waits = [at - state["clock"] for at in times if at is not None and at > state["clock"]]
+        if has_slots and self._uses_bounds:
+            waits.append(max(self._bounds.until - self._clock(), 0.0))
+        return min(waits, default=None)
+
+    def _error(self, problem: dict[str, Any] | None) -> Exception | None:
+        if problem is None:
+            return None
+        rule = self.request.rule
+        return Query(rule.task_name, rule.statement or "").problem(problem)
 
 
-def _has_claims(answer: Answer) -> bool:
-    return isinstance(answer, Batch) and bool(answer.claims)
+@attrs.frozen
+class Looked:
+    """What a look found, without a lock; times are seconds since 1970 by the server's clock."""
+
+    task_name: str
+    is_paused: bool | None = None
+    concurrency: int | None = None
+    active: int = 0
+    first_expiry: float | None = None
+    first_due: float | None = None
+    kept: float | None = None
+    clock: float = 0.0
+
+    def reckoned(self, rule: Rule, limit: int, others: dict[str, datetime]) -> Fires | None:
+        """Return which times of a cron task fire; None for other tasks."""
+        if rule.cron is None:
+            return None
+        now = to_datetime(self.clock)
+        kept = rule.cron.first(others, now) if self.kept is None else to_datetime(self.kept)
+        return rule.cron.fires(kept, now, limit)
+
+    def answer(self, request: ClaimRequest, fires: Fires | None) -> Claimed | None:
+        """Return what a claim that finds nothing would; None if it may find something."""
+        cap = request.concurrency if self.concurrency is None else self.concurrency
+        if self.is_paused:
+            return Claimed(concurrency=cap, outcome="paused")
+        has_slots = self.active < cap
+        times = [self.first_expiry]
+        if has_slots:
+            if request.rule.statement is not None or (fires is not None and self.kept is None):
+                return None
+            times += [self.first_due, None if fires is None else self.kept]
+        if any(at is not None and at <= self.clock for at in times):
+            return None
+        wait = min((at - self.clock for at in times if at is not None), default=None)
+        return Claimed(active=self.active, concurrency=cap, due_in=wait)
+
+
+def to_datetime(seconds: float) -> datetime:
+    """Return a time of the server's clock."""
+    return datetime.fromtimestamp(seconds, UTC)

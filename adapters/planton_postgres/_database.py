@@ -1,23 +1,24 @@
 """Transactions on a small pool: shielded once begun, with a time limit, errors translated."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from types import TracebackType
-from typing import Any, LiteralString, Self, TypeAlias, TypeVar
+from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
 import trio
 from psycopg.rows import tuple_row
 
 from planton import StorageError
-from planton_postgres._driver import Pool, StatementTimeout, TrioConnection
+from planton_postgres._driver import Pool, Statement, StatementTimeout, TrioConnection
 from planton_postgres._errors import name_of, translated
+from planton_postgres._statements import Statements
 
 T = TypeVar("T")
 Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
+Rows: TypeAlias = list[tuple[Any, ...]]
+Parameters: TypeAlias = Mapping[str, Any]
 
-# Two batches of reports that name the same claims in another order: one of them is undone by the
-# server, and does it again.
+# Two transactions that wait for each other: one of them is undone by the server, and done again.
 _TRIES = 3
 _UNDONE = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
@@ -31,14 +32,14 @@ class Database:
         connect_timeout: Seconds to wait for a connection, whatever it takes to get one.
         statement_timeout: Seconds that a transaction may take, once it has a connection.
         prepare_threshold: See `Pool`.
-        check: Raises if the tables are not those that this code needs; asked until it does not.
+        check: Raises if the tables are not those that this code needs, returns their schema.
     """
 
     def __init__(
         self,
         conninfo: str,
         *,
-        check: Callable[[Connection, str], Awaitable[None]],
+        check: Callable[[Connection, str], Awaitable[str]],
         pool_size: int,
         connect_timeout: float,
         statement_timeout: float,
@@ -46,7 +47,8 @@ class Database:
     ) -> None:
         self.conninfo = conninfo
         self.name = name_of(conninfo)
-        self._connect_timeout = connect_timeout
+        self.connect_timeout = connect_timeout
+        self.sql = Statements()
         self._statement_timeout = statement_timeout
         self._pool = Pool(
             conninfo,
@@ -55,13 +57,14 @@ class Database:
             connect_timeout=connect_timeout,
             prepare_threshold=prepare_threshold,
         )
-        # Claims run the user's SQL, which may wait for locks of the user's: one connection is
-        # left for reports and heartbeats.
-        self._claims = trio.Semaphore(max(1, pool_size - 1))
+        # The user's own statements may wait for locks of the user's: one connection is left for
+        # reports and heartbeats.
+        self._statements = trio.Semaphore(max(1, pool_size - 1))
         self._check = check
-        self._is_checked = self._is_open = False
+        self._is_checked = False
+        self._begins = False
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
         """Connect once, so that a wrong password is found at once and not waited for.
 
         Raises:
@@ -69,95 +72,72 @@ class Database:
         """
         with translated(self.name):
             first = await TrioConnection.connect(
-                self.conninfo, connect_timeout=self._connect_timeout
+                self.conninfo, connect_timeout=self.connect_timeout
             )
         await first.close()
         await self._pool.__aenter__()
-        self._is_open = True
-        return self
+        self._is_checked = False
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the connections."""
-        self._is_open = False
-        await self._pool.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102  no checkpoint
+    async def close(self) -> None:
+        """Close the connections. No checkpoint."""
+        await self._pool.__aexit__(None, None, None)
 
     @property
     def pids(self) -> set[int]:
         """The server's processes behind our connections; behind a pooler they are others."""
         return self._pool.pids
 
-    @property
-    def connect_timeout(self) -> float:
-        """Seconds to wait for a connection."""
-        return self._connect_timeout
+    async def use(
+        self, function: Callable[[Connection], Awaitable[T]], *, shield: bool = True
+    ) -> T:
+        """Await `function(connection)` and return its result; it commits what it does.
 
-    async def claim(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Like `use`, for what may wait for the user's own locks."""
-        async with self._turn():
-            return await self.use(function)
+        A cancellation takes effect only as long as there is no connection: from then on the
+        result is returned, and the cancellation strikes at the caller's next checkpoint, so that
+        nothing is committed unheard. Without the shield it takes effect while a statement runs,
+        which is undone then; see `TrioConnection`.
 
-    async def claim_in_parts(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Like `claim`, of what puts its parts within `limited` itself, and rolls back itself."""
-        self._check_open()
+        Raises:
+            StorageError: If there is no connection to be had, it takes too long, or fails.
+        """
+        with translated(self.name):
+            for _ in range(_TRIES - 1):
+                try:
+                    return await self._once(function, shield)
+                except _UNDONE:
+                    pass
+            return await self._once(function, shield)
+
+    async def use_for_statement(self, function: Callable[[Connection], Awaitable[T]]) -> T:
+        """Like `use`, without the shield, for the user's own statement."""
         async with self._turn():
-            with translated(self.name):
-                async with self._pool.connection() as connection:
-                    with self.limited(shield=True):
-                        await self._check_tables(connection)
-                    return await function(connection)
+            return await self.use(function, shield=False)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Wait for one of the connections that claims may have, no longer than for any."""
-        with trio.move_on_after(self._connect_timeout) as scope:
-            await self._claims.acquire()
+        """Wait for one of the connections that statements may have, no longer than for any."""
+        with trio.move_on_after(self.connect_timeout) as scope:
+            await self._statements.acquire()
         if scope.cancelled_caught:
-            problem = "all connections that claims may have are in use"
+            problem = "all connections that statements of claim tasks may have are in use"
             remedy = "use a larger pool_size, or look for the statements that take so long"
             raise StorageError(self.name, f"{problem}: {remedy}")
         try:
             yield
         finally:
-            self._claims.release()
+            self._statements.release()
 
-    async def use(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Await `function(connection)` and give its result; it commits what it does.
-
-        A cancellation takes effect only as long as there is no connection: from then on the
-        result is returned, and the cancellation strikes at the caller's next checkpoint, so that
-        nothing is committed unheard. What it has begun and not committed is rolled back.
-
-        Raises:
-            StorageError: If there is no connection to be had, it takes too long, or fails.
-        """
-        self._check_open()
-        with translated(self.name):
-            for _ in range(_TRIES - 1):
-                try:
-                    return await self._once(function)
-                except _UNDONE:
-                    pass
-            return await self._once(function)
-
-    async def _once(self, function: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _once(self, function: Callable[[Connection], Awaitable[T]], shield: bool) -> T:
         async with self._pool.connection() as connection:
-            with self.limited(shield=True):
-                await self._check_tables(connection)
+            with self._limited(shield=shield):
+                if not self._is_checked:
+                    self.sql = Statements(await self._check(connection, self.name))
+                    self._is_checked = True
                 return await function(connection)
 
-    async def _check_tables(self, connection: Connection) -> None:
-        if not self._is_checked:
-            await self._check(connection, self.name)
-            self._is_checked = True
-
     @contextmanager
-    def limited(self, *, shield: bool) -> Iterator[None]:
-        """Give the block as long as a transaction may take, whoever cancels it if it is shielded.
+    def _limited(self, *, shield: bool) -> Iterator[None]:
+        """Run the block for as long as a transaction may take.
 
         Raises:
             StatementTimeout: If it takes longer; what it has begun was rolled back.
@@ -170,16 +150,15 @@ class Database:
             )
 
     async def change_tables(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Like `transaction`, whatever tables there are."""
-        self._check_open()
+        """Like `use`, in a transaction, whatever tables there are."""
         with translated(self.name):
             async with self._pool.connection() as connection:
-                with self.limited(shield=True):
+                with self._limited(shield=True):
                     async with connection.transaction():
                         return await function(connection)
 
     async def transaction(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Await `function(connection)` in a transaction of several statements."""
+        """Like `use`, in a transaction of several statements."""
 
         async def within(connection: Connection) -> T:
             async with connection.transaction():
@@ -187,28 +166,41 @@ class Database:
 
         return await self.use(within)
 
-    async def rows(
-        self, statement: LiteralString, parameters: Mapping[str, Any] | None = None
-    ) -> list[tuple[Any, ...]]:
-        """Run one statement, which commits by itself; the rows that it gives."""
-        return await self.use(lambda connection: fetch(connection, statement, parameters))
+    async def rows(self, statement: str, parameters: Parameters | None = None) -> Rows:
+        """Run a statement by its name, which commits by itself; its rows."""
+        return await self.use(lambda connection: fetch(connection, self.sql[statement], parameters))
 
-    async def count(self, statement: LiteralString, parameters: Mapping[str, Any]) -> int:
-        """Run one statement, which commits by itself; how many rows it changed."""
+    async def together(
+        self, connection: Connection, statements: Sequence[tuple[str, Parameters]]
+    ) -> list[Rows]:
+        """Run statements by their names in one round trip and one commit; the rows of each.
 
-        async def change(connection: Connection) -> int:
-            return (await connection.execute(statement, parameters)).rowcount
+        They need READ COMMITTED. Where the default is another isolation, which planton_claim
+        refuses, they are sent with a BEGIN of their own from then on.
 
-        return await self.use(change)
-
-    def _check_open(self) -> None:
-        if not self._is_open:
-            raise StorageError(self.name, "the storage is closed: use it within its block")
+        Raises:
+            psycopg.Error: The first error; all is undone.
+        """
+        if not self._begins:
+            try:
+                return await connection.run_pipeline(
+                    Statement(self.sql[name], parameters) for name, parameters in statements
+                )
+            except psycopg.errors.ActiveSqlTransaction:
+                self._begins = True
+        found = await connection.run_pipeline(
+            [
+                Statement(self.sql["begin"], prepare=False),
+                *(Statement(self.sql[name], parameters) for name, parameters in statements),
+                Statement(self.sql["commit"], prepare=False),
+            ]
+        )
+        return found[1:-1]
 
 
 async def fetch(
-    connection: Connection, statement: LiteralString, parameters: Mapping[str, Any] | None = None
-) -> list[tuple[Any, ...]]:
+    connection: Connection, statement: LiteralString, parameters: Parameters | None = None
+) -> Rows:
     """Run a statement; all of its rows."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement, parameters)

@@ -1,33 +1,36 @@
-"""The dispatchers of a database, and what they say of their tasks."""
+"""The dispatchers of a database, and their reports."""
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from planton.storage import FORGOTTEN_AFTER, Answer, DispatcherRecord, Registration, TaskReport
+from planton.storage import (
+    FORGOTTEN_AFTER,
+    Answer,
+    DispatcherRecord,
+    Registration,
+    TaskReport,
+)
 from planton_postgres._database import Database
-from planton_postgres._statements import load
+from planton_postgres._operate import to_time
 
-FLEET = load("fleet.sql")
+_NAMES = [field.name for field in attrs.fields(DispatcherRecord)]
 
 
-@attrs.frozen(eq=False)
 class Fleet:
-    """A `planton.storage.Registry`, and what operators ask of it."""
+    """A `planton.storage.Registry`."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def register(self, registration: Registration) -> None:
-        """Enter a dispatcher."""
-        await self._database.count(FLEET["register"], attrs.asdict(registration))
+        await self._database.rows("register", attrs.asdict(registration))
 
     async def beat(
-        self, dispatcher_id: str, tasks: int, reports: Mapping[str, str], gone: Sequence[str]
+        self, dispatcher_id: str, tasks: int, reports: Mapping[str, str], gone: Collection[str]
     ) -> Answer:
-        """Note that a dispatcher lives, and what it says; one statement."""
         parameters = {
             "id": dispatcher_id,
             "tasks": tasks,
@@ -35,36 +38,30 @@ class Fleet:
             "gone": list(gone),
             "silent": FORGOTTEN_AFTER,
         }
-        found = await self._database.rows(FLEET["beat"], parameters)
+        found = await self._database.rows("beat", parameters)
         if not found:
             return "unknown"
         return "stop" if found[0][0] else "go on"
 
     async def deregister(self, dispatcher_id: str) -> None:
-        """Forget a dispatcher and what it said."""
-        await self._database.count(FLEET["deregister"], {"id": dispatcher_id})
+        await self._database.rows("deregister", {"id": dispatcher_id})
 
     async def dispatchers(self) -> list[DispatcherRecord]:
-        """Give the dispatchers, the oldest first."""
-        names = [field.name for field in attrs.fields(DispatcherRecord)]
-        rows = await self._database.rows(FLEET["dispatchers"])
-        return [DispatcherRecord(**_in_utc(dict(zip(names, row, strict=True)))) for row in rows]
+        rows = await self._database.rows("dispatchers")
+        return [DispatcherRecord(**_dated(dict(zip(_NAMES, row, strict=True)))) for row in rows]
 
     async def request_stop(self, dispatcher_ids: Sequence[str] | None) -> list[str]:
-        """Ask dispatchers to stop; which."""
         ids = None if dispatcher_ids is None else list(dispatcher_ids)
-        return [row[0] for row in await self._database.rows(FLEET["request_stop"], {"ids": ids})]
+        return [row[0] for row in await self._database.rows("request_stop", {"ids": ids})]
 
     async def decisions(self, task_name: str | None) -> list[TaskReport]:
-        """Give what dispatchers said."""
-        rows = await self._database.rows(FLEET["decisions"], {"task_name": task_name})
+        rows = await self._database.rows("decisions", {"task_name": task_name})
         return [
-            TaskReport.read(who, name, at.astimezone(UTC), text) for who, name, at, text in rows
+            TaskReport.of(who, name, _dated({"at": at})["at"], text) for who, name, at, text in rows
         ]
 
 
-def _in_utc(values: dict[str, Any]) -> dict[str, Any]:
-    """Give times in UTC, whatever the time zone of the session is."""
-    for name in ("started_at", "seen_at", "stop_requested_at"):
-        values[name] = values[name] and values[name].astimezone(UTC)
-    return values
+def _dated(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: to_time(value) if name.endswith("at") else value for name, value in values.items()
+    }

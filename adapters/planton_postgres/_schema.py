@@ -1,67 +1,76 @@
-"""The tables: numbered migrations, applied in order, once."""
+"""The tables and functions: numbered migrations, applied in order, once.
 
-from functools import cache
-from importlib.resources import files
+Functions and rolling deploys: a migration makes all functions anew, so its changes reach the
+versions of the program that still run. Therefore a function keeps its name and its arguments for as
+long as one of them may call it: for one minor version. What is new goes into the request of
+`planton_claim`, which is JSON, or into a function of a new name; a new column is moved by the new
+bodies, also when an older version calls. A change of a body alone comes with a migration that has
+nothing else to do.
+"""
 
 from planton import StorageError
+from planton.storage import check_version, load_migrations, refuse_newer
 from planton_postgres._database import Connection, fetch
-from planton_postgres._statements import SCHEMA
+from planton_postgres._statements import Statements, function_sources, qualified
+
+_MIGRATIONS = load_migrations(__package__)
+_SQL = Statements()
 
 
-@cache
-def migrations() -> list[str]:
-    """Give the migrations, the first first."""
-    folder = files(__package__).joinpath("migrations")
-    found = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
-    return [folder.joinpath(name).read_text(encoding="utf-8") for name in found]
-
-
-def script() -> str:
-    """Give all that `migrate` does on an empty database, as one script."""
-    applied = f"INSERT INTO planton_schema VALUES ({len(migrations())});\n"
-    return "\n".join([*migrations(), SCHEMA["create"], applied])
+def script(schema: str = "public") -> str:
+    """Return all that `migrate` does on an empty database, as one script."""
+    applied = f"INSERT INTO planton_schema VALUES ({len(_MIGRATIONS)});\n"
+    parts = [*_MIGRATIONS, *function_sources(), f"{_SQL['create']};", applied]
+    return "\n".join(qualified(part, schema) for part in parts)
 
 
 async def migrate(connection: Connection, database: str, *, unlogged: bool) -> int:
     """Bring the tables up to date, inside a transaction; how many migrations were applied.
 
+    Tables that are up to date are read, and nothing else: no right to create anything is needed.
+
     Raises:
         StorageError: If the tables are newer than this code.
     """
-    await connection.execute(SCHEMA["lock"])
-    await connection.execute(SCHEMA["create"])
-    ((version,),) = await fetch(connection, SCHEMA["version"])
-    known = migrations()
-    _refuse_newer(version, database)
-    for number, script in enumerate(known[version:], int(version) + 1):
-        await connection.execute(script)
-        await connection.execute(SCHEMA["applied"], {"version": number})
-    if unlogged and await fetch(connection, SCHEMA["is_logged"]) == [(True,)]:
-        await connection.execute(SCHEMA["unlog"])
-    return len(known) - int(version)
+    known = len(_MIGRATIONS)
+    if await version_of(connection) == known:
+        return 0
+    await connection.execute(_SQL["lock"])
+    ((schema, current),) = await fetch(connection, _SQL["schema"])
+    if (schema or current) is None:
+        problem = "its search_path names no schema that is there: create one, or set another path"
+        raise StorageError(database, problem)
+    sql = Statements(schema or current)
+    await connection.execute(sql["create"])
+    ((version,),) = await fetch(connection, sql["version"])
+    refuse_newer(database, version, known)
+    for number, migration in enumerate(_MIGRATIONS[version:], int(version) + 1):
+        await connection.execute(qualified(migration, schema or current))
+        await connection.execute(sql["applied"], {"version": number})
+    if version < known:
+        for source in function_sources():
+            await connection.execute(qualified(source, schema or current))
+        await connection.execute(sql["sequence"])
+        if unlogged:
+            await connection.execute(sql["unlog"])
+    return known - int(version)
 
 
-async def check(connection: Connection, database: str) -> None:
-    """Find out whether the tables are those that this code needs.
+async def version_of(connection: Connection) -> int | None:
+    """Return the version of the tables; None if there are none."""
+    ((schema, _),) = await fetch(connection, _SQL["schema"])
+    if schema is None:
+        return None
+    ((version,),) = await fetch(connection, Statements(schema)["version"])
+    return int(version)
+
+
+async def check(connection: Connection, database: str) -> str:
+    """Check that the tables are those that this code needs; return their schema.
 
     Raises:
-        StorageError: If they are older or newer; it says what to do.
-        psycopg.errors.UndefinedTable: If there are none, which is translated.
+        StorageError: If they are missing, older or newer; it says what to do.
     """
-    ((version,),) = await fetch(connection, SCHEMA["version"])
-    _refuse_newer(version, database)
-    if version < len(migrations()):
-        problem = (
-            f"its tables are of version {version}, this planton needs version {len(migrations())}: "
-            "call `await storage.migrate()` first, or run `planton migrate URL`"
-        )
-        raise StorageError(database, problem)
-
-
-def _refuse_newer(version: int, database: str) -> None:
-    if version > len(migrations()):
-        problem = (
-            f"its tables are of version {version}, this planton knows versions up to "
-            f"{len(migrations())}: install a newer planton"
-        )
-        raise StorageError(database, problem)
+    check_version(database, await version_of(connection), len(_MIGRATIONS))
+    ((schema, _),) = await fetch(connection, _SQL["schema"])
+    return str(schema)

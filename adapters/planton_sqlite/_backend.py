@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import sqlite_utils
 import trio
@@ -33,7 +33,8 @@ from planton_sqlite._watch import watch
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-Found = Mapping[Receipt, str]
+Found: TypeAlias = Mapping[Receipt, str]
+Exchanged: TypeAlias = tuple[list[Found | Exception], list[Claimed | Exception]]
 
 
 class Runner(Protocol):
@@ -106,17 +107,27 @@ class SQLiteBackend:
 
     async def exchange(
         self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        def run(own: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
-            found = self._report(own, reports) if reports else []
-            return found, [self._claim(own, request) for request in requests]
+    ) -> Exchanged:
+        def run(own: sqlite3.Connection) -> Exchanged:
+            return self.exchange_within(own, reports, requests)
 
-        def look(own: sqlite3.Connection) -> tuple[list[Any], list[Any]] | None:
-            claimed = [self._look(own, request) for request in requests]
-            return None if None in claimed else ([], claimed)
+        def look(own: sqlite3.Connection) -> Exchanged | None:
+            looked = [self._look(own, request) for request in requests]
+            nothing: list[Claimed | Exception] = [one for one in looked if one is not None]
+            return ([], nothing) if len(nothing) == len(looked) else None
 
         is_write = bool(reports) or any(request.is_expected for request in requests)
         return await self._write(run, None if is_write else look)
+
+    def exchange_within(
+        self,
+        own: sqlite3.Connection,
+        reports: Sequence[Report],
+        requests: Sequence[ClaimRequest],
+    ) -> Exchanged:
+        """Apply reports, then claim, within a transaction."""
+        found = self._report(own, reports) if reports else []
+        return found, [self._claim(own, request) for request in requests]
 
     def _report(
         self, own: sqlite3.Connection, reports: Sequence[Report]
@@ -152,12 +163,16 @@ class SQLiteBackend:
         if not isinstance(connection, sqlite3.Connection):
             remedy = "give a sqlite3.Connection or a sqlite_utils.Database"
             raise InvalidArgumentError("connection", connection, remedy)
-        _open.check_connection(connection, self.database)
+        self.check_connection(connection)
         try:
             _schema.check(connection, self.database)
             return _operate.enqueue(connection, new, self._clock(connection))
         except sqlite3.Error as error:
             raise _open.to_storage_error(self.database, error) from error
+
+    def check_connection(self, connection: sqlite3.Connection) -> None:
+        """Raise `InvalidArgumentError` for a connection to another database."""
+        _open.check_connection(connection, self.database)
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._write(

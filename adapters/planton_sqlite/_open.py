@@ -97,7 +97,9 @@ def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
         place = 1 if name == "strftime" else 0
 
         def function(*arguments: object) -> Any:
-            given: list[Any] = [*arguments] if len(arguments) > place else [*arguments, "now"]
+            given: list[Any] = [*arguments]
+            if given[place : place + 1] in ([], ["subsec"], ["subsecond"]):
+                given.insert(place, "now")
             if given[place] == "now":
                 # As a Julian day: the only form of which the date functions keep the fraction.
                 given[place] = clock() / 86400.0 + 2440587.5
@@ -109,14 +111,14 @@ def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
 
         return function
 
-    for name in ("date", "time", "datetime", "julianday", "strftime"):
-        connection.create_function(name, -1, overridden(name))
+    for name in ("date", "time", "datetime", "julianday", "strftime", "unixepoch"):
+        connection.create_function(name, -1, overridden(name), deterministic=True)
     for name, expression in {
         "current_timestamp": "datetime",
         "current_date": "date",
         "current_time": "time",
     }.items():
-        connection.create_function(name, 0, overridden(expression))
+        connection.create_function(name, 0, overridden(expression), deterministic=True)
     return connection
 
 

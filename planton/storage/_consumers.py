@@ -15,7 +15,7 @@ from planton.storage._arguments import (
     to_number,
 )
 from planton.storage._backend import Kind, Receipt, Report
-from planton.storage._base import Base
+from planton.storage._base import ENDING, Base
 from planton.storage._gather import Found
 from planton.storage._records import Acknowledged, TakenOver
 
@@ -215,6 +215,9 @@ class Consumers(Base):
             StorageError: If the database fails.
         """
         parsed = [_try_receipts(receipts) for _, receipts, _ in reports]
+        for kind, receipts, _ in reports:
+            if kind in ENDING:
+                self._free(receipts)
         found = iter(
             await self.report_all(
                 [
@@ -234,6 +237,8 @@ class Consumers(Base):
         if not parsed:
             self._check_open()
             return Acknowledged((), ())
+        if kind in ENDING:
+            self._free(parsed)
         return _acknowledge(parsed, await self.report(Report(kind, list(parsed.values()), values)))
 
 

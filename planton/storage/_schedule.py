@@ -37,6 +37,8 @@ class Claimer(Protocol):
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claimed | Exception]: ...
 
+    def remember(self, claims: Sequence[Claim], task_name: str) -> None: ...
+
     async def report(self, report: Report) -> Mapping[Receipt, str]: ...
 
 
@@ -118,6 +120,7 @@ class Schedule:
             await self._end_unreadable(unreadable)
         if claimed.rows:
             terms.is_expected = True
+            self._storage.remember(claims, task_name)
         elif claimed.error is not None:
             raise claimed.error
         return Batch(

@@ -216,4 +216,4 @@ async def test_the_storage_keeps_everything(schema_dsn):
 async def psycopg_connection(dsn):
     from planton_postgres._driver import TrioConnection
 
-    return await TrioConnection.connect(dsn, autocommit=True)
+    return await TrioConnection.connect(dsn)

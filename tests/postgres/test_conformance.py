@@ -10,7 +10,7 @@ from planton import InvalidArgumentError
 from planton.testing import StorageConformance
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
-from planton_postgres._schema import migrations
+from planton.storage import load_migrations
 
 CLAIM = """
 UPDATE user_account SET email_sent_at = %(now)s
@@ -100,12 +100,6 @@ class TestPostgresStorage(StorageConformance):
             instruction,
         )
 
-    # Not kept yet:
-    test_rows_that_failed_for_good_do_not_starve_the_rest = None
-    test_what_cannot_be_delivered_pauses_longer_and_longer = None
-    test_a_report_of_a_consumer_ends_the_pauses = None
-    test_one_that_no_listener_takes_does_not_starve_the_others = None
-
     async def _do(self, storage, statement, *parameters):
         async with await TrioConnection.connect(storage.conninfo) as connection:
             await connection.execute(statement, parameters or None)
@@ -165,4 +159,4 @@ async def test_many_processes_migrate_at_once(schema_dsn):
         for _ in range(8):
             nursery.start_soon(migrate)
 
-    assert [0] * 7 + [len(migrations())] == sorted(applied)
+    assert [0] * 7 + [len(load_migrations("planton_postgres"))] == sorted(applied)

@@ -6,7 +6,6 @@ as well.
 
 import random
 import signal
-import time
 from functools import partial
 
 import psycopg
@@ -14,7 +13,7 @@ import pytest
 import trio
 from psycopg.pq import TransactionStatus
 
-from planton_postgres._driver import TrioConnection
+from planton_postgres._driver import Statement, TrioConnection
 
 RUNS = pytest.mark.parametrize("runs", (150, pytest.param(3000, marks=pytest.mark.slow)))
 
@@ -34,11 +33,20 @@ async def count_busy(observer):
     return (await cursor.fetchone())[0]
 
 
-async def test_a_cancelled_query_ends_at_once_here_and_on_the_server(connection, observer):
+async def execute(connection, query):
+    await connection.execute(query)
+
+
+async def execute_in_pipeline(connection, query):
+    await connection.run_pipeline([Statement("SELECT 1"), Statement(query), Statement("SELECT 2")])
+
+
+@pytest.mark.parametrize("execute", (execute, execute_in_pipeline))
+async def test_a_cancelled_query_ends_at_once_here_and_on_the_server(connection, observer, execute):
     """Nobody waits for what nobody wants any more."""
     started = trio.current_time()
     with trio.move_on_after(0.05) as scope:
-        await connection.execute("SELECT pg_sleep(10)")
+        await execute(connection, "SELECT pg_sleep(10)")
 
     assert scope.cancelled_caught
     assert trio.current_time() - started < 1
@@ -55,6 +63,19 @@ async def test_in_a_cancelled_scope_nothing_is_sent(connection):
 
     assert scope.cancelled_caught
     assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_in_a_cancelled_scope_no_transaction_is_begun(connection):
+    """Nor is one counted that was not: the next one is an outermost one again."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with connection.transaction():
+            pytest.fail("entered")
+
+    assert scope.cancelled_caught
+    async with connection.transaction():
+        await connection.execute("CREATE TABLE t (i int)")
+    await assert_usable(connection)
 
 
 async def test_a_statement_cancelled_in_a_transaction_is_rolled_back_with_it(connection):
@@ -81,74 +102,6 @@ async def test_a_transaction_cancelled_between_statements_is_rolled_back(connect
     assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
 
 
-async def test_a_cancelled_pipeline_is_drained(connection, observer):
-    """Trap 1: the connection leaves pipeline mode; the server stops the statement that it is at."""
-    started = trio.current_time()
-    with trio.move_on_after(0.05):
-        async with connection.pipeline():
-            await connection.execute("SELECT pg_sleep(10)")
-            await connection.execute("CREATE TABLE t (i int)")
-
-    assert trio.current_time() - started < 1
-    assert (None,) == await (await observer.execute("SELECT to_regclass('t')")).fetchone()
-    await assert_usable(connection)
-
-
-async def test_a_pipeline_cancelled_between_statements_is_drained(connection):
-    """Trap 1: the server is still busy with the first when the block is left."""
-    started = trio.current_time()
-    with trio.move_on_after(0.05):
-        async with connection.pipeline():
-            await connection.execute("SELECT pg_sleep(10)")
-            await trio.sleep_forever()
-
-    assert trio.current_time() - started < 1
-    await assert_usable(connection)
-
-
-async def test_a_cancelled_transaction_in_a_pipeline_is_rolled_back(connection):
-    """Trap 1, for both blocks at once."""
-    await connection.execute("CREATE TABLE t (i int)")
-    with trio.move_on_after(0.05):
-        async with connection.pipeline(), connection.transaction():
-            await connection.execute("INSERT INTO t VALUES (1)")
-            await connection.execute("SELECT pg_sleep(10)")
-
-    await assert_usable(connection)
-    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
-
-
-async def test_a_pipeline_that_shares_its_connection_is_drained_when_cancelled(connection, nursery):
-    """Trap 1, where the lock that the cleaning up needs is wanted by others."""
-    async with trio.open_nursery() as others:
-
-        async def ask_again_and_again() -> None:
-            while True:
-                await connection.execute("SELECT 1")
-
-        with trio.move_on_after(0.05):
-            async with connection.pipeline():
-                for _ in range(3):
-                    others.start_soon(ask_again_and_again)
-                while True:
-                    await connection.execute("SELECT 2")
-                    await trio.lowlevel.checkpoint()
-        others.cancel_scope.cancel()
-
-    await assert_usable(connection)
-
-
-async def test_a_cancelled_server_cursor_is_closed_on_the_server(connection):
-    """Trap 1: a cursor WITH HOLD would stay until the connection is closed."""
-    with trio.move_on_after(0.05):
-        async with connection.cursor("mine", withhold=True) as cursor:
-            await cursor.execute("SELECT generate_series(1, 10)")
-            await trio.sleep_forever()
-
-    assert (0,) == await (await connection.execute("SELECT count(*) FROM pg_cursors")).fetchone()
-    await assert_usable(connection)
-
-
 @pytest.mark.parametrize("size", (1, 2_000_000))
 async def test_a_query_cancelled_while_it_is_sent_or_answered_leaves_no_rest(connection, size):
     """What is half sent is sent to its end, and what is half read is read to its end."""
@@ -157,70 +110,6 @@ async def test_a_query_cancelled_while_it_is_sent_or_answered_leaves_no_rest(con
         with trio.move_on_after(limit):
             await connection.execute("SELECT %s, pg_sleep(10), %s", (text, text))
         await assert_usable(connection)
-
-
-async def test_a_cancelled_copy_and_stream_leave_the_connection_usable(connection, caplog):
-    """psycopg's own clean-ups work in a cancelled scope, and find nothing to warn of."""
-    await connection.execute("CREATE TABLE t (text text)")
-    cursor = connection.cursor()
-    with trio.move_on_after(0.05):
-        async with cursor.copy("COPY t FROM STDIN") as copy:
-            while True:
-                await copy.write_row(("x" * 1000,))
-    await assert_usable(connection)
-    with trio.move_on_after(0.05):
-        async with cursor.copy("COPY (SELECT generate_series(1, 1000000000)) TO STDOUT") as copy:
-            async for _ in copy:
-                pass
-    await assert_usable(connection)
-    assert [] == caplog.records
-    with trio.move_on_after(0.05):
-        async for _ in cursor.stream("SELECT generate_series(1, 1000000000)", size=1000):
-            pass
-    await assert_usable(connection)
-    with trio.move_on_after(0.05):
-        await cursor.executemany("SELECT pg_sleep(%s)", [(0.01,)] * 1000)
-    await assert_usable(connection)
-    assert [] == await (await connection.execute("SELECT text FROM t")).fetchall()
-
-
-@pytest.mark.parametrize("direction", ("FROM STDIN", "TO STDOUT"))
-async def test_a_copy_cancelled_before_its_block_is_entered_is_ended(proxy, nursery, direction):
-    """The server has begun to copy; nobody has taken it up, and nobody would end it."""
-    async with await TrioConnection.connect(proxy.dsn) as connection:
-        await connection.execute("CREATE TABLE t AS SELECT generate_series(1, 100000)")
-        with trio.move_on_after(0.05) as scope:
-            proxy.block()
-            nursery.start_soon(call_later, proxy.unblock, 0.1)
-            async with connection.cursor().copy(f"COPY t {direction}"):
-                pytest.fail("entered")
-
-        assert scope.cancelled_caught
-        await assert_usable(connection)
-
-
-async def call_later(function, seconds):
-    await trio.sleep(seconds)
-    function()
-
-
-async def test_a_cancelled_pipeline_does_not_forget_what_it_was_to_prepare(connection):
-    """psycopg counts on a statement as prepared once it is queued, so then it is sent as well."""
-    connection.prepare_threshold = 0
-    for _ in range(2):
-        with trio.move_on_after(0.01):
-            async with connection.pipeline():
-                time.sleep(0.02)  # the time is over, which trio finds out after it is queued
-                await connection.execute("SELECT 1")
-        with trio.move_on_after(0.01):
-            time.sleep(0.02)
-            await connection.cursor().executemany("SELECT %s::int", [(1,), (2,)])
-        await assert_usable(connection)
-    async with connection.pipeline():
-        cursor = await connection.execute("SELECT 1")
-
-    assert (1,) == await cursor.fetchone()
-    await connection.cursor().executemany("SELECT %s::int", [(1,), (2,)])
 
 
 @RUNS
@@ -243,6 +132,9 @@ async def test_a_cancellation_at_any_moment_never_gives_a_wrong_answer(connectio
 
 
 INSERT = "INSERT INTO t SELECT %s FROM pg_sleep(%s)"
+SELECT = Statement("SELECT 1")
+BEGIN = Statement("BEGIN", prepare=False)
+COMMIT = Statement("COMMIT", prepare=False)
 
 
 async def insert_alone(connection, *parameters):
@@ -255,19 +147,29 @@ async def insert_in_transaction(connection, *parameters):
 
 
 async def insert_in_pipeline(connection, *parameters):
-    async with connection.pipeline():
-        await connection.execute(INSERT, parameters)
+    await connection.run_pipeline([SELECT, Statement(INSERT, parameters), SELECT])
 
 
 async def insert_in_both(connection, *parameters):
-    async with connection.pipeline(), connection.transaction():
-        await connection.execute(INSERT, parameters)
+    async with connection.transaction():
+        await connection.run_pipeline([SELECT, Statement(INSERT, parameters), SELECT])
+
+
+async def insert_in_pipeline_that_commits(connection, *parameters):
+    await connection.run_pipeline([BEGIN, Statement(INSERT, parameters), SELECT, COMMIT])
+
+
+INSERTS = (
+    insert_alone,
+    insert_in_transaction,
+    insert_in_pipeline,
+    insert_in_both,
+    insert_in_pipeline_that_commits,
+)
 
 
 @RUNS
-@pytest.mark.parametrize(
-    "insert", (insert_alone, insert_in_transaction, insert_in_pipeline, insert_in_both)
-)
+@pytest.mark.parametrize("insert", INSERTS)
 async def test_what_is_reported_cancelled_is_not_committed(connection, runs, insert):
     """Trap 3: what was committed is reported done, and nothing else is."""
     await connection.execute("CREATE TABLE t (i int)")
@@ -385,46 +287,38 @@ async def test_a_server_that_takes_no_cancel_request_loses_the_connection(
     assert "could not be cancelled" in caplog.text
 
 
+# A statement that ends with its server, when it is asked to be cancelled.
+FATAL = """DO $$ BEGIN
+    PERFORM pg_sleep(10);
+EXCEPTION WHEN query_canceled THEN PERFORM pg_terminate_backend(pg_backend_pid());
+END $$"""
+
+
+@pytest.mark.parametrize("execute", (execute, execute_in_pipeline))
 async def test_a_server_that_dies_while_it_is_asked_to_cancel_does_not_hide_the_cancellation(
-    connection, observer
+    connection, execute
 ):
     """Whoever is cancelled is told that, and finds the connection closed."""
     with trio.move_on_after(0.05) as scope:
-        pid = connection.info.backend_pid
-        async with connection.pipeline():
-            await connection.execute("SELECT pg_sleep(10)")
-            await observer.execute("SELECT pg_terminate_backend(%s, 1000)", (pid,))
-            await trio.sleep_forever()
+        await execute(connection, FATAL)
 
     assert scope.cancelled_caught
     assert connection.closed
 
 
-async def test_cancel_safe_cancels_the_statement_of_another_task(connection, nursery):
-    """It is psycopg's way to cancel, and works on trio too."""
-    ended = trio.Event()
+async def test_a_cancelled_transaction_waits_for_the_statement_of_another_task_to_roll_back(
+    connection, nursery
+):
+    """Trap 1, where somebody else has the lock that the cleaning up needs."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.move_on_after(0.05):
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+            nursery.start_soon(connection.execute, "SELECT pg_sleep(0.2)")
+            await trio.sleep_forever()
 
-    async def ask() -> None:
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            await connection.execute("SELECT pg_sleep(10)")
-        ended.set()
-
-    nursery.start_soon(ask)
-    await trio.sleep(0.05)
-    await connection.cancel_safe()
-    with trio.fail_after(1):
-        await ended.wait()
     await assert_usable(connection)
-
-
-async def test_cancel_safe_has_a_time_limit_and_leaves_a_closed_connection_alone(proxy):
-    """A server that hangs is an error, a connection that is closed has nothing to cancel."""
-    connection = await TrioConnection.connect(proxy.dsn)
-    proxy.block()
-    with pytest.raises(psycopg.errors.CancellationTimeout):
-        await connection.cancel_safe(timeout=0.05)
-    await connection.close()
-    await connection.cancel_safe()
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
 
 
 async def test_a_transaction_that_cannot_get_the_lock_to_roll_back_closes_the_connection(

@@ -6,15 +6,14 @@ import psycopg
 import pytest
 import trio
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import dict_row
-from psycopg.types.string import TextLoader
 
 from planton_postgres._driver import StatementTimeout, TrioConnection
 
 
 async def test_connects_through_the_socket_or_address_of_the_conninfo(postgres_dsn):
-    """A plain conninfo is enough, and parameters beside it win over it."""
-    async with await TrioConnection.connect(postgres_dsn, application_name="mine") as connection:
+    """A conninfo is enough."""
+    conninfo = make_conninfo(postgres_dsn, application_name="mine")
+    async with await TrioConnection.connect(conninfo) as connection:
         cursor = await connection.execute("SELECT current_setting('application_name')")
 
         assert ("mine",) == await cursor.fetchone()
@@ -23,7 +22,7 @@ async def test_connects_through_the_socket_or_address_of_the_conninfo(postgres_d
 @pytest.mark.parametrize("host", ("127.0.0.1", "localhost"))
 async def test_connects_over_tcp_by_address_and_by_name(proxy, host):
     """Names are resolved, addresses are taken as they are."""
-    async with await TrioConnection.connect(proxy.dsn, host=host) as connection:
+    async with await TrioConnection.connect(make_conninfo(proxy.dsn, host=host)) as connection:
         cursor = await connection.execute("SELECT 1")
 
         assert (1,) == await cursor.fetchone()
@@ -112,7 +111,7 @@ async def test_autocommit_is_the_default(connection, observer):
     assert (1,) == await (await observer.execute("SELECT i FROM t")).fetchone()
 
 
-async def test_leaving_the_block_with_nothing_to_commit_is_no_checkpoint(schema_dsn):
+async def test_leaving_the_block_of_a_connection_is_no_checkpoint(schema_dsn):
     """What was done is reported, also when a cancellation is pending."""
     with trio.CancelScope() as scope:
         async with await TrioConnection.connect(schema_dsn) as connection:
@@ -124,48 +123,6 @@ async def test_leaving_the_block_with_nothing_to_commit_is_no_checkpoint(schema_
     assert connection.closed
 
 
-async def test_without_autocommit_the_block_commits_or_rolls_back(schema_dsn, observer):
-    """As psycopg does: leaving normally commits, leaving by an exception does not."""
-    await observer.execute("CREATE TABLE t (i int)")
-    async with await TrioConnection.connect(schema_dsn, autocommit=False) as connection:
-        await connection.execute("INSERT INTO t VALUES (1)")
-
-    async def insert_and_fail() -> None:
-        async with await TrioConnection.connect(schema_dsn, autocommit=False) as connection:
-            await connection.execute("INSERT INTO t VALUES (2)")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await insert_and_fail()
-
-    assert [(1,)] == await (await observer.execute("SELECT i FROM t")).fetchall()
-
-
-async def test_commit_and_rollback_end_the_open_transaction(schema_dsn):
-    """Without autocommit they may be called by hand."""
-    async with await TrioConnection.connect(schema_dsn, autocommit=False) as connection:
-        await connection.execute("CREATE TABLE t (i int)")
-        await connection.commit()
-        await connection.execute("INSERT INTO t VALUES (1)")
-        await connection.rollback()
-
-        assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
-
-
-async def test_options_of_psycopg_are_taken(schema_dsn, connection):
-    """Row factory, cursor factory and adapters are psycopg's own."""
-    connection.adapters.register_loader("int4", TextLoader)
-    async with await TrioConnection.connect(
-        schema_dsn,
-        row_factory=dict_row,
-        cursor_factory=psycopg.AsyncRawCursor,
-        context=connection,
-    ) as other:
-        cursor = await other.execute("SELECT $1::int AS i", (1,))
-
-        assert {"i": "1"} == await cursor.fetchone()
-
-
 async def test_without_a_prepare_threshold_nothing_is_prepared(schema_dsn):
     """A pooler in transaction mode keeps no prepared statements."""
     async with await TrioConnection.connect(schema_dsn, prepare_threshold=None) as connection:
@@ -174,6 +131,16 @@ async def test_without_a_prepare_threshold_nothing_is_prepared(schema_dsn):
         cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
 
         assert (0,) == await cursor.fetchone()
+
+
+async def test_rollback_ends_a_transaction_that_was_begun_by_hand(connection):
+    """For whoever sends BEGIN and COMMIT himself; with nothing begun it does nothing."""
+    await connection.execute("CREATE TABLE t (i int)")
+    await connection.execute("BEGIN; INSERT INTO t VALUES (1)")
+    await connection.rollback()
+    await connection.rollback()
+
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
 
 
 async def test_a_nested_transaction_rolls_back_to_its_savepoint(connection):
@@ -225,58 +192,6 @@ async def test_a_parameter_of_20_megabytes_goes_there_and_back(connection):
     assert (20_000_000, text) == await cursor.fetchone()
 
 
-async def test_a_pipeline_of_500_gives_each_statement_its_answer(connection):
-    """Answers come in the order of the statements."""
-    async with connection.pipeline():
-        cursors = [await connection.execute("SELECT %s::int", (i,)) for i in range(500)]
-        half = await cursors[250].fetchone()
-
-    assert (250,) == half
-    assert list(range(500)) == [(await c.fetchone() or (i,))[0] for i, c in enumerate(cursors)]
-
-
-async def test_a_transaction_in_a_pipeline_commits(connection, observer):
-    """The two blocks work inside each other."""
-    await connection.execute("CREATE TABLE t (i int)")
-    async with connection.pipeline(), connection.transaction():
-        for i in range(3):
-            await connection.execute("INSERT INTO t VALUES (%s)", (i,))
-
-    assert [(0,), (1,), (2,)] == await (await observer.execute("SELECT i FROM t")).fetchall()
-
-
-async def test_an_error_in_a_pipeline_is_raised_once_and_the_connection_stays_usable(connection):
-    """What follows a failed statement in its pipeline is not executed."""
-
-    async def fail() -> None:
-        async with connection.pipeline():
-            await connection.execute("SELECT 1/0")
-            await connection.execute("CREATE TABLE t (i int)")
-
-    with pytest.raises(psycopg.errors.DivisionByZero):
-        await fail()
-
-    assert (None,) == await (await connection.execute("SELECT to_regclass('t')")).fetchone()
-
-
-async def test_executemany_copy_stream_and_server_cursors_work(connection):
-    """The rest of psycopg works on trio unchanged."""
-    await connection.execute("CREATE TABLE t (i int, text text)")
-    async with connection.cursor() as cursor:
-        await cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(i, "a") for i in range(100)])
-        async with cursor.copy("COPY t FROM STDIN") as copy:
-            for i in range(1000):
-                await copy.write_row((i, "b" * 500))
-        async with cursor.copy("COPY t TO STDOUT") as copy:
-            copied = [row async for row in copy.rows()]
-        streamed = [row async for row in cursor.stream("SELECT i FROM t")]
-    async with connection.transaction(), connection.cursor("mine") as cursor:
-        await cursor.execute("SELECT i FROM t")
-        fetched = [row async for row in cursor]
-
-    assert [1100, 1100, 1100] == [len(copied), len(streamed), len(fetched)]
-
-
 async def test_fifty_tasks_share_one_connection(connection):
     """Their statements take turns, and each gets its own answer."""
     answers = []
@@ -298,6 +213,25 @@ async def test_wait_takes_a_time_limit(connection):
     async with connection.lock:
         with pytest.raises(StatementTimeout, match=r"cancelled after 0\.05 seconds"):
             await connection.wait(generator, timeout=0.05)
+
+    assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
+
+
+async def test_a_connection_that_is_left_in_the_middle_of_an_answer_is_closed(connection, caplog):
+    """Nobody would read the rest: what comes then would be taken for another answer."""
+    with pytest.raises(psycopg.ProgrammingError, match="COPY cannot be used"):
+        await connection.execute("COPY (SELECT 1) TO STDOUT")
+
+    assert connection.closed
+    assert "left before its answer was read" in caplog.text
+    with pytest.raises(psycopg.OperationalError, match="closed"):
+        await connection.execute("SELECT 1")
+
+
+async def test_errors_of_a_connection_are_errors_of_psycopg(connection):
+    """Whatever cannot be adapted, and by whatever exception."""
+    with pytest.raises(psycopg.DataError, match="UnicodeEncodeError"):
+        await connection.execute("SELECT %s", ("\ud800",))
 
     assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
 

@@ -1,10 +1,10 @@
-"""Notifications: none is lost, whenever and however the loop over them ends."""
-
-import contextlib
+"""Notifications: none is lost, and no flood of them keeps the loop or the memory."""
 
 import psycopg
 import pytest
 import trio
+
+from planton_postgres._driver import _notifications
 
 
 async def notify(connection, *payloads):
@@ -12,17 +12,23 @@ async def notify(connection, *payloads):
         await connection.execute("SELECT pg_notify('news', %s)", (payload,))
 
 
+async def hear(connection, count):
+    """The payloads of the next ones."""
+    with trio.fail_after(5):
+        return [(await connection.next_notify()).payload for _ in range(count)]
+
+
 async def test_notifications_come_in_order(connection, observer):
     """Each with its channel, payload and sender."""
     await connection.execute("LISTEN news")
     await notify(observer, "a", "b", "c")
-    received = [notification async for notification in connection.notifies(stop_after=3)]
+    received = [await connection.next_notify() for _ in range(3)]
 
     sender = observer.info.backend_pid
     assert [psycopg.Notify("news", payload, sender) for payload in "abc"] == received
 
 
-async def test_the_loop_waits_for_the_next_notification(connection, observer, nursery):
+async def test_it_waits_for_the_next_notification(connection, observer, nursery):
     """It wakes when one comes, and does not poll."""
     await connection.execute("LISTEN news")
 
@@ -31,62 +37,33 @@ async def test_the_loop_waits_for_the_next_notification(connection, observer, nu
         await notify(observer, "late")
 
     nursery.start_soon(notify_later)
-    with trio.fail_after(1):
-        received = [n.payload async for n in connection.notifies(stop_after=1)]
 
-    assert ["late"] == received
+    assert ["late"] == await hear(connection, 1)
 
 
-async def test_the_loop_ends_after_its_timeout(connection, observer):
-    """So that its user can do something else from time to time, as a heartbeat."""
-    await connection.execute("LISTEN news")
-    await notify(observer, "a")
-    started = trio.current_time()
-    received = [n.payload async for n in connection.notifies(timeout=0.1)]
-
-    assert ["a"] == received
-    assert 0.1 <= trio.current_time() - started < 0.5
-
-
-async def test_a_timeout_of_zero_takes_what_is_there(connection, observer):
-    """It looks at the socket once, and does not wait."""
+async def test_those_that_have_come_are_taken_together_without_waiting(connection, observer):
+    """So that many may be merged into one wake-up."""
     await connection.execute("LISTEN news")
     await observer.execute(
-        "SELECT pg_notify('news', payload) FROM (VALUES ('a'), ('b')) t(payload)"
+        "SELECT pg_notify('news', payload) FROM (VALUES ('a'), ('b'), ('c')) t(payload)"
     )
-    await trio.lowlevel.wait_readable(connection.fileno())
-    received = [n.payload async for n in connection.notifies(timeout=0)]
 
-    assert ["a", "b"] == received
-    assert [] == [n async for n in connection.notifies(timeout=0)]
-
-
-async def test_leaving_the_loop_early_loses_nothing(connection, observer):
-    """The next loop goes on where the last one stopped, and nothing is left to be finalised."""
-    await connection.execute("LISTEN news")
-    await notify(observer, "a", "b")
-    async for notification in connection.notifies():
-        assert "a" == notification.payload
-        break
-    async with contextlib.aclosing(connection.notifies()) as notifications:
-        async for notification in notifications:
-            assert "b" == notification.payload
-            break
-    with pytest.raises(StopAsyncIteration):
-        await anext(notifications)
+    assert ["a"] == await hear(connection, 1)
+    assert ["b", "c"] == [each.payload for each in connection.waiting_notifies()]
+    assert [] == connection.waiting_notifies()
 
 
-async def test_a_cancelled_loop_loses_nothing(connection, observer):
-    """Wherever the cancellation strikes, what has come is there for the next loop."""
+async def test_a_cancellation_loses_nothing(connection, observer):
+    """Wherever it strikes, what has come is there for the next call."""
     await connection.execute("LISTEN news")
     sent = [str(i) for i in range(50)]
     received = []
     for payload in sent:
         await notify(observer, payload)
         with trio.move_on_after(0.0005):
-            async for notification in connection.notifies():
-                received.append(notification.payload)
-    received += [n.payload async for n in connection.notifies(timeout=0.2)]
+            while True:
+                received.append((await connection.next_notify()).payload)
+    received += await hear(connection, len(sent) - len(received))
 
     assert sent == received
 
@@ -96,19 +73,73 @@ async def test_what_comes_with_the_answer_of_a_statement_is_kept(connection, obs
     await connection.execute("LISTEN news")
     await notify(observer, "a")
     await notify(connection, "b")
+    await connection.run_pipeline([("SELECT pg_notify('news', %s)", ("c",), None)])
 
-    assert ["a", "b"] == [n.payload async for n in connection.notifies(timeout=0)]
+    assert ["a", "b", "c"] == await hear(connection, 3)
 
 
-async def test_the_body_of_the_loop_may_use_the_connection(connection, observer):
-    """The connection is taken only while the loop waits."""
+async def test_the_connection_is_free_between_two_notifications(connection, observer):
+    """It is taken only while somebody waits for one."""
     await connection.execute("LISTEN news")
     await notify(observer, "a")
-    async for _ in connection.notifies():
-        await notify(connection, "own")
-        break
+    assert ["a"] == await hear(connection, 1)
+    await notify(connection, "own")
 
-    assert ["own"] == [n.payload async for n in connection.notifies(timeout=0)]
+    assert ["own"] == await hear(connection, 1)
+
+
+FLOOD = 100_000
+
+
+async def test_a_flood_is_read_in_small_parts_and_other_tasks_have_their_turn(
+    connection, observer, nursery
+):
+    """Any role may send as many as it likes; of each part some kilobytes are in memory."""
+    await connection.execute("LISTEN news")
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    nursery.start_soon(count_turns)
+    # Their text differs: the server merges those of a transaction that do not.
+    await observer.execute(
+        "SELECT pg_notify('news', i::text) FROM generate_series(1, %s) i", (FLOOD,)
+    )
+    parts = []
+    before = turns
+    while sum(parts) < FLOOD:
+        await hear(connection, 1)
+        parts.append(1 + len(connection.waiting_notifies()))
+
+    assert max(parts) < 3_000
+    assert len(parts) // 2 <= turns - before
+    assert 0 == connection.dropped_notifies
+
+
+async def test_without_anybody_who_asks_a_bounded_number_is_kept_and_the_others_counted(
+    connection, observer, monkeypatch
+):
+    """They come with the answers of statements as well."""
+    monkeypatch.setattr(_notifications, "LIMIT", 10)
+    await connection.execute("LISTEN news")
+    await notify(observer, *map(str, range(15)))
+    await connection.execute("SELECT 1")
+
+    assert [str(i) for i in range(10)] == [n.payload for n in connection.waiting_notifies()]
+    assert 5 == connection.dropped_notifies
+
+
+async def test_a_payload_that_is_no_text_does_no_harm(connection, observer):
+    """In a database whose encoding is SQL_ASCII it may be any bytes."""
+    await connection.execute("LISTEN news")
+    await connection.execute("SET client_encoding = 'LATIN1'")
+    await notify(observer, "ä")
+
+    assert ["\N{REPLACEMENT CHARACTER}"] == await hear(connection, 1)
 
 
 async def test_a_listener_that_the_server_ends_is_told_at_once(connection, observer, nursery):
@@ -118,8 +149,7 @@ async def test_a_listener_that_the_server_ends_is_told_at_once(connection, obser
 
     async def listen() -> None:
         with pytest.raises(psycopg.OperationalError):
-            async for _ in connection.notifies():
-                pass
+            await connection.next_notify()
         ended.set()
 
     nursery.start_soon(listen)
@@ -131,13 +161,13 @@ async def test_a_listener_that_the_server_ends_is_told_at_once(connection, obser
     assert connection.closed
 
 
-async def test_closing_the_connection_ends_the_loop_of_another_task(connection, nursery):
+async def test_closing_the_connection_ends_the_waiting_of_another_task(connection, nursery):
     """Trap 2, where the task waits for notifications."""
     ended = trio.Event()
 
     async def listen() -> None:
         with pytest.raises(psycopg.OperationalError):
-            await anext(connection.notifies())
+            await connection.next_notify()
         ended.set()
 
     nursery.start_soon(listen)

@@ -14,9 +14,8 @@ from psycopg.pq import TransactionStatus
 from planton_postgres._driver import (
     Pool,
     PoolTimeout,
-    StatementTimeout,
-    _retry,
-    connect_with_retries,
+    Statement,
+    _pool,
     full_jitter,
 )
 
@@ -30,6 +29,11 @@ async def pool(schema_dsn):
 
 async def fetch_one(connection, query="SELECT 1", parameters=None):
     return (await (await connection.execute(query, parameters)).fetchone())[0]
+
+
+async def run(pool, function=fetch_one):
+    async with pool.connection() as connection:
+        return await function(connection)
 
 
 async def test_a_connection_is_made_once_and_lent_again(pool):
@@ -89,24 +93,14 @@ async def test_who_asks_first_is_served_first(pool):
     assert ["a", "b", "c", "me again"] == served
 
 
-async def test_an_exhausted_pool_times_out(pool):
+async def test_an_exhausted_pool_times_out(schema_dsn):
     """The error says that all are in use; afterwards the pool is as before."""
-    async with pool.connection():
-        with pytest.raises(PoolTimeout, match="all 1 are in use"):
-            async with pool.connection(timeout=0.05):
-                pytest.fail("there was none left")
+    async with Pool(schema_dsn, size=1, timeout=0.2) as pool:
+        async with pool.connection():
+            with pytest.raises(PoolTimeout, match="all 1 are in use"):
+                await run(pool)
 
-    assert 1 == await pool.run(fetch_one)
-
-
-async def test_a_timeout_of_zero_takes_an_idle_connection_or_none(pool):
-    """Waiting is what the time is for."""
-    with pytest.raises(PoolTimeout, match="within 0 seconds"):
-        async with pool.connection(timeout=0):
-            pytest.fail("there was none idle")
-    assert 1 == await pool.run(fetch_one)
-    async with pool.connection(timeout=0) as connection:
-        assert 1 == await fetch_one(connection)
+        assert 1 == await run(pool)
 
 
 async def test_cancelled_waiting_leaves_the_pool_whole(pool):
@@ -116,7 +110,7 @@ async def test_cancelled_waiting_leaves_the_pool_whole(pool):
             async with pool.connection():
                 pytest.fail("there was none left")
 
-    assert 1 == await pool.run(fetch_one)
+    assert 1 == await run(pool)
 
 
 async def test_cancelled_connecting_leaves_the_pool_whole(silent_port):
@@ -124,18 +118,18 @@ async def test_cancelled_connecting_leaves_the_pool_whole(silent_port):
     async with Pool(f"host=127.0.0.1 port={silent_port}", size=1) as pool:
         for _ in range(2):
             with trio.move_on_after(0.05) as scope:
-                await pool.run(fetch_one)
+                await run(pool)
 
             assert scope.cancelled_caught
 
 
 async def test_a_server_that_cannot_be_reached_times_out_with_the_reason(silent_port):
     """The error of the last attempt is the cause."""
-    async with Pool(f"host=127.0.0.1 port={silent_port}", size=1, connect_timeout=0.05) as pool:
+    conninfo = f"host=127.0.0.1 port={silent_port}"
+    async with Pool(conninfo, size=1, connect_timeout=0.05, timeout=0.2) as pool:
         for _ in range(2):
-            with pytest.raises(PoolTimeout, match=r"within 0\.1 seconds") as caught:
-                async with pool.connection(timeout=0.1):
-                    pytest.fail("nothing answers there")
+            with pytest.raises(PoolTimeout, match=r"within 0\.2 seconds") as caught:
+                await run(pool)
 
             assert isinstance(caught.value.__cause__, psycopg.errors.ConnectionTimeout)
 
@@ -144,17 +138,7 @@ async def test_a_conninfo_that_is_not_valid_is_not_tried_again():
     """It would not become valid."""
     async with Pool("hots=localhost") as pool:
         with pytest.raises(psycopg.ProgrammingError):
-            await pool.run(fetch_one)
-
-
-async def test_parameters_of_the_pool_are_those_of_its_connections(schema_dsn):
-    """As for the connection itself."""
-    async with Pool(schema_dsn, application_name="mine", prepare_threshold=None) as pool:
-        assert "mine" == await pool.run(
-            lambda connection: fetch_one(connection, "SELECT current_setting('application_name')")
-        )
-        async with pool.connection() as connection:
-            assert connection.prepare_threshold is None
+            await run(pool)
 
 
 def test_a_pool_of_none_is_an_error():
@@ -167,13 +151,13 @@ async def test_a_pool_that_was_not_entered_or_was_left_says_so(schema_dsn):
     """It can be entered again."""
     pool = Pool(schema_dsn)
     with pytest.raises(psycopg.InterfaceError, match="not open"):
-        await pool.run(fetch_one)
+        await run(pool)
     async with pool, pool.connection() as connection:
         pass
     with pytest.raises(psycopg.InterfaceError, match="not open"):
-        await pool.run(fetch_one)
+        await run(pool)
     async with pool:
-        assert 1 == await pool.run(fetch_one)
+        assert 1 == await run(pool)
 
     assert connection.closed
 
@@ -196,7 +180,7 @@ async def test_who_waits_when_the_pool_is_left_gets_no_connection(schema_dsn, nu
 
     async def ask() -> None:
         with pytest.raises(psycopg.InterfaceError, match="not open"):
-            await pool.run(fetch_one)
+            await run(pool)
         refused.set()
 
     async with contextlib.AsyncExitStack() as stack:
@@ -210,7 +194,7 @@ async def test_who_waits_when_the_pool_is_left_gets_no_connection(schema_dsn, nu
 
 async def test_a_transaction_that_was_left_open_is_rolled_back(pool):
     """The next one gets a connection that is in nothing."""
-    await pool.run(lambda connection: connection.execute("CREATE TABLE t (i int)"))
+    await run(pool, lambda connection: connection.execute("CREATE TABLE t (i int)"))
     async with pool.connection() as first:
         await first.execute("BEGIN; INSERT INTO t VALUES (1)")
     async with pool.connection() as second:
@@ -228,7 +212,7 @@ async def test_a_connection_that_comes_back_in_the_middle_of_something_is_replac
             async with pool.connection() as connection:
                 await stack.enter_async_context(connection.transaction())
                 lost.append(connection)
-            assert 1 == await pool.run(fetch_one)
+            assert 1 == await run(pool)
 
     with pytest.raises(psycopg.OperationalError, match="not committed"):
         await leave_a_block_open()
@@ -248,6 +232,30 @@ async def test_a_connection_that_the_server_closed_is_replaced_before_it_is_lent
     assert first.closed
 
 
+async def test_a_connection_that_hears_notifications_is_replaced(pool, observer):
+    """A LISTEN that was left in the session would keep every later user busy with its flood."""
+    async with pool.connection() as first:
+        await first.execute("LISTEN news")
+    await observer.execute("NOTIFY news")
+    await trio.lowlevel.wait_readable(first.fileno())
+    async with pool.connection() as second:
+        assert 1 == await fetch_one(second)
+
+    assert first.closed
+
+
+async def test_the_pool_tells_the_processes_of_its_open_connections(schema_dsn):
+    """Whoever listens knows by them what the pool itself has sent."""
+    async with Pool(schema_dsn, size=2) as pool:
+        async with pool.connection() as first, pool.connection() as second:
+            both = {each.info.backend_pid for each in (first, second)}
+            assert both == pool.pids
+        assert both == pool.pids
+        await first.close()
+
+        assert {second.info.backend_pid} == pool.pids
+
+
 async def test_a_connection_that_breaks_in_use_is_replaced(pool, observer):
     """Its user gets the error, the next one a new connection."""
     async with pool.connection() as connection:
@@ -256,69 +264,24 @@ async def test_a_connection_that_breaks_in_use_is_replaced(pool, observer):
         with pytest.raises(psycopg.OperationalError):
             await connection.execute("SELECT 1")
 
-    assert 1 == await pool.run(fetch_one)
-
-
-async def test_a_transaction_is_committed_and_its_result_returned(pool):
-    """And rolled back when the function raises."""
-
-    async def insert(connection):
-        return await fetch_one(connection, "INSERT INTO t VALUES (1) RETURNING i")
-
-    async def insert_and_fail(connection):
-        await insert(connection)
-        raise ZeroDivisionError
-
-    async def insert_and_roll_back(connection):
-        await insert(connection)
-        raise psycopg.Rollback
-
-    await pool.run(lambda connection: connection.execute("CREATE TABLE t (i int)"))
-    assert 1 == await pool.transaction(insert)
-    with pytest.raises(ZeroDivisionError):
-        await pool.transaction(insert_and_fail)
-    with pytest.raises(psycopg.Rollback):
-        await pool.transaction(insert_and_roll_back)
-    assert 1 == await pool.run(lambda c: fetch_one(c, "SELECT count(*) FROM t"))
-
-
-async def test_a_transaction_that_is_cancelled_half_way_reports_its_outcome(pool):
-    """Trap 3: it runs to its end and returns; the cancellation strikes at the next checkpoint."""
-    await pool.run(lambda connection: connection.execute("CREATE TABLE t (i int)"))
-    result = None
-
-    async def insert(connection):
-        await connection.execute("SELECT pg_sleep(0.1)")
-        return await fetch_one(connection, "INSERT INTO t VALUES (7) RETURNING i")
-
-    with trio.move_on_after(0.05) as scope:
-        result = await pool.transaction(insert)
-        await trio.lowlevel.checkpoint()
-
-    assert 7 == result
-    assert scope.cancelled_caught
-    assert 7 == await pool.run(lambda c: fetch_one(c, "SELECT i FROM t"))
-
-
-async def test_in_a_cancelled_scope_no_transaction_is_begun(pool):
-    """Cancelled means that nothing was done."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await pool.transaction(pytest.fail)
-
-    assert scope.cancelled_caught
+    assert 1 == await run(pool)
 
 
 @pytest.mark.parametrize("runs", (150, pytest.param(3000, marks=pytest.mark.slow)))
 async def test_no_claim_is_lost_to_a_cancellation_at_any_moment(pool, runs):
-    """Trap 3: what was taken is what was handed over, in a transaction and in one statement."""
-    await pool.run(lambda c: c.execute("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i"))
+    """Trap 3: what was taken is what was handed over, in one statement and in a pipeline."""
+    await run(pool, lambda c: c.execute("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i"))
+
+    query = "DELETE FROM t WHERE i = (SELECT i FROM t LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING i"
 
     async def claim(connection):
-        return await fetch_one(
-            connection,
-            "DELETE FROM t WHERE i = (SELECT i FROM t LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING i",
+        return await fetch_one(connection, query)
+
+    async def claim_in_pipeline(connection):
+        _, ((claimed,),), _ = await connection.run_pipeline(
+            [Statement("BEGIN"), Statement(query), Statement("COMMIT")]
         )
+        return claimed
 
     draw = random.Random(5)
     claimed = []
@@ -326,44 +289,15 @@ async def test_no_claim_is_lost_to_a_cancellation_at_any_moment(pool, runs):
     for i in range(runs):
         with trio.move_on_after(draw.uniform(0, 0.002)) as scope:
             await trio.sleep(draw.choice((0, 0.001)))
-            claimed.append(await (pool.run if i % 2 else pool.transaction)(claim))
+            async with pool.connection() as connection:
+                claimed.append(await (claim if i % 2 else claim_in_pipeline)(connection))
             await trio.lowlevel.checkpoint()
         cancelled += scope.cancelled_caught
-    left = await pool.run(lambda c: fetch_one(c, "SELECT array_agg(i) FROM t"))
+    left = await run(pool, lambda c: fetch_one(c, "SELECT array_agg(i) FROM t"))
 
     assert cancelled > 0
     assert set(range(1, 100001)) == set(claimed) | set(left)
     assert 100000 == len(claimed) + len(left)
-
-
-async def test_a_transaction_that_takes_too_long_is_cancelled_and_rolled_back(pool, observer):
-    """The time limit is its own, and the statement ends on the server too."""
-    await observer.execute("CREATE TABLE t (i int)")
-
-    async def insert_slowly(connection):
-        await connection.execute("INSERT INTO t VALUES (1)")
-        await connection.execute("SELECT pg_sleep(10)")
-
-    started = trio.current_time()
-    with pytest.raises(StatementTimeout, match=r"longer than 0\.1 seconds; it was rolled back"):
-        await pool.transaction(insert_slowly, timeout=0.1)
-
-    assert trio.current_time() - started < 1
-    assert 0 == await fetch_one(observer, "SELECT count(*) FROM t")
-    assert 1 == await pool.run(fetch_one)
-
-
-async def test_a_transaction_whose_server_hangs_says_that_its_outcome_is_not_known(proxy):
-    """The connection is closed; the pool makes another when the server is back."""
-
-    async def hang(connection):
-        connection.cancel_limit = 0.05
-        proxy.block()
-        await connection.execute("SELECT 1")
-
-    async with Pool(proxy.dsn) as pool:
-        with pytest.raises(StatementTimeout, match="is not known"):
-            await pool.transaction(hang, timeout=0.05)
 
 
 async def test_the_pool_survives_the_servers_restart(postgres_server, schema_dsn):
@@ -373,7 +307,7 @@ async def test_the_pool_survives_the_servers_restart(postgres_server, schema_dsn
 
     async def wait_for_an_answer() -> None:
         with pytest.raises(psycopg.OperationalError):
-            await pool.run(lambda connection: connection.execute("SELECT pg_sleep(60)"))
+            await run(pool, lambda connection: connection.execute("SELECT pg_sleep(60)"))
 
     async def work() -> None:
         nonlocal served
@@ -381,12 +315,12 @@ async def test_the_pool_survives_the_servers_restart(postgres_server, schema_dsn
         while not afterwards:
             afterwards = restarted.is_set()
             try:
-                await pool.run(lambda c: fetch_one(c, "SELECT 1 FROM pg_sleep(0.01)"))
+                await run(pool, lambda c: fetch_one(c, "SELECT 1 FROM pg_sleep(0.01)"))
             except psycopg.OperationalError:
                 afterwards = False
         served += 1
 
-    pool = Pool(schema_dsn, size=4, longest_pause=0.2)
+    pool = Pool(schema_dsn, size=4)
     with trio.fail_after(30):
         async with pool, trio.open_nursery() as nursery:
             nursery.start_soon(wait_for_an_answer)
@@ -401,22 +335,13 @@ async def test_the_pool_survives_the_servers_restart(postgres_server, schema_dsn
 
 async def test_who_asks_while_the_server_is_away_waits_until_it_is_back(postgres_server, pool):
     """Within the pool's time-out it is not even an error."""
-    assert 1 == await pool.run(fetch_one)
+    assert 1 == await run(pool)
     await trio.to_thread.run_sync(postgres_server.stop)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, postgres_server.start)
-        answer = await pool.run(fetch_one)
+        answer = await run(pool)
 
     assert 1 == answer
-
-
-async def test_connect_with_retries_ends_with_the_last_error_when_its_time_is_over(silent_port):
-    """Or with one of its own if there was no other yet."""
-    conninfo = f"host=127.0.0.1 port={silent_port}"
-    with pytest.raises(psycopg.errors.ConnectionTimeout, match="no answer"):
-        await connect_with_retries(conninfo, timeout=0.2, connect_timeout=0.05)
-    with pytest.raises(psycopg.errors.ConnectionTimeout, match=r"not connected within 0\.05"):
-        await connect_with_retries(conninfo, timeout=0.05)
 
 
 def test_pauses_double_up_to_the_maximum_and_are_random_over_their_whole_length():
@@ -432,7 +357,7 @@ def test_pauses_double_up_to_the_maximum_and_are_random_over_their_whole_length(
 
 def test_the_examples_of_the_docstrings_hold():
     """They are executed."""
-    attempted = doctest.testmod(_retry)
+    attempted = doctest.testmod(_pool)
 
     assert (0, 2) == (attempted.failed, attempted.attempted)
 
@@ -443,4 +368,4 @@ async def test_a_pool_over_several_hosts_uses_the_one_that_answers(proxy, silent
         proxy.dsn, host="127.0.0.1,127.0.0.1", port=f"{silent_port},{proxy.port}"
     )
     async with Pool(conninfo, connect_timeout=0.05) as pool:
-        assert 1 == await pool.run(fetch_one)
+        assert 1 == await run(pool)

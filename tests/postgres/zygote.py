@@ -36,26 +36,17 @@ async def dispatch(options):
 
         @planton.on(InstructionEvent)
         async def deliver(event):
-            await pool.run(
-                lambda connection: connection.execute(
-                    "INSERT INTO inbox (event) VALUES (%s)", [event.to_json()]
-                )
-            )
+            async with pool.connection() as connection:
+                await connection.execute("INSERT INTO inbox (event) VALUES (%s)", [event.to_json()])
 
         await planton.run()
 
 
 async def consume(options):
     async with PostgresStorage(options["dsn"]) as storage, Pool(options["dsn"], size=1) as pool:
-
-        async def take(connection):
-            return await (await connection.execute(TAKE)).fetchone()
-
-        async def note(connection):
-            await connection.execute("INSERT INTO outcome VALUES (%s, %s, %s)", outcome)
-
         while True:
-            row = await pool.run(take)
+            async with pool.connection() as connection:
+                row = await (await connection.execute(TAKE)).fetchone()
             if row is None:
                 await trio.sleep(random.uniform(0.002, 0.01))
                 continue
@@ -63,7 +54,8 @@ async def consume(options):
             await trio.sleep(random.uniform(*options["hold"]))
             done = await storage.complete(event.receipt)
             outcome = (event.instruction, event.receipt, bool(done.applied))
-            await pool.run(note)
+            async with pool.connection() as connection:
+                await connection.execute("INSERT INTO outcome VALUES (%s, %s, %s)", outcome)
 
 
 def main():

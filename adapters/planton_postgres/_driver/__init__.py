@@ -3,16 +3,15 @@
 It knows nothing of Planton and could be published by itself.
 """
 
-from ._connection import TrioConnection
-from ._errors import PoolTimeout, StatementTimeout
-from ._pool import Pool
-from ._retry import connect_with_retries, full_jitter
+from ._connection import StatementTimeout, TrioConnection
+from ._pipeline import Statement
+from ._pool import Pool, PoolTimeout, full_jitter
 
 __all__ = [
     "Pool",
     "PoolTimeout",
+    "Statement",
     "StatementTimeout",
     "TrioConnection",
-    "connect_with_retries",
     "full_jitter",
 ]

@@ -22,13 +22,11 @@ if TYPE_CHECKING:
 _DEFAULT_LIMIT = 10.0
 
 
-async def open_connection(
-    conninfo: str, timeout: float | str | None, parameters: dict[str, ConnParam]
-) -> PGconn:
+async def open_connection(conninfo: str, timeout: float | str | None) -> PGconn:
     """Return a connection to the first host that takes us; each address has `timeout` seconds."""
     # libpq 17: older ones can only cancel a statement by blocking.
     capabilities.has_cancel_safe(check=True)
-    wanted = conninfo_to_dict(conninfo, **parameters)
+    wanted = conninfo_to_dict(conninfo)
     limit = _limit(wanted.pop("connect_timeout", None) if timeout is None else timeout)
     failures: list[psycopg.OperationalError] = []
     for attempt in await _resolve(wanted, limit):

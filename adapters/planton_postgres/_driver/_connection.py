@@ -1,97 +1,79 @@
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import psycopg
 import trio
-from psycopg import AsyncCursor, AsyncPipeline, AsyncTransaction, Notify
-from psycopg.abc import RV, AdaptContext, ConnParam, PQGen
-from psycopg.errors import CancellationTimeout
+from psycopg import AsyncTransaction, Notify
+from psycopg.abc import RV, PQGen
 from psycopg.pq import TransactionStatus
-from psycopg.rows import AsyncRowFactory, Row, tuple_row
-from psycopg.waiting import Ready, Wait
+from psycopg.pq.abc import PGconn
+from psycopg.rows import Row
 
 from . import _internals
-from ._blocks import ServerCursor, pipeline_block, transaction_block
 from ._connect import open_connection
-from ._errors import StatementTimeout
 from ._interrupt import end_statement
-from ._lock import Lock
+from ._lock import Lock, abandon, is_active, wake_waiting_tasks
 from ._notifications import Notifications
-from ._wait import Exchange, Turn, drive_connecting, outlast, ready_now
+from ._pipeline import Rows, Statement, describing, rows_of, running
+from ._wait import Exchange, outlast
 
-if TYPE_CHECKING:
-    from psycopg.pq.abc import PGconn
 
-_TUPLES: AsyncRowFactory[Any] = tuple_row
-_logger = logging.getLogger(__name__)
+class StatementTimeout(psycopg.OperationalError):
+    """What was asked of the server took longer than it was given, and was cancelled there."""
 
 
 class TrioConnection(psycopg.AsyncConnection[Row]):
-    """A psycopg connection that waits on trio.
+    """A psycopg connection that waits on trio, in autocommit mode.
 
-    All else is psycopg's: cursors, adaptation of types, COPY, row factories.
+    Cursors, adaptation of types and row factories are psycopg's. Not supported, as nothing here
+    needs them: COPY, `stream`, `executemany`, server-side cursors, `notifies` and `pipeline`; see
+    `next_notify` and `run_pipeline` for these two.
 
     Cancellation, of any method that talks to the server:
 
     - Before the statement is sent, nothing is sent.
     - Afterwards the server is asked to cancel it, and its answer is read to the end, for
       `cancel_limit` seconds at most. If the server had finished by then, the method *returns its
-      result*, and the cancellation strikes at the caller's next checkpoint. So with autocommit a
-      statement reported cancelled was not committed, and one that was committed is reported done:
-      no claim is lost in between.
-    - COMMIT and ROLLBACK are not cancelled but awaited, from the cancellation on for `settle_limit`
-      seconds at most. So a `transaction()` block reported cancelled was rolled back, and one that
-      was committed ends normally.
-    - The connection is usable afterwards. Where the server does not answer within these limits it
-      is closed instead (`closed` is true, a warning is logged), and only then whether something was
-      committed is not known.
+      result*, and the cancellation strikes at the caller's next checkpoint. So a statement reported
+      cancelled was not committed, and one that was committed is reported done: no claim is lost in
+      between. A pipeline is one statement in this.
+    - COMMIT and ROLLBACK of a `transaction()` block are not cancelled but awaited, from the
+      cancellation on for `settle_limit` seconds at most. So a block reported cancelled was rolled
+      back, and one that was committed ends normally.
 
-    In a pipeline results come later than statements, so this holds for the pipeline as a whole: its
-    end, or `sync()`.
+    The connection is usable afterwards, also after an error. Where its state is not known, because
+    the server does not answer within these limits or for any other reason, it is closed (`closed`
+    is true, a warning is logged), and only then whether something was committed is not known.
 
-    A task that waits for a connection which another task closes gets `psycopg.OperationalError`.
-    Several tasks may share a connection; their statements take turns.
+    All errors are psycopg's. A task that waits for a connection which another task closes gets
+    `psycopg.OperationalError`. Several tasks may share a connection; their statements take turns.
 
     Attributes:
         cancel_limit: Seconds that a statement may take to end once the server was asked to cancel
             it.
-        settle_limit: Seconds that COMMIT, ROLLBACK and closing a cursor may go on after a
-            cancellation.
+        settle_limit: Seconds that COMMIT and ROLLBACK may go on after a cancellation.
     """
 
     cancel_limit: float = 2.0
     settle_limit: float = 5.0
 
-    def __init__(
-        self,
-        pgconn: PGconn,
-        row_factory: AsyncRowFactory[Row] = _TUPLES,
-    ) -> None:
-        super().__init__(pgconn, row_factory)
-        _internals.replace_lock(self, Lock())
-        self.server_cursor_factory = ServerCursor
-        self._turn = Turn()
-        self._received: deque[Notify] = deque()
-        self.add_notify_handler(self._received.append)
+    def __init__(self, pgconn: PGconn) -> None:
+        super().__init__(pgconn)
+        _internals.replace_lock(self, Lock(pgconn))
+        _internals.commit_each_statement(self)
+        self._notifications = Notifications(self.info.encoding)
+        pgconn.notify_handler = self._notifications
 
     @classmethod
-    async def connect(
+    async def connect(  # type: ignore[override]  # what nobody here sets is left out
         cls,
         conninfo: str = "",
         *,
-        autocommit: bool = True,
         connect_timeout: float | str | None = None,
         prepare_threshold: int | None = 5,
-        context: AdaptContext | None = None,
-        row_factory: AsyncRowFactory[Row] | None = None,
-        cursor_factory: type[AsyncCursor[Row]] | None = None,
-        **parameters: ConnParam,
     ) -> Self:
         """Connect to the first host of `conninfo` that takes us.
 
@@ -100,28 +82,59 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         Args:
             conninfo: A connection string or URI as libpq takes it: Unix sockets, TCP, several
                 hosts.
-            autocommit: Each statement commits by itself, outside `transaction()` blocks.
             connect_timeout: Seconds for each address of each host; by default what `conninfo` says,
                 else 10.
             prepare_threshold: Statements executed more often than this are prepared; None never
                 prepares, as poolers in transaction mode may need.
-            context: Where adapters are taken from.
-            row_factory: What makes a row, a tuple by default.
-            cursor_factory: What `cursor()` returns.
-            **parameters: More parameters of the connection, before those in `conninfo`.
 
         Raises:
             psycopg.errors.ConnectionTimeout: nothing answered, or not to the end, in time.
             psycopg.OperationalError: no host could be connected to; the message tells of each.
         """
-        connection = cls(await open_connection(conninfo, connect_timeout, parameters))
-        _internals.set_up(connection, autocommit, context)
+        connection = cls(await open_connection(conninfo, connect_timeout))
         connection.prepare_threshold = prepare_threshold
-        if row_factory is not None:
-            connection.row_factory = row_factory
-        if cursor_factory is not None:
-            connection.cursor_factory = cursor_factory
         return connection
+
+    async def run_pipeline(self, statements: Iterable[Statement]) -> list[Rows]:
+        """Execute statements in one round trip; return the rows of each, [] if it has none.
+
+        They share one transaction and one commit, that of the open transaction if there is one. A
+        pipeline that fails is undone as a whole, its own BEGIN included, which it may leave open
+        when it succeeds. A COMMIT must be the last, or what follows it may fail alone.
+
+        Args:
+            statements: Each a `Statement`, or a tuple of these three.
+
+        Raises:
+            psycopg.Error: the first error; the statements after it were not executed.
+            psycopg.DataError: also if a parameter cannot be adapted, then nothing was sent, or a
+                row that came cannot be loaded.
+        """
+        async with self.lock:
+            was_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
+            try:
+                return rows_of(self, await self.wait(running(self, statements)))
+            except BaseException:
+                if was_idle and not (self.closed or is_active(self.pgconn)):
+                    await self.settle(_internals.rolling_back(self))  # noqa: ASYNC102  bounded
+                raise
+
+    async def describe(self, query: str, types: Sequence[int]) -> list[tuple[str, int]]:
+        """Have the server parse a statement, but not execute it; return its columns.
+
+        Args:
+            query: One statement, with `$1`, `$2`, … where parameters go.
+            types: The OIDs of their types; 0, or none given, lets the server find out.
+
+        Returns:
+            The name and the OID of the type of each column; [] if it returns no rows.
+
+        Raises:
+            psycopg.Error: it is not valid; the message shows the place. An open transaction is
+                aborted by that.
+        """
+        async with self.lock:
+            return await self.wait(describing(self.pgconn, query, types, self.info.encoding))
 
     # Under protection Ctrl-C strikes where a generator waits, and not while it runs.
     @trio.lowlevel.enable_ki_protection
@@ -142,43 +155,35 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             with trio.move_on_after(timeout):
                 return await self.wait(gen)
             raise StatementTimeout(f"cancelled after {timeout:g} seconds")
-        if not self._is_active():  # else it goes on with, or cleans up, what is in hand
+        if not is_active(self.pgconn):  # else it goes on with, or cleans up, what is in hand
             await trio.lowlevel.checkpoint_if_cancelled()
-        exchange = self.exchange(gen)
+        exchange = Exchange(gen, self.pgconn.socket)
         try:
             return await exchange.run()
         except (trio.Cancelled, KeyboardInterrupt) as interruption:
-            if self._is_active():
-                answer = await end_statement(self, exchange)  # noqa: ASYNC102  bounded by cancel_limit
+            if is_active(self.pgconn):
+                answer = await end_statement(self.pgconn, exchange, self.cancel_limit)  # noqa: ASYNC102  bounded by it
                 if answer and isinstance(interruption, trio.Cancelled):
                     return answer[0]  # noqa: ASYNC104  what succeeded is heard of
             raise
 
     @trio.lowlevel.enable_ki_protection
     async def settle(self, gen: PQGen[RV]) -> RV:
-        """Run a generator to its end whatever is cancelled meanwhile, or close the connection."""
-        try:
-            return await outlast(self.exchange(gen).run, self.settle_limit)
-        except (trio.Cancelled, KeyboardInterrupt):
-            if self._is_active():
-                self.abandon(f"no answer for {self.settle_limit:g} s after a cancellation")
-            raise
+        """Run a generator to its end whatever is cancelled meanwhile, or close the connection.
 
-    def exchange(self, gen: PQGen[RV]) -> Exchange[RV]:
-        """Return what runs a generator on this connection's socket."""
-        return Exchange(gen, self.pgconn, self._turn)
-
-    async def take_lock(self) -> None:
-        """Take the lock whatever is cancelled meanwhile, or close the connection."""
+        The caller holds the lock.
+        """
         try:
-            await outlast(self.lock.acquire, self.settle_limit)
+            return await outlast(Exchange(gen, self.pgconn.socket).run, self.settle_limit)
         except (trio.Cancelled, KeyboardInterrupt):
-            self.abandon(f"another task held it for {self.settle_limit:g} s after a cancellation")
+            if is_active(self.pgconn):
+                reason = f"no answer for {self.settle_limit:g} s after a cancellation"
+                abandon(self.pgconn, reason)
             raise
 
     @asynccontextmanager
-    async def transaction(
-        self, savepoint_name: str | None = None, force_rollback: bool = False
+    async def transaction(  # type: ignore[override]  # savepoints are named by psycopg
+        self,
     ) -> AsyncIterator[AsyncTransaction]:
         """Run the block in a transaction, or inside another transaction between savepoints.
 
@@ -187,133 +192,86 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         Raises:
             psycopg.OperationalError: the block ended normally, but the connection is lost and
-            nothing is committed.
+                nothing is committed.
         """
-        block = AsyncTransaction(self, savepoint_name, force_rollback)
-        if _internals.open_pipeline(self):
-            async with (
-                pipeline_block(self, surely=True),
-                transaction_block(self, block),
-                pipeline_block(self, surely=False),
-            ):
-                yield block
+        block = AsyncTransaction(self)
+        try:
+            await self._begin(block)
+            yield block
+        except BaseException as error:  # noqa: ASYNC103  swallows psycopg.Rollback alone
+            if not await self._end(block, error):  # noqa: ASYNC102  bounded by settle_limit
+                raise
         else:
-            async with transaction_block(self, block):
-                yield block
+            await self._end(block, None)
+
+    async def _begin(self, block: AsyncTransaction) -> None:
+        async with self.lock:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self.settle(_internals.entering(block))
+
+    async def _end(self, block: AsyncTransaction, error: BaseException | None) -> bool:
+        """Return whether the error asked for no more than a rollback and is dealt with."""
+        if block.status == block.Status.NOT_STARTED:
+            return False
+        async with self._surely_locked():
+            if not self.closed:
+                return await self.settle(_internals.leaving(block, error))
+        if error is None:
+            raise psycopg.OperationalError(
+                "the connection was lost: its transaction is not committed"
+            )
+        return False
+
+    async def rollback(self) -> None:
+        """Roll back the open transaction, if there is one; also when cancelled."""
+        async with self._surely_locked():
+            await self.settle(_internals.rolling_back(self))
 
     @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
-        """Send the block's statements at once; their answers are awaited when it ends."""
-        async with pipeline_block(self, surely=False) as pipeline:
-            yield pipeline
+    async def _surely_locked(self) -> AsyncIterator[None]:
+        """Take the lock whatever is cancelled meanwhile, or close the connection."""
+        try:
+            await outlast(self.lock.acquire, self.settle_limit)
+        except (trio.Cancelled, KeyboardInterrupt):
+            reason = f"another task held it for {self.settle_limit:g} s after a cancellation"
+            abandon(self.pgconn, reason)
+            raise
+        try:
+            yield
+        finally:
+            self.lock.release()
 
-    def notifies(
-        self, *, timeout: float | None = None, stop_after: int | None = None
-    ) -> AsyncGenerator[Notify, None]:
-        """Iterate over the notifications of the channels this connection listens to.
+    async def next_notify(self) -> Notify:
+        """Return the next notification of the channels listened to. Cancelling it loses none.
 
-        The connection can do nothing else while the loop waits, but anything in the body of the
-        loop. Leaving or cancelling the loop loses no notification: the next loop starts with those
-        that have come since.
-
-        Args:
-            timeout: Seconds after which the loop ends; 0 takes what is there already.
-            stop_after: The number of notifications after which it ends.
+        Those that came together are returned without a checkpoint in between; there is one before
+        more are read, so a flood of them leaves other tasks their turn.
 
         Raises:
             psycopg.OperationalError: the connection is lost. It does not come back by itself.
         """
-        return Notifications(self, timeout, stop_after)
+        if not self._notifications:
+            async with self.lock:
+                await self.wait(self._notifications.hearing(self.pgconn))
+        return self._notifications.pop()
 
-    async def next_notify(self) -> Notify:
-        """Return the next notification. Cancelling it loses none."""
-        async with self.lock:
-            if not self._received:
-                self.absorb()
-            while not self._received:
-                await self.wait(_internals.notifying(self.pgconn))
-            return self._received.popleft()
+    def waiting_notifies(self) -> list[Notify]:
+        """Return the notifications that have come already, to be handled together; no waiting."""
+        return [self._notifications.pop() for _ in range(len(self._notifications))]
 
-    def forget_notifies(self) -> None:
-        """Drop the notifications that have come and nobody has asked for."""
-        self._received.clear()
-
-    def absorb(self) -> None:
-        """Read what the server has sent unasked, without waiting.
-
-        To be called while no statement is in hand. It is the cheapest test of an idle connection:
-        that the server has closed it shows here.
-        """
-        while not self.closed and ready_now(self.pgconn.socket, Wait.R):
-            reading = _internals.notifying(self.pgconn)
-            next(reading)
-            try:
-                reading.send(Ready.R)
-            except StopIteration:
-                pass
-
-    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Ask the server to cancel the statement that another task waits for. Not cancelled itself.
-
-        Raises:
-            psycopg.errors.CancellationTimeout: the server did not take the request within `timeout`
-            seconds.
-        """
-        if self.closed:
-            return
-        with trio.move_on_after(timeout, shield=True):
-            await drive_connecting(_internals.cancelling(self.pgconn))
-            return
-        raise CancellationTimeout(f"the server took no cancel request within {timeout:g} seconds")
-
-    async def commit(self) -> None:
-        """Commit the open transaction, if there is one; a COMMIT is awaited, not cancelled."""
-        async with self.lock:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await self.settle(_internals.committing(self))
-
-    async def rollback(self) -> None:
-        """Roll back the open transaction, if there is one; also when cancelled."""
-        await self.take_lock()
-        try:
-            await self.settle(_internals.rolling_back(self))
-        finally:
-            self.lock.release()
+    @property
+    def dropped_notifies(self) -> int:
+        """How many notifications were dropped, as too many came while nobody asked for them."""
+        return self._notifications.dropped
 
     async def close(self) -> None:
         """Close the connection at once; the server rolls back what is open. No checkpoint.
 
         Tasks that wait for it get `psycopg.OperationalError`.
         """
-        self._wake_waiting_tasks()
+        wake_waiting_tasks(self.pgconn)
         await super().close()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        """Commit what is open if the block ended normally, then close; else no checkpoint."""
-        nothing_open = self.closed or self.pgconn.transaction_status == TransactionStatus.IDLE
-        try:
-            if exc_type is None and not nothing_open:
-                await self.commit()  # noqa: ASYNC102  bounded by settle_limit
-        finally:
-            await self.close()  # noqa: ASYNC102  no checkpoint
-
-    def abandon(self, reason: str) -> None:
-        """Close the connection because the state it is in is not known."""
-        if self.closed:
-            return
-        _logger.warning("closing a connection to PostgreSQL: %s", reason)
-        self._wake_waiting_tasks()
-        self.pgconn.finish()
-
-    def _wake_waiting_tasks(self) -> None:
-        # The kernel tells nobody that a descriptor was closed: they would wait for ever.
-        if not self.closed:
-            trio.lowlevel.notify_closing(self.pgconn.socket)
-
-    def _is_active(self) -> bool:
-        return self.pgconn.transaction_status == TransactionStatus.ACTIVE
+    async def __aexit__(self, *_: object) -> None:
+        """Close it; no checkpoint."""
+        await self.close()  # noqa: ASYNC102  no checkpoint

@@ -1,52 +1,56 @@
+"""Notifications: anybody may send them, as many and as strange as they like."""
+
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncGenerator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING
 
-import trio
 from psycopg import Notify
+from psycopg.abc import PQGen
+from psycopg.waiting import Wait
 
 if TYPE_CHECKING:
-    from ._connection import TrioConnection
+    from psycopg.pq import PGnotify
+    from psycopg.pq.abc import PGconn
+
+LIMIT = 10_000
 
 
-class Notifications(AsyncGenerator[Notify, None]):
-    """The notifications of a connection, as they come; made by `TrioConnection.notifies`.
+class Notifications:
+    """Those that have come and nobody has asked for, at most `LIMIT`; `dropped` counts the others.
 
-    A plain object and no generator: leaving its loop early, or cancelling it, leaves nothing behind
-    to be finalised, holds no lock, and loses nothing, as what has arrived waits on the connection
-    for the next loop.
+    It takes the place of psycopg's handler, which keeps all and fails over bytes that are no text.
     """
 
-    def __init__(
-        self, connection: TrioConnection[Any], timeout: float | None, stop_after: int | None
-    ) -> None:
-        self._connection = connection
-        self._timeout = math.inf if timeout is None else timeout
-        self._deadline: float | None = None
-        self._left = math.inf if stop_after is None else stop_after
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self._waiting: deque[PGnotify] = deque()
+        self.dropped = 0
 
-    async def asend(self, value: None) -> Notify:  # noqa: ARG002 -- the signature of AsyncGenerator
-        if self._left <= 0:
-            raise StopAsyncIteration
-        await trio.lowlevel.checkpoint()
-        if self._deadline is None:
-            self._deadline = trio.current_time() + self._timeout
-        with trio.CancelScope(deadline=self._deadline):
-            notify = await self._connection.next_notify()
-            self._left -= 1
-            return notify
-        self._left = 0
-        raise StopAsyncIteration
+    def __len__(self) -> int:
+        return len(self._waiting)
 
-    async def athrow(
-        self,
-        typ: type[BaseException] | BaseException,
-        val: BaseException | object = None,  # noqa: ARG002 -- the signature of AsyncGenerator
-        tb: TracebackType | None = None,  # noqa: ARG002
-    ) -> Notify:
-        """End the loop with this exception: nothing here would handle it."""
-        self._left = 0
-        raise typ
+    def __call__(self, notify: PGnotify) -> None:
+        if len(self._waiting) < LIMIT:
+            self._waiting.append(notify)
+        else:
+            self.dropped += 1
+
+    def pop(self) -> Notify:
+        notify = self._waiting.popleft()
+        return Notify(self._text(notify.relname), self._text(notify.extra), notify.be_pid)
+
+    def _text(self, given: bytes) -> str:
+        return given.decode(self._encoding, "replace")
+
+    def hearing(self, pgconn: PGconn) -> PQGen[None]:
+        """Wait for one at least; a reading of the socket, some kilobytes, is all that is taken."""
+        self._take(pgconn)
+        while not self._waiting:
+            yield Wait.R
+            pgconn.consume_input()
+            self._take(pgconn)
+
+    def _take(self, pgconn: PGconn) -> None:
+        while notify := pgconn.notifies():
+            self(notify)

@@ -1,22 +1,49 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
-from weakref import WeakSet
+from typing import Any, Self, TypeAlias
 
 import psycopg
 import trio
-from psycopg.abc import ConnParam
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from ._connection import TrioConnection
-from ._errors import PoolTimeout, StatementTimeout
-from ._retry import connect_with_retries
+from ._wait import is_readable
 
-T = TypeVar("T")
 Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
+
+_DOUBLINGS = 60  # enough for any ceiling, and few enough for a float
+
+
+class PoolTimeout(psycopg.OperationalError):
+    """No connection could be had from the pool in time: all are in use, or the server is away.
+
+    When the server is away, `__cause__` is the error of the last attempt to connect.
+    """
+
+
+def full_jitter(
+    attempt: int,
+    *,
+    initial: float = 0.05,
+    maximum: float = 5.0,
+    draw: Callable[[], float] = random.random,
+) -> float:
+    """Return how many seconds to sleep after failed attempt number `attempt`, counted from 0.
+
+    Anything between nothing and `initial * 2**attempt`, at most `maximum`: the whole of it is
+    random, so that many clients spread evenly.
+
+    >>> [full_jitter(attempt, initial=1, maximum=10, draw=lambda: 1.0) for attempt in range(6)]
+    [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    >>> full_jitter(3, initial=1, maximum=10, draw=lambda: 0.25)
+    2.0
+    """
+    ceiling: float = min(maximum, initial * 2.0 ** min(attempt, _DOUBLINGS))
+    return draw() * ceiling
 
 
 class Pool:
@@ -33,10 +60,8 @@ class Pool:
     survives the server's restart; a statement in hand does not, it raises
     `psycopg.OperationalError`.
 
-    Connections are in autocommit mode. The pool keeps no state in the session, so it works with a
-    pooler in transaction mode when `prepare_threshold` is None.
-
-    It can be entered again after it was left.
+    The pool keeps no state in the session, so it works with a pooler in transaction mode when
+    `prepare_threshold` is None. It can be entered again after it was left.
 
     Args:
         conninfo: A connection string or URI as libpq takes it.
@@ -46,8 +71,6 @@ class Pool:
             else 10.
         prepare_threshold: Statements executed more often than this on a connection are prepared;
             None: never.
-        longest_pause: The most seconds between two attempts to connect.
-        **parameters: More parameters of the connections, before those in `conninfo`.
     """
 
     def __init__(
@@ -58,34 +81,24 @@ class Pool:
         timeout: float = 30.0,
         connect_timeout: float | str | None = None,
         prepare_threshold: int | None = 5,
-        longest_pause: float = 5.0,
-        **parameters: ConnParam,
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
-        self.size = size
-        self.timeout = timeout
         self._conninfo = conninfo
-        self._options: dict[str, Any] = parameters | {
-            "longest_pause": longest_pause,
-            "connect_timeout": connect_timeout,
-            "prepare_threshold": prepare_threshold,
-        }
+        self._size = size
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._prepare_threshold = prepare_threshold
         self._slots = trio.Semaphore(size)  # first come, first served
         self._idle: list[Connection] = []  # the last one used is lent first; the others may rest
-        self._made: WeakSet[Connection] = WeakSet()
+        self._lent: set[Connection] = set()
         self._open = False
 
     async def __aenter__(self) -> Self:
         self._open = True
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the idle connections now and the others when they come back. No checkpoint."""
         self._open = False
         while self._idle:
@@ -94,83 +107,34 @@ class Pool:
     @property
     def pids(self) -> set[int]:
         """The server's processes behind the open connections, as `Notify.pid` names them."""
-        return {made.pgconn.backend_pid for made in self._made if not made.closed}
+        made = (*self._idle, *self._lent)
+        return {each.pgconn.backend_pid for each in made if not each.closed}
 
     @asynccontextmanager
-    async def connection(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection to the block.
 
         Leaving the block is no checkpoint, unless it left a transaction open, which is then rolled
         back.
 
-        Args:
-            timeout: Seconds to wait for it instead of the pool's own time-out.
-
         Raises:
             PoolTimeout: there was none to be had in time.
         """
-        connection = await self._take(self.timeout if timeout is None else timeout)
-        try:
-            yield connection
-        finally:
-            await self._give_back(connection)  # noqa: ASYNC102  a rollback, bounded by settle_limit
-
-    async def run(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Take a connection, await `function(connection)` and return its result.
-
-        Cancellation is that of what `function` does: see `TrioConnection`. When it executes one
-        statement and returns what that gave, a statement that was committed is never reported
-        cancelled.
-        """
-        async with self.connection() as connection:
-            return await function(connection)
-
-    async def transaction(
-        self, function: Callable[[Connection], Awaitable[T]], *, timeout: float = 30.0
-    ) -> T:
-        """Await `function(connection)` in a transaction, commit it, and return its result.
-
-        From BEGIN to the answer of COMMIT nothing here is cancelled from outside: either nothing
-        was begun and `Cancelled` is raised, or the transaction runs and its outcome is reported,
-        even when a cancellation is pending, which then strikes at the caller's next checkpoint. Who
-        wants the result to outlive that must put it somewhere before awaiting anything.
-
-        Args:
-            function: What to do in the transaction; when it raises, the transaction is rolled back.
-            timeout: Seconds for all of it, waiting for a connection not included.
-
-        Raises:
-            StatementTimeout: the time was over; the statement was cancelled on the server and the
-                transaction rolled back. If the time was over during COMMIT, it was given
-                `TrioConnection.settle_limit` more seconds.
-            PoolTimeout: no connection was to be had in time; nothing was begun.
-            psycopg.Rollback: the function raised it; there is no result to return.
-        """
-        async with self.connection() as connection:
-            with trio.move_on_after(timeout, shield=True):
-                async with connection.transaction() as block:
-                    result = await function(connection)
-                if block.status is not block.Status.COMMITTED:
-                    raise psycopg.Rollback(block)
-                return result
-            raise StatementTimeout(_report(connection, timeout))
-
-    async def _take(self, timeout: float) -> Connection:
         await trio.lowlevel.checkpoint_if_cancelled()
-        deadline = trio.current_time() + timeout
-        self._check_open()
+        deadline = trio.current_time() + self._timeout
         await self._take_slot(deadline)
         try:
-            self._check_open()
-            return await self._idle_or_new(deadline)
-        except psycopg.OperationalError as error:
+            connection = await self._idle_or_new(deadline)
+            self._lent.add(connection)
+            try:
+                yield connection
+            finally:
+                await self._give_back(connection)  # noqa: ASYNC102  bounded by settle_limit
+        finally:
             self._slots.release()
-            raise PoolTimeout(f"no connection could be made within {timeout:g} seconds") from error
-        except BaseException:
-            self._slots.release()
-            raise
 
     async def _take_slot(self, deadline: float) -> None:
+        self._check_open()
         try:
             self._slots.acquire_nowait()
             return
@@ -179,51 +143,59 @@ class Pool:
         with trio.move_on_at(deadline):
             await self._slots.acquire()
             return
-        raise PoolTimeout(f"no connection became free in time: all {self.size} are in use")
+        raise PoolTimeout(f"no connection became free in time: all {self._size} are in use")
 
     async def _idle_or_new(self, deadline: float) -> Connection:
+        self._check_open()
         while self._idle:
             connection = self._idle.pop()
-            if await _is_still_open(connection):
+            if not _is_spent(connection):
                 return connection
-        connection = await connect_with_retries(
-            self._conninfo, timeout=max(0.0, deadline - trio.current_time()), **self._options
+            await connection.close()
+        failure: psycopg.OperationalError | None = None
+        with trio.move_on_at(deadline):
+            for attempt in itertools.count():
+                try:
+                    return await self._connect()
+                except psycopg.OperationalError as error:
+                    failure = error
+                await trio.sleep(full_jitter(attempt))
+        raise PoolTimeout(
+            f"no connection could be made within {self._timeout:g} seconds"
+        ) from failure
+
+    async def _connect(self) -> Connection:
+        return await TrioConnection.connect(
+            self._conninfo,
+            connect_timeout=self._connect_timeout,
+            prepare_threshold=self._prepare_threshold,
         )
-        self._made.add(connection)
-        return connection
 
     async def _give_back(self, connection: Connection) -> None:
-        try:
-            if not _is_at_rest(connection):
-                await _roll_back(connection)
-            if self._open and _is_at_rest(connection):
-                connection.forget_notifies()
-                self._idle.append(connection)
-            else:
-                await connection.close()
-        finally:
-            self._slots.release()
+        self._lent.discard(connection)
+        if not _is_at_rest(connection):
+            await _roll_back(connection)
+        if self._open and _is_at_rest(connection):
+            self._idle.append(connection)
+        else:
+            await connection.close()
 
     def _check_open(self) -> None:
         if not self._open:
             raise psycopg.InterfaceError("the pool is not open: use it in its `async with` block")
 
 
-async def _is_still_open(connection: Connection) -> bool:
-    try:
-        connection.absorb()
-    except psycopg.OperationalError:
-        await connection.close()
-    return not connection.closed
+def _is_spent(connection: Connection) -> bool:
+    """Whether it must not be lent again: closed, or with something to read.
+
+    Nothing was asked, so that is the end of the connection, or something that does not belong to a
+    pool, as notifications.
+    """
+    return connection.closed or is_readable(connection.pgconn.socket)
 
 
 def _is_at_rest(connection: Connection) -> bool:
-    """Whether the connection is open, and in no transaction, pipeline or statement."""
-    pgconn = connection.pgconn
-    return (
-        pgconn.transaction_status == TransactionStatus.IDLE
-        and pgconn.pipeline_status == PipelineStatus.OFF
-    )
+    return connection.pgconn.transaction_status == TransactionStatus.IDLE
 
 
 async def _roll_back(connection: Connection) -> None:
@@ -233,11 +205,3 @@ async def _roll_back(connection: Connection) -> None:
             await connection.rollback()
         except psycopg.Error:
             pass
-
-
-def _report(connection: Connection, timeout: float) -> str:
-    if connection.closed:
-        end = "the server did not answer in time: whether it was committed is not known"
-    else:
-        end = "it was rolled back"
-    return f"the transaction took longer than {timeout:g} seconds; {end}"

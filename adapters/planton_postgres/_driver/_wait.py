@@ -8,45 +8,18 @@ from __future__ import annotations
 
 import select
 import sys
-import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import psycopg
 import trio
 from psycopg.abc import RV, PQGen, PQGenConn
-from psycopg.pq import TransactionStatus
 from psycopg.waiting import Ready, Wait
-
-if TYPE_CHECKING:
-    from psycopg.pq.abc import PGconn
 
 T = TypeVar("T")
 
 _READ = int(Wait.R)
 _WRITE = int(Wait.W)
-_LONGEST_TURN = 0.005  # seconds that one connection may keep the loop without a checkpoint
-
-
-class Turn:
-    """How long a connection has kept the loop to itself, because nothing made it wait.
-
-    A socket is nearly always writable, so a pipeline of a thousand statements would never give way
-    to other tasks.
-    """
-
-    __slots__ = ("_began",)
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def is_over(self) -> bool:
-        """Whether it is time to give way; then the next turn begins."""
-        now = time.monotonic()
-        over = now - self._began >= _LONGEST_TURN
-        if over:
-            self._began = now
-        return over
 
 
 class Exchange(Generic[RV]):
@@ -56,51 +29,35 @@ class Exchange(Generic[RV]):
     how the rest of an answer is read after a cancellation.
     """
 
-    __slots__ = ("_fileno", "_generator", "_pgconn", "_turn", "_wanted")
+    __slots__ = ("_fileno", "_generator", "_wanted")
 
-    def __init__(self, generator: PQGen[RV], pgconn: PGconn, turn: Turn) -> None:
+    def __init__(self, generator: PQGen[RV], fileno: int) -> None:
         self._generator = generator
-        self._pgconn = pgconn
-        self._fileno = pgconn.socket
-        self._turn = turn
+        self._fileno = fileno
         self._wanted: int | None = None  # not begun
 
     async def run(self) -> RV:
-        """Run the generator to its end and return its value."""
+        """Run the generator to its end and return its value.
+
+        Raises:
+            psycopg.DataError: what was raised is no error of psycopg, as adapting a parameter may
+                raise anything.
+        """
         send = self._generator.send
         try:
             if self._wanted is None:
                 self._wanted = next(self._generator)
             while True:
-                if self._wanted == _READ:
-                    await trio.lowlevel.wait_readable(self._fileno)
-                    self._wanted = send(Ready.R)
-                else:
-                    self._wanted = send(await self._ready_to_write())
+                self._wanted = send(await _until_ready(self._fileno, self._wanted))
         except StopIteration as end:
             value: RV = end.value
             return value
+        except psycopg.Error:
+            raise
         except (OSError, trio.ClosedResourceError) as error:
             raise psycopg.OperationalError("the connection was closed") from error
-
-    async def _ready_to_write(self) -> int:
-        """Ask the kernel first, which costs a fifth of going round trio's loop."""
-        wanted = self._wanted or 0
-        if ready := ready_now(self._fileno, wanted):
-            if self._turn.is_over():
-                await self._give_way()
-            return ready
-        return await _until_ready(self._fileno, wanted)
-
-    async def _give_way(self) -> None:
-        """Let others run. What psycopg has queued in a pipeline and not sent is not cancelled.
-
-        It would count on the statements that it has queued to prepare.
-        """
-        if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-            await trio.lowlevel.checkpoint()
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        except Exception as error:
+            raise psycopg.DataError(f"{type(error).__name__}: {error}") from error
 
 
 async def drive_connecting(generator: PQGenConn[RV]) -> RV:
@@ -129,7 +86,7 @@ async def outlast(step: Callable[[], Awaitable[T]], limit: float) -> T:
     was.
 
     Raises:
-        trio.Cancelled: when it did not end within the limit.
+        trio.Cancelled: it did not end within the limit.
     """
     try:
         return await step()
@@ -181,21 +138,14 @@ def _is_cancelled(error: BaseException) -> bool:
 
 if sys.platform == "win32":
 
-    def ready_now(fileno: int, wanted: int) -> int:
-        """Return which of `wanted` the socket is ready for at this moment."""
-        sockets = [fileno]
-        readable, writable, _ = select.select(sockets, sockets if wanted & _WRITE else [], [], 0)
-        return (Ready.R if readable else 0) | (Ready.W if writable else 0)
+    def is_readable(fileno: int) -> bool:
+        """Whether there is something to read, the end included; one system call."""
+        return bool(select.select([fileno], [], [], 0)[0])
 
 else:
 
-    def ready_now(fileno: int, wanted: int) -> int:
-        """Return which of `wanted` the socket is ready for at this moment."""
+    def is_readable(fileno: int) -> bool:
+        """Whether there is something to read, the end included; one system call."""
         poll = select.poll()
-        events = select.POLLIN if wanted & _READ else 0
-        poll.register(fileno, events | (select.POLLOUT if wanted & _WRITE else 0))
-        event = next((event for _, event in poll.poll(0)), 0)
-        if event & ~(select.POLLIN | select.POLLOUT):
-            return wanted  # hung up or in error: libpq finds out by trying
-        read = Ready.R if event & select.POLLIN else 0
-        return read | (Ready.W if event & select.POLLOUT else 0)
+        poll.register(fileno, select.POLLIN)
+        return bool(poll.poll(0))

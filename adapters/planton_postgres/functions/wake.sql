@@ -3,14 +3,14 @@
 -- `SET LOCAL planton.wake_ups = off` (or ALTER DATABASE … SET) turns them off.
 
 -- The channel of the tables in this schema; there may be others in the database.
-CREATE FUNCTION planton_channel() RETURNS text LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION planton_channel() RETURNS text LANGUAGE sql STABLE AS $$
     SELECT 'planton_' || md5(relnamespace::regnamespace::text)
     FROM pg_class WHERE oid = 'planton_task'::regclass
 $$;
 
 -- `kind` is why: "due", "slot" (one was freed), "task" (its settings) or "change" (in a table of
 -- the user's). No names means all tasks: a payload has less than 8000 bytes.
-CREATE FUNCTION planton_notify(channel text, kind text, task_names text[])
+CREATE OR REPLACE FUNCTION planton_notify(channel text, kind text, task_names text[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     payload text := json_build_array(kind, task_names)::text;
@@ -21,7 +21,7 @@ BEGIN
     PERFORM pg_notify(channel, payload);
 END $$;
 
-CREATE FUNCTION planton_rows_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION planton_rows_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     task_names text[];
 BEGIN
@@ -37,14 +37,14 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER planton_wake AFTER INSERT ON planton_pending
+CREATE OR REPLACE TRIGGER planton_wake AFTER INSERT ON planton_pending
 REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION planton_rows_changed('due');
 
-CREATE TRIGGER planton_wake AFTER DELETE ON planton_active
+CREATE OR REPLACE TRIGGER planton_wake AFTER DELETE ON planton_active
 REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION planton_rows_changed('slot');
 
 -- By row, as it concerns one: the claim writes here too, and must not pay for it.
-CREATE FUNCTION planton_task_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION planton_task_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF current_setting('planton.wake_ups', true) IS DISTINCT FROM 'off' THEN
         PERFORM planton_notify(
@@ -54,7 +54,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER planton_wake AFTER UPDATE OF paused_at, concurrency ON planton_task
+CREATE OR REPLACE TRIGGER planton_wake AFTER UPDATE OF paused_at, concurrency ON planton_task
 FOR EACH ROW WHEN (
     OLD.paused_at IS DISTINCT FROM NEW.paused_at OR OLD.concurrency IS DISTINCT FROM NEW.concurrency
 )
@@ -62,7 +62,7 @@ EXECUTE FUNCTION planton_task_changed();
 
 -- Tables of the user's. A statement that changed no row wakes nobody, and neither does what a claim
 -- changes: two tasks of one table would wake each other for ever.
-CREATE FUNCTION planton_table_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION planton_table_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF current_setting('planton.wake_ups', true) IS DISTINCT FROM 'off'
         AND coalesce(current_setting('planton.claims', true), '') = ''
@@ -75,12 +75,12 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION planton_change_trigger(event text, task text)
+CREATE OR REPLACE FUNCTION planton_change_trigger(event text, task text)
 RETURNS text LANGUAGE sql STABLE AS $$
     SELECT 'planton_' || event || '_' || md5(planton_channel() || ' ' || task)
 $$;
 
-CREATE FUNCTION planton_has_change_triggers(target regclass, task text)
+CREATE OR REPLACE FUNCTION planton_has_change_triggers(target regclass, task text)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (
         SELECT FROM pg_trigger
@@ -91,7 +91,7 @@ $$;
 -- Whether triggers were made; there are some already otherwise. One process at a time: the others
 -- find them made. They are looked for first because making them waits for all who write to the
 -- table, and makes all wait who want to.
-CREATE FUNCTION planton_wake_on_change(target regclass, task text)
+CREATE OR REPLACE FUNCTION planton_wake_on_change(target regclass, task text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     event text;
@@ -111,7 +111,7 @@ BEGIN
 END $$;
 
 -- Whether there were some.
-CREATE FUNCTION planton_ignore_changes(target regclass, task text)
+CREATE OR REPLACE FUNCTION planton_ignore_changes(target regclass, task text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     event text;

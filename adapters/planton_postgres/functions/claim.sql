@@ -1,0 +1,236 @@
+-- The strict claim: counts what is active and claims under the cap, exactly, over the whole fleet. The
+-- steps have the names and the order of the class Claim in planton_sqlite/_claim.py.
+--
+-- VOLATILE, so that each statement sees what was committed before *it* began: the count begins when
+-- the lock is held, and nobody else can claim any more. SECURITY INVOKER, for ever: it runs the
+-- user's own statement. Nothing in it waits for another transaction, but for that statement.
+CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
+RETURNS TABLE (
+    kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision
+)
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $planton$
+#variable_conflict use_column
+DECLARE
+    asked record;                   -- the request
+    cap integer;                    -- the concurrency in force
+    is_paused boolean;
+    active integer;                 -- how many were active
+    held integer;                   -- how many hold a slot now
+    names text[];                   -- the instructions that are active
+    first_expiry timestamptz;
+    lowest bigint;                  -- no active row of the task has a lower id, now or later
+    clock timestamptz;              -- read after the count, so later than every end not counted
+    room integer;
+    claimed integer := 0;
+    count integer;
+    level integer := NULL;          -- the priority that is looked at
+    level_before integer;
+    bound_run_at timestamptz;
+    bound_id bigint;
+    passed jsonb;                   -- by priority: (run_at, id) of the last row taken there
+    began timestamptz;
+    took interval;
+    walked bigint;                  -- how many index entries it read, dead rows included
+    due bigint[] := '{}';
+    at_level bigint[];
+    next_due timestamptz;
+    given text[] := '{}';
+    problem jsonb;
+    mode text;
+    server text := pg_postmaster_start_time()::text || 'planton_claim_id'::regclass::oid;
+    seqscan text := current_setting('enable_seqscan');
+    bitmapscan text := current_setting('enable_bitmapscan');
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'planton_claim needs READ COMMITTED, not %',
+            current_setting('transaction_isolation') USING ERRCODE = 'active_sql_transaction';
+    END IF;
+    SELECT * INTO asked FROM jsonb_to_record(request) AS asked (
+        "limit" integer, concurrency integer, lease double precision, deliveries integer,
+        key text, tags text[], claimed_by text, token bigint, keeps boolean,
+        passed jsonb, lowest bigint, server text,
+        statement text, mode text, retries integer,
+        cron text, kept timestamptz, fires timestamptz[], next_fire_at timestamptz,
+        is_alone boolean
+    );
+
+    -- 1. lock the row of the task, or go away
+    SELECT coalesce(task_row.concurrency, asked.concurrency), task_row.paused_at IS NOT NULL
+    INTO cap, is_paused
+    FROM planton_task AS task_row WHERE task_row.task_name = task FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        kind := CASE
+            WHEN EXISTS (SELECT FROM planton_task AS task_row WHERE task_row.task_name = task)
+            THEN 'locked' ELSE 'unknown'
+        END;
+        RETURN NEXT;
+        RETURN;
+    ELSIF is_paused THEN
+        kind := 'paused';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    -- Our own statements are planned once, perhaps while the tables are empty: then they must not
+    -- read all of a table, or sort it, for as long as the plan is kept.
+    PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
+
+    -- 2. count what is active, from the bound on if it was learnt from this very sequence
+    lowest := (SELECT last_value + is_called::integer FROM planton_claim_id);
+    SELECT count(*), min(counted.lease_expires_at), coalesce(min(counted.id), lowest),
+           coalesce(array_agg(counted.instruction), '{}')
+    INTO active, first_expiry, lowest, names
+    FROM planton_active AS counted
+    WHERE counted.task_name = task AND counted.id >= CASE
+        WHEN asked.server = server AND asked.lowest <= lowest THEN asked.lowest ELSE 0
+    END;
+    held := active;
+    clock := clock_timestamp();
+
+    -- 3. rescue claims whose lease is over
+    IF first_expiry <= clock THEN
+        held := held - planton_end_exhausted(task, asked.deliveries, clock, asked.keeps);
+        held := held - planton_requeue_not_offered(task, asked.key, asked.tags, clock);
+        -- They hold their slots already, but no more of them start than may run now.
+        count := (
+            SELECT count(*) FROM planton_active AS expired
+            WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+        );
+        RETURN QUERY
+        UPDATE planton_active AS rescued
+        SET token = asked.token, delivery = rescued.delivery + 1, claimed_at = clock,
+            claimed_by = asked.claimed_by, lease = asked.lease,
+            lease_expires_at = clock + least(asked.lease, rescued.timeout) * interval '1 second'
+        WHERE rescued.id = ANY (ARRAY(
+            SELECT expired.id FROM planton_active AS expired
+            WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+            ORDER BY expired.lease_expires_at, expired.id
+            LIMIT greatest(0, least(asked."limit", cap - (held - count))) FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING 'rescued', rescued.id, rescued.instruction, rescued.payload::text,
+                  rescued.delivery, rescued.timeout;
+        GET DIAGNOSTICS claimed = ROW_COUNT;
+        SELECT min(left_over.lease_expires_at) FILTER (WHERE left_over.lease_expires_at > clock),
+               coalesce(array_agg(left_over.instruction), '{}')
+        INTO first_expiry, names
+        FROM planton_active AS left_over WHERE left_over.task_name = task;
+    END IF;
+
+    -- 4. room
+    room := least(asked."limit" - claimed, cap - held);
+
+    -- 5. take due rows of the queue, priority by priority. What is active stays there. What was
+    -- taken before is passed over: its dead rows stay in the index while a snapshot is held open.
+    passed := CASE WHEN asked.server = server THEN coalesce(asked.passed, '{}') ELSE '{}' END;
+    began := clock_timestamp();
+    walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass);
+    WHILE room > cardinality(due) LOOP
+        level_before := level;
+        level := planton_next_level(task, level_before, passed);
+        EXIT WHEN level IS NULL;
+        bound_run_at := coalesce((passed -> level::text ->> 0)::timestamptz, '-infinity');
+        bound_id := coalesce((passed -> level::text ->> 1)::bigint, 0);
+        at_level := ARRAY(
+            SELECT pending.id FROM planton_pending AS pending
+            WHERE pending.task_name = task AND pending.priority = level
+              AND pending.run_at <= clock AND (pending.run_at, pending.id) > (bound_run_at, bound_id)
+              AND pending.instruction LIKE asked.key AND pending.tags <@ asked.tags
+              AND pending.instruction NOT IN (SELECT unnest(names))
+            ORDER BY pending.run_at, pending.id LIMIT room - cardinality(due)
+            FOR UPDATE SKIP LOCKED
+        );
+        IF cardinality(at_level) > 0 THEN
+            due := due || at_level;
+            passed := passed || (
+                SELECT jsonb_build_object(level, jsonb_build_array(last.run_at, last.id))
+                FROM planton_pending AS last WHERE last.id = at_level[cardinality(at_level)]
+            );
+        END IF;
+        IF room > cardinality(due) THEN
+            next_due := least(next_due, planton_next_due(task, level, asked.key, asked.tags, clock));
+        END IF;
+    END LOOP;
+    took := clock_timestamp() - began;
+    walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - walked;
+
+    -- 7. record what is due, each with a new receipt. No ON CONFLICT: a conflict is a broken
+    -- invariant, and must be loud.
+    IF cardinality(due) > 0 THEN
+        RETURN QUERY
+        WITH gone AS (
+            DELETE FROM planton_pending AS pending WHERE pending.id = ANY (due) RETURNING pending.*
+        )
+        INSERT INTO planton_active AS recorded (
+            token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
+            delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
+            lease_expires_at
+        )
+        SELECT asked.token, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
+               gone.retries, gone.timeout, gone.partition, gone.delivery + 1, gone.failures,
+               gone.undelivered, gone.error, gone.created_at, clock, asked.claimed_by, asked.lease,
+               clock + least(asked.lease, gone.timeout) * interval '1 second'
+        FROM gone ORDER BY gone.priority DESC, gone.run_at, gone.id
+        RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
+                  recorded.delivery, recorded.timeout;
+        GET DIAGNOSTICS count = ROW_COUNT;
+        claimed := claimed + count;
+        held := held + count;
+        room := room - count;
+    END IF;
+
+    -- 6. ask the user's own statement for the room that is left, planned as the user has set it
+    mode := asked.mode;
+    IF asked.statement IS NOT NULL AND room > 0 THEN
+        PERFORM set_config('enable_seqscan', seqscan, true),
+                set_config('enable_bitmapscan', bitmapscan, true),
+                set_config('planton.claims', task, true);
+        SELECT answer.given, answer.mode, answer.problem INTO given, mode, problem
+        FROM planton_ask(task, asked.statement, mode, room, names, clock) AS answer;
+        PERFORM set_config('enable_seqscan', 'off', true),
+                set_config('enable_bitmapscan', 'off', true);
+    END IF;
+    -- A cron task: the times were reckoned outside, from the kept time; if that is still the one,
+    -- as many fire as there is room, each once for all expressions.
+    IF asked.cron IS NOT NULL THEN
+        given := planton_fire(
+            task, asked.cron, asked.kept, asked.fires[1:greatest(room, 0)],
+            coalesce(asked.fires[greatest(room, 0) + 1], asked.next_fire_at)
+        );
+    END IF;
+
+    -- 7. record what the source gave, but for what is queued or active already
+    IF cardinality(given) > 0 THEN
+        RETURN QUERY
+        INSERT INTO planton_active AS recorded (
+            token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
+            lease, lease_expires_at
+        )
+        SELECT asked.token, task, each.instruction, asked.retries, 1, clock, clock, asked.claimed_by,
+               asked.lease, clock + asked.lease * interval '1 second'
+        FROM unnest(given) WITH ORDINALITY AS each (instruction, place)
+        WHERE each.instruction NOT IN (
+            SELECT pending.instruction FROM planton_pending AS pending
+            WHERE pending.task_name = task AND pending.instruction = ANY (given)
+        )
+        ORDER BY each.place ON CONFLICT (task_name, instruction) DO NOTHING
+        RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
+                  recorded.delivery, recorded.timeout;
+        GET DIAGNOSTICS count = ROW_COUNT;
+        claimed := claimed + count;
+        held := held + count;
+    END IF;
+
+    IF claimed = 0 AND active = held AND asked.is_alone THEN
+        -- Nothing was claimed or ended, and nothing else shares the commit: no need to wait for the disk.
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    kind := 'state';
+    id := NULL;
+    payload := jsonb_build_object(
+        'active', active, 'held', held, 'claimed', claimed, 'cap', cap, 'mode', mode,
+        'problem', problem, 'passed', passed, 'lowest', lowest, 'server', server,
+        'walked', walked - cardinality(due), 'took', extract(epoch FROM took), 'clock', extract(epoch FROM clock),
+        'first_expiry', extract(epoch FROM first_expiry), 'next_due', extract(epoch FROM next_due)
+    );
+    RETURN NEXT;
+END $planton$;
+REVOKE EXECUTE ON FUNCTION planton_claim(text, jsonb) FROM PUBLIC;

@@ -1,0 +1,226 @@
+-- What consumers report. Receipts are pairs: ids[n] goes with tokens[n]. Each function returns the
+-- claims that it changed, which were named by both. Callers sort the ids: rows are locked in their
+-- order, so that two batches wait for each other and never in a circle.
+
+CREATE OR REPLACE FUNCTION planton_heartbeat(ids bigint[], tokens bigint[])
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+DECLARE
+    clock timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY
+    UPDATE planton_active AS active
+    SET lease_expires_at = least(  -- never beyond the time that one delivery may take
+        clock + active.lease * interval '1 second',
+        active.claimed_at + active.timeout * interval '1 second'
+    )
+    WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+    RETURNING active.id, active.token, active.task_name;
+END $planton$;
+
+CREATE OR REPLACE FUNCTION planton_complete(
+    ids bigint[], tokens bigint[], results text[], keeps boolean
+)
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM planton_active AS active
+        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+        RETURNING active.*
+    ),
+    ended AS (
+        INSERT INTO planton_ended (
+            id, task_name, instruction, payload, priority, tags, retries, timeout, partition,
+            delivery, status, result, error, created_at, claimed_at, claimed_by
+        )
+        SELECT gone.id, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
+               gone.retries, gone.timeout, gone.partition, gone.delivery, 'succeeded',
+               given.result::json, gone.error, gone.created_at, gone.claimed_at, gone.claimed_by
+        FROM gone JOIN unnest(ids, tokens, results) AS given (id, token, result)
+            USING (id, token)
+        WHERE keeps
+    ),
+    -- What failed before and has succeeded now; looked for only while something has failed.
+    superseded AS (
+        UPDATE planton_ended AS failed SET superseded = true FROM gone
+        WHERE (SELECT EXISTS (
+                SELECT FROM planton_ended AS any_failed
+                WHERE any_failed.status <> 'succeeded' AND NOT any_failed.superseded
+            ))
+          AND failed.task_name = gone.task_name AND failed.instruction = gone.instruction
+          AND failed.status <> 'succeeded' AND NOT failed.superseded
+    )
+    SELECT gone.id, gone.token, gone.task_name FROM gone;
+END $planton$;
+
+-- To be tried again: one of its own retries less, or of those that it is granted at its first
+-- failure if it has none. What was queued meanwhile is the same unit of work.
+CREATE OR REPLACE FUNCTION planton_fail(
+    ids bigint[], tokens bigint[], errors text[], delays double precision[], retry boolean[],
+    lower_priority boolean[], granted integer[], keeps boolean
+)
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM planton_active AS active
+        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+        RETURNING active.*
+    ),
+    failed AS MATERIALIZED (
+        SELECT gone.*, given.message, given.delay, given.lower_priority, given.is_to_retry,
+               CASE WHEN gone.retries = 0 AND gone.failures = 0 THEN given.granted
+                    ELSE gone.retries END AS retries_left
+        FROM gone JOIN unnest(ids, tokens, errors, delays, retry, lower_priority, granted)
+            AS given (id, token, message, delay, is_to_retry, lower_priority, granted)
+            USING (id, token)
+    ),
+    requeued AS (
+        INSERT INTO planton_pending (
+            task_name, instruction, payload, priority, tags, retries, timeout, partition, delivery,
+            failures, error, created_at, run_at
+        )
+        SELECT failed.task_name, failed.instruction, failed.payload,
+               greatest(failed.priority::bigint - failed.lower_priority::integer, -2147483648)::integer,
+               failed.tags, failed.retries_left - 1, failed.timeout, failed.partition,
+               failed.delivery, failed.failures + 1, failed.message, failed.created_at,
+               clock_timestamp() + failed.delay * interval '1 second'
+        FROM failed WHERE failed.is_to_retry AND failed.retries_left > 0
+        ORDER BY failed.task_name, failed.instruction
+        ON CONFLICT (task_name, instruction) DO NOTHING
+    ),
+    ended AS (
+        INSERT INTO planton_ended (
+            id, task_name, instruction, payload, priority, tags, retries, timeout, partition,
+            delivery, status, error, created_at, claimed_at, claimed_by
+        )
+        SELECT failed.id, failed.task_name, failed.instruction, failed.payload, failed.priority,
+               failed.tags, failed.retries, failed.timeout, failed.partition, failed.delivery,
+               CASE WHEN failed.is_to_retry THEN 'dead' ELSE 'failed' END, failed.message,
+               failed.created_at, failed.claimed_at, failed.claimed_by
+        FROM failed WHERE keeps AND NOT (failed.is_to_retry AND failed.retries_left > 0)
+    )
+    SELECT gone.id, gone.token, gone.task_name FROM gone;
+END $planton$;
+
+-- Give claims back. By a consumer they are due now; by a dispatcher that could not deliver them
+-- (`undelivered`), from the second time in a row on, after 1, 2, 4, … 60 seconds: what no consumer
+-- takes must not starve the others.
+CREATE OR REPLACE FUNCTION planton_release(ids bigint[], tokens bigint[], undelivered boolean)
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+DECLARE
+    is_undelivered boolean := undelivered;
+BEGIN
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM planton_active AS active
+        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+        RETURNING active.*
+    ),
+    requeued AS (
+        INSERT INTO planton_pending (
+            task_name, instruction, payload, priority, tags, retries, timeout, partition, delivery,
+            failures, undelivered, error, created_at, run_at
+        )
+        SELECT gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags, gone.retries,
+               gone.timeout, gone.partition, gone.delivery, gone.failures,
+               CASE WHEN is_undelivered THEN gone.undelivered + 1 ELSE 0 END, gone.error,
+               gone.created_at, clock_timestamp() + CASE
+                   WHEN is_undelivered AND gone.undelivered > 0
+                   THEN least(1 << least(gone.undelivered - 1, 6), 60) ELSE 0
+               END * interval '1 second'
+        FROM gone ORDER BY gone.task_name, gone.instruction
+        ON CONFLICT (task_name, instruction) DO NOTHING
+    )
+    SELECT gone.id, gone.token, gone.task_name FROM gone;
+END $planton$;
+
+-- The work goes on with another payload, under the same claim.
+CREATE OR REPLACE FUNCTION planton_advance(
+    ids bigint[], tokens bigint[], payloads text[], retries integer[]
+)
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+DECLARE
+    clock timestamptz := clock_timestamp();
+    new_retries integer[] := retries;
+BEGIN
+    RETURN QUERY
+    UPDATE planton_active AS active
+    SET payload = given.payload::json, retries = given.retries, error = NULL, delivery = 1,
+        failures = 0, undelivered = 0, claimed_at = clock,
+        lease_expires_at = clock + least(active.lease, active.timeout) * interval '1 second'
+    FROM unnest(ids, tokens, payloads, new_retries) AS given (id, token, payload, retries)
+    WHERE active.id = given.id AND active.id = ANY (ids) AND active.token = given.token
+    RETURNING active.id, active.token, active.task_name;
+END $planton$;
+
+-- The work is to go on later, with another payload.
+CREATE OR REPLACE FUNCTION planton_postpone(
+    ids bigint[], tokens bigint[], payloads text[], retries integer[], delays double precision[]
+)
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+DECLARE
+    new_retries integer[] := retries;
+BEGIN
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM planton_active AS active
+        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+        RETURNING active.*
+    ),
+    requeued AS (
+        INSERT INTO planton_pending (
+            task_name, instruction, payload, priority, tags, retries, timeout, partition, created_at,
+            run_at
+        )
+        SELECT gone.task_name, gone.instruction, given.payload::json, gone.priority, gone.tags,
+               given.retries, gone.timeout, gone.partition, gone.created_at,
+               clock_timestamp() + given.delay * interval '1 second'
+        FROM gone JOIN unnest(ids, tokens, payloads, new_retries, delays)
+            AS given (id, token, payload, retries, delay) USING (id, token)
+        ORDER BY gone.task_name, gone.instruction
+        ON CONFLICT (task_name, instruction) DO NOTHING
+    )
+    SELECT gone.id, gone.token, gone.task_name FROM gone;
+END $planton$;
+
+-- Exchange receipts for new ones, while their leases last: of two consumers that hold the same
+-- message one is told its new token, and the other nothing.
+CREATE OR REPLACE FUNCTION planton_take_over(
+    ids bigint[], tokens bigint[], leases double precision[], new_tokens bigint[]
+)
+RETURNS TABLE (id bigint, token bigint, task_name text)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+AS $planton$
+#variable_conflict use_column
+DECLARE
+    clock timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY
+    UPDATE planton_active AS active
+    SET token = given.new_token, lease = coalesce(given.lease, active.lease), claimed_at = clock,
+        lease_expires_at = clock
+            + least(coalesce(given.lease, active.lease), active.timeout) * interval '1 second'
+    FROM unnest(ids, tokens, leases, new_tokens) AS given (id, token, lease, new_token)
+    WHERE active.id = given.id AND active.id = ANY (ids) AND active.token = given.token
+      AND active.lease_expires_at > clock
+    RETURNING active.id, given.token, active.task_name;
+END $planton$;
