@@ -24,6 +24,7 @@ class Outage:
 
     def __init__(self, report: Callable[[Exception], None]) -> None:
         self._report = report
+        self.answers = 0  # how often the storage did what it was asked
         self._count = 0
         self._began_at = self._told_at = 0.0
 
@@ -40,7 +41,8 @@ class Outage:
             logger.error(problem, self._count, now - self._began_at, describe(error))
 
     def end(self) -> None:
-        """Note that the storage has answered."""
+        """Note that the storage has done something."""
+        self.answers += 1
         if self._count:
             seconds = trio.current_time() - self._began_at
             logger.info("the storage answers, after %d errors in %.1f s", self._count, seconds)

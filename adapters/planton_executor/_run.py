@@ -61,7 +61,8 @@ class Run:
         retry_in: Seconds until the next try that is asked for; None if none is.
         thread_ended: Set when the thread of a sync handler has ended; None while there is none.
         end: What is to be stored.
-        refusals: How often the storage refused that.
+        refusals: How often the storage refused that, though it has done other things since.
+        refused_after: How many other things the storage had done when it last refused that.
         stored: Set by the answer of the storage, if a trio task waits for it.
         answer: That answer: whether the claim was ours, or why it cannot be stored; None before.
     """
@@ -86,6 +87,7 @@ class Run:
     thread_ended: trio.Event | None = None
     end: End | None = None
     refusals = 0
+    refused_after = -1
     stored: trio.Event | None = None
     answer: bool | Exception | None = None
 

@@ -16,7 +16,7 @@ from planton_executor._run import Run
 GROUP = 5000
 # An end that the storage refuses while it takes others is tried so often.
 _TRIES = 3
-# One that a function of the user's refuses: about a minute, in which its database may come back.
+# One that a function of the user's refuses: for about a minute, in which a database may come back.
 _CALLS = 16
 
 
@@ -113,33 +113,32 @@ class GroupSender:
             return False
         finally:
             self.leaving = 0
+        if not all(isinstance(answer, Exception) for answer in answers):
+            self._outage.end()
         refused = [
             run
             for runs, answer in zip(groups.values(), answers, strict=True)
             for run in self._take(runs, answer)
         ]
-        if not refused:
-            self._outage.end()
         self._wait_again(refused)
         return not refused
 
     def _take(self, runs: Sequence[Run], answer: Acknowledged | Exception) -> Sequence[Run]:
-        """Hand an answer on; return those that have to be sent again."""
+        """Pass an answer on; return those that have to be sent again."""
         if not isinstance(answer, Exception):
             stale = set(answer.stale)
             for run in runs:
                 self._answered(run, run.receipt not in stale)
             return ()
-        if len(runs) == 1:
-            runs[0].refusals += 1
-            is_final = not isinstance(answer, StorageError) or runs[0].refusals >= _TRIES
-            if is_final:
-                self._answered(runs[0], answer)
-                return ()
-        else:
+        if len(runs) > 1:
             for run in runs:
-                run.refusals += 1  # each alone from now on: one of them spoils the others
-        return runs
+                run.refusals = 1  # each alone from now on: one of them spoils the others
+            return runs
+        if isinstance(answer, StorageError) and not _is_at_fault(runs[0], self._outage):
+            self._outage.note(answer)
+            return runs
+        self._answered(runs[0], answer)
+        return ()
 
     def _wait_again(self, runs: Sequence[Run]) -> None:
         if runs:
@@ -161,6 +160,14 @@ def _group(batch: Sequence[Run]) -> dict[tuple[Kind, tuple[Any, ...], int], list
     return groups
 
 
+def _is_at_fault(run: Run, outage: Outage) -> bool:
+    """Return whether it is this end that cannot be stored, while the storage does other things."""
+    if run.refused_after != outage.answers:
+        run.refusals += 1
+        run.refused_after = outage.answers
+    return run.refusals > _TRIES
+
+
 class SingleSender:
     """Sends each end by itself, in a trio task of its own."""
 
@@ -179,17 +186,21 @@ class SingleSender:
         self._nursery.start_soon(self._send, run)
 
     async def _send(self, run: Run) -> None:
-        while True:
-            try:
-                answer: bool | Exception = await self._reporter.end(run)
-            except Exception as error:
-                self._outage.note(error)
-                run.refusals += 1
-                answer = error
-                if isinstance(error, StorageError) or run.refusals < _CALLS:
-                    await trio.sleep(pause(run.refusals - 1))
-                    continue
-            else:
-                self._outage.end()
-            self._answered(run, answer)
-            return
+        failures = 0
+        while (answer := await self._try(run, failures)) is None:
+            await trio.sleep(pause(failures))
+            failures += 1
+        self._answered(run, answer)
+
+    async def _try(self, run: Run, failures: int) -> bool | Exception | None:
+        """Return the answer; None if it is to be sent again."""
+        try:
+            answer = await self._reporter.end(run)
+        except StorageError as error:
+            self._outage.note(error)
+            return error if _is_at_fault(run, self._outage) else None
+        except Exception as error:
+            self._outage.note(error)
+            return error if failures >= _CALLS else None
+        self._outage.end()
+        return answer

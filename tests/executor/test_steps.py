@@ -249,9 +249,10 @@ async def test_a_step_that_lost_its_lease_changes_nothing(memory_bench):
     async with one.planton(name="Slow", delay=60) as planton:
         planton.wake()
         await trio.sleep(1)
-        (row,) = one.storage.committed.values()
-        await one.storage.release(row.receipt)
+        sql = "SELECT id, token FROM planton_active"
+        ((number, token),) = one.storage.connection.execute(sql)
         planton.pause("Slow")
+        await one.storage.release(f"{number}.{token}")
         await trio.sleep(30)
     found = await one.record("a", "Slow")
 

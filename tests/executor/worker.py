@@ -13,7 +13,6 @@ import trio
 
 from planton import InstructionEvent, Planton
 from planton_executor import Executor, FailedEvent, Step, Steps, SucceededEvent, done, then
-from planton_sqlite import SQLiteStorage
 
 KIND, WHERE, MODE, MARKS = sys.argv[1:]
 
