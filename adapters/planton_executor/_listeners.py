@@ -24,6 +24,7 @@ class Listeners:
     def __init__(self) -> None:
         self._by_type: dict[type[Any], tuple[Listener, ...]] = dict.fromkeys(EVENT_TYPES, ())
         self._async_types: frozenset[type[Any]] = frozenset()
+        self._wanted: frozenset[type[Any]] = frozenset([FailedEvent])
 
     def add(self, event_type: type[Any], listener: Listener) -> None:
         """Add a listener; added twice it is told twice."""
@@ -42,12 +43,13 @@ class Listeners:
 
     def _set(self, event_type: type[Any], listeners: tuple[Listener, ...]) -> None:
         self._by_type[event_type] = listeners
-        by_type = self._by_type.items()
-        self._async_types = frozenset(each for each, those in by_type if any(map(is_async, those)))
+        heard = {each: those for each, those in self._by_type.items() if those}
+        self._wanted = frozenset([*heard, FailedEvent])
+        self._async_types = frozenset(each for each in heard if any(map(is_async, heard[each])))
 
-    def want(self, event_type: type[Any]) -> bool:
-        """Return whether anybody wants to know of a type: a listener, or the log."""
-        return bool(self._by_type[event_type]) or event_type is FailedEvent
+    def want(self, event_type: type[Any] | None) -> bool:
+        """Return whether there is a listener of a type; for failures there is the log."""
+        return event_type in self._wanted
 
     def must_wait(self, event_type: type[Any] | None) -> bool:
         """Return whether telling an event of a type takes waiting."""

@@ -48,12 +48,14 @@ class Run:
         is_started: Whether it has a slot.
         scope: Cancelled to break it off; None before a worker has taken it.
         is_lost: Whether the claim is no longer ours.
+        is_broken_off: Whether its scope was cancelled, because it was lost or stopped.
+        is_timed: Whether its scope has a deadline.
         is_leaving: Whether it should end as soon as it can, because the executor ends.
         is_stopped: Whether it was broken off because the executor ends.
         is_decided: Whether its end is known.
         is_storing: Whether something is being stored, which is not broken off.
         has_result: Whether the handler returned.
-        began_at: When its handler was called, by trio's clock.
+        began_at: When a worker began with it, by trio's clock.
         duration: Seconds that the handler took.
         result: What the handler returned.
         error: What went wrong.
@@ -73,12 +75,14 @@ class Run:
     is_started = False
     scope: trio.CancelScope | None = None
     is_lost = False
+    is_broken_off = False
+    is_timed = False
     is_leaving = False
     is_stopped = False
     is_decided = False
     is_storing = False
     has_result = False
-    began_at: float | None = None
+    began_at = 0.0
     duration = 0.0
     result: Any = None
     error: BaseException | None = None
@@ -120,19 +124,17 @@ class Run:
             self._break_off()
 
     def _break_off(self) -> None:
-        self.work.is_cancelled = True
+        self.is_broken_off = self.work.is_cancelled = True
         if self.scope is not None:
             self.scope.cancel()
 
     def begin(self, terms: Terms, tries: int) -> None:
         """Begin with something that has these terms, and a time limit of its own."""
         self.terms, self.tries = terms, tries
-        if self.scope is None:
-            return
-        if terms.timeout is not None or self.timeout is not None:
+        is_timed = terms.timeout is not None or self.timeout is not None
+        if self.scope is not None and (is_timed or self.is_timed):
             self.scope.deadline = self._deadline(trio.current_time())
-        elif self.scope.deadline < math.inf:
-            self.scope.deadline = math.inf
+            self.is_timed = True
 
     def _deadline(self, now: float) -> float:
         deadline = math.inf if self.terms.timeout is None else now + self.terms.timeout
@@ -223,9 +225,7 @@ class Run:
     @property
     def event_type(self) -> type[Any] | None:
         """The type of the event that tells of the end; None for what was given back."""
-        if self.error is not None:
-            return FailedEvent
-        return _EVENT_TYPES[type(self.end)]
+        return FailedEvent if self.error is not None else _EVENT_TYPES[type(self.end)]
 
     def to_event(self) -> SucceededEvent | FailedEvent | AdvancedEvent:
         """Return the event that tells of the end."""

@@ -1,6 +1,6 @@
 """Sending ends, so that nobody has to wait for it: again and again until they are stored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import trio
@@ -21,9 +21,11 @@ _CALLS = 16
 
 
 class Answered(Protocol):
-    """Called with the answer to an end."""
+    """Called with the answer to the ends of some runs: those that are not stale are stored."""
 
-    def __call__(self, run: Run, answer: bool | Exception) -> None: ...
+    def __call__(
+        self, runs: Iterable[Run], stale: Collection[str], error: Exception | None
+    ) -> None: ...
 
 
 class Sender(Protocol):
@@ -101,12 +103,7 @@ class GroupSender:
             self.leaving = sum(run.stored is None for run in batch)
             self._leaves()
         try:
-            answers = await self._storage.report_many(
-                [
-                    (kind, [run.receipt for run in runs], values)
-                    for (kind, values, _), runs in groups.items()
-                ]
-            )
+            answers = await self._storage.report_many([_to_report(runs) for runs in groups])
         except StorageError as error:
             self._outage.note(error)
             self._wait_again(batch)
@@ -117,7 +114,7 @@ class GroupSender:
             self._outage.end()
         refused = [
             run
-            for runs, answer in zip(groups.values(), answers, strict=True)
+            for runs, answer in zip(groups, answers, strict=True)
             for run in self._take(runs, answer)
         ]
         self._wait_again(refused)
@@ -126,9 +123,7 @@ class GroupSender:
     def _take(self, runs: Sequence[Run], answer: Acknowledged | Exception) -> Sequence[Run]:
         """Pass an answer on; return those that have to be sent again."""
         if not isinstance(answer, Exception):
-            stale = set(answer.stale)
-            for run in runs:
-                self._answered(run, run.receipt not in stale)
+            self._answered(runs, answer.stale, None)
             return ()
         if len(runs) > 1:
             for run in runs:
@@ -137,7 +132,7 @@ class GroupSender:
         if isinstance(answer, StorageError) and not _is_at_fault(runs[0], self._outage):
             self._outage.note(answer)
             return runs
-        self._answered(runs[0], answer)
+        self._answered(runs, (), answer)
         return ()
 
     def _wait_again(self, runs: Sequence[Run]) -> None:
@@ -146,18 +141,22 @@ class GroupSender:
             self._arrived.set()
 
 
-def _group(batch: Sequence[Run]) -> dict[tuple[Kind, tuple[Any, ...], int], list[Run]]:
-    """Return those that say the same together, but alone what was refused before."""
-    groups: dict[tuple[Kind, tuple[Any, ...], int], list[Run]] = {}
+def _group(batch: Iterable[Run]) -> Collection[list[Run]]:
+    """Return the runs that end alike together, but alone those whose end was refused before."""
+    groups: dict[object, list[Run]] = {}
     for run in batch:
-        assert run.end is not None
-        kind, values = run.end.report
-        key = (kind, values, id(run) if run.refusals else 0)
+        key = run if run.refusals else run.end
         if key in groups:
             groups[key].append(run)
         else:
             groups[key] = [run]
-    return groups
+    return groups.values()
+
+
+def _to_report(runs: Sequence[Run]) -> tuple[Kind, Sequence[str], tuple[Any, ...]]:
+    assert runs[0].end is not None
+    kind, values = runs[0].end.report
+    return kind, [run.receipt for run in runs], values
 
 
 def _is_at_fault(run: Run, outage: Outage) -> bool:
@@ -190,7 +189,8 @@ class SingleSender:
         while (answer := await self._try(run, failures)) is None:
             await trio.sleep(pause(failures))
             failures += 1
-        self._answered(run, answer)
+        is_stale, error = answer is False, answer if isinstance(answer, Exception) else None
+        self._answered([run], [run.receipt] if is_stale else (), error)
 
     async def _try(self, run: Run, failures: int) -> bool | Exception | None:
         """Return the answer; None if it is to be sent again."""

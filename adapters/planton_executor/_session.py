@@ -1,7 +1,7 @@
 """One time that an executor is open: from its start until it has drained."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -105,7 +105,7 @@ class Session:
         """
         if not run.is_foreign:
             self._leases.add(run)
-        # Without a turn for the others, as long as there are slots: a turn for each of a thousand
+        # Without a turn of the event loop, as long as there are slots: one for each of a thousand
         # instructions would take longer than all the rest.
         if not self._slots.take(run):
             await self._wait_for_slot(run)
@@ -148,26 +148,24 @@ class Session:
 
     async def _handle(self, run: Run) -> None:
         """Call the handler, if the claim is ours."""
-        began_at = trio.current_time()
-        if run.is_foreign or run.beat_at <= began_at:
+        run.began_at = trio.current_time()
+        if run.is_foreign or run.beat_at <= run.began_at:
             await self._leases.confirm(run)
-            began_at = trio.current_time()
-        if run.is_lost or run.is_stopped:
+        if run.is_broken_off:
             return
         if self._listeners.want(StartedEvent):
             await self._listeners.tell(StartedEvent(work=run.work))
-            began_at = trio.current_time()
+            run.began_at = trio.current_time()
         handler = self._handlers[run.work.task_name]
         run.begin(handler.terms, run.tries)
-        try:
-            run.returned(await handler.call(run, self))
-        finally:
-            run.duration = trio.current_time() - began_at
+        run.returned(await handler.call(run, self))
 
     def _settle(self, run: Run) -> bool:
         """Hand the end of a run over; return whether that was all there was to do."""
         if not run.is_decided:
             run.decide()
+            if self._listeners.want(run.event_type):
+                run.duration = trio.current_time() - run.began_at
             self._note_change()
         must_wait = self._listeners.must_wait(run.event_type) or run.thread_ended is not None
         if run.end is None or must_wait:
@@ -191,7 +189,8 @@ class Session:
             await self._listeners.tell(event)
         if run.thread_ended is not None and not self._is_aborted:
             await run.thread_ended.wait()
-        self._free(run)
+        self._leave(run)
+        self._note_free_slots()
 
     async def store(self, run: Run, end: End) -> bool:
         """Store an end, and wait for it; return whether the claim was ours.
@@ -214,20 +213,24 @@ class Session:
         """Tell the listeners, and wait for them."""
         await self._listeners.tell(event)
 
-    def _answered(self, run: Run, answer: bool | Exception) -> None:
-        """Go on with a run whose end was answered by the storage."""
-        if isinstance(answer, Exception) and isinstance(run.end, Complete):
-            run.end, run.refusals = run.refuse_result(answer), 0
-            self._sender.send(run)
-            return
-        run.answer = answer
-        if run.stored is not None:
-            run.stored.set()
-            return
-        self._leases.discard(run)
-        if event := self._conclude(run):
-            self._listeners.tell_soon(event, self._helpers)
-        self._free(run)
+    def _answered(
+        self, runs: Iterable[Run], stale: Collection[str], error: Exception | None
+    ) -> None:
+        """Go on with runs whose ends were answered by the storage."""
+        for run in runs:
+            if error is not None and isinstance(run.end, Complete):
+                run.end, run.refusals = run.refuse_result(error), 0
+                self._sender.send(run)
+                continue
+            run.answer = error or run.receipt not in stale
+            if run.stored is not None:
+                run.stored.set()
+                continue
+            self._leases.discard(run)
+            if event := self._conclude(run):
+                self._listeners.tell_soon(event, self._helpers)
+            self._leave(run)
+        self._note_free_slots()
 
     def _conclude(self, run: Run) -> Any:
         """Return the event that tells how a run ended; None if nobody wants to know."""
@@ -236,14 +239,13 @@ class Session:
             return None
         if run.answer is False:
             run.note_loss()
-        event_type = run.event_type
-        if event_type is None or not self._listeners.want(event_type):
-            return None
-        return run.to_event()
+        return run.to_event() if self._listeners.want(run.event_type) else None
 
-    def _free(self, run: Run) -> None:
+    def _leave(self, run: Run) -> None:
         self._runs.discard(run)
         self._slots.free()
+
+    def _note_free_slots(self) -> None:
         self._note_change()
         if self._is_empty and self._listeners.want(IdleEvent):
             self._listeners.tell_soon(IdleEvent(), self._helpers)

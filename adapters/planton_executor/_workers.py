@@ -85,17 +85,17 @@ class Workers:
         try:
             # One scope for many runs: that is cheaper by far than one for each.
             with trio.CancelScope() as scope:
-                while True:
+                while contextvars.copy_context() == self._context:
                     run = None
-                    run = await self._take()
+                    if not self._queue or time.monotonic() > self._turns_at:
+                        await self._rest()
+                    run = self._queue.popleft()
                     run.scope = scope
                     await self._handle(run)
-                    if scope.deadline < math.inf:
-                        scope.deadline = math.inf
-                    if scope.cancel_called or not self._settle(run):
+                    if _is_cancelled(run, scope) or not self._settle(run):
                         break
-                    if contextvars.copy_context() != self._context:
-                        return
+                else:
+                    return
         except BaseException as error:
             if run is None or is_ours(error):
                 raise
@@ -103,15 +103,16 @@ class Workers:
         assert run is not None, "its scope is cancelled only while a run has it"
         await self._finish(run)
 
-    async def _take(self) -> Run:
-        if time.monotonic() > self._turns_at:
-            await trio.lowlevel.checkpoint()
-            self._note_turn()
-        while not self._queue:
-            await self._rest()
-        return self._queue.popleft()
-
     async def _rest(self) -> None:
+        """Wait until there is something to do; let the event loop turn in any case."""
+        if self._queue:
+            await trio.lowlevel.checkpoint()
+            self._turns_at = time.monotonic() + _TURN
+        while not self._queue:
+            await self._park()
+            self._note_wake()
+
+    async def _park(self) -> None:
         task = trio.lowlevel.current_task()
         self._idle[task] = None
 
@@ -122,12 +123,15 @@ class Workers:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(leave)
-        self._note_wake()
 
     def _note_wake(self) -> None:
-        self._note_turn()
+        self._turns_at = time.monotonic() + _TURN
         self._woken -= 1
         self._wake(2)
 
-    def _note_turn(self) -> None:
-        self._turns_at = time.monotonic() + _TURN
+
+def _is_cancelled(run: Run, scope: trio.CancelScope) -> bool:
+    """Return whether the scope was cancelled; else it may serve the next run."""
+    if run.is_timed and not scope.cancel_called:
+        scope.deadline = math.inf
+    return scope.cancel_called if run.is_timed else run.is_broken_off
