@@ -15,7 +15,7 @@ from planton import InvalidArgumentError, StorageError
 from planton_executor._events import LeaseAtRiskEvent
 from planton_executor._outage import Outage, pause
 from planton_executor._reporters import Reporter
-from planton_executor._run import RENEWED_AFTER, Run
+from planton_executor._run import FRESH, Run
 from planton_executor._watchdog import Watchdog
 
 
@@ -81,6 +81,7 @@ class Leases:
             return
         run.receipt = run.work.receipt = receipt
         run.is_foreign = False
+        run.claimed_at = trio.current_time()
         _note_renewal(run, time.monotonic())
         self.add(run)
 
@@ -131,4 +132,4 @@ class Leases:
 
 def _note_renewal(run: Run, at: float) -> None:
     run.renewed_at, run.is_at_risk = at, False
-    run.beat_at = trio.current_time() + run.lease * RENEWED_AFTER
+    run.fresh_until = run.beat_at = trio.current_time() + run.lease * FRESH

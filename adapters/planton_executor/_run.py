@@ -20,8 +20,8 @@ from planton_executor._work import Work
 MARGIN = 1.0
 # A lease that nobody told of: that of a task that was given none.
 USUAL_LEASE = 60.0
-# Of a lease: how long after its renewal the next one is due.
-RENEWED_AFTER = 1 / 3
+# Of a lease: the part in which a claim is taken to be ours; then it is renewed.
+FRESH = 1 / 3
 _NO_TERMS = Terms()
 _DONE = Complete()
 
@@ -38,7 +38,9 @@ class Run:
         lease: Seconds that the claim lasts without a heartbeat.
         timeout: Seconds that the instruction itself allows; None for no limit.
         claimed_at: Since when these count, by trio's clock.
-        beat_at: When the lease is to be renewed, by trio's clock.
+        fresh_until: Until when the claim is taken to be ours, by trio's clock; of an event whose
+            age nobody knows it is over.
+        beat_at: When the lease is to be renewed, by the same clock.
         renewed_at: When it was last renewed at the latest, by `time.monotonic`.
         tried_at: When a renewal was last begun, by the same clock.
         is_at_risk: Whether it was told that the lease is at risk.
@@ -103,8 +105,8 @@ class Run:
         self.is_foreign = getattr(event, "is_foreign", False)
         claimed_at = getattr(event, "claimed_at", now)
         self.claimed_at = now if claimed_at is None else claimed_at
-        # Nobody knows how old it is: it is looked at before its handler is called.
-        self.beat_at = now if claimed_at is None else claimed_at + self.lease * RENEWED_AFTER
+        self.fresh_until = now if claimed_at is None else claimed_at + self.lease * FRESH
+        self.beat_at = self.fresh_until
         self.renewed_at = time.monotonic()
         self.tries = event.delivery
 

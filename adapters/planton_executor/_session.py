@@ -149,7 +149,7 @@ class Session:
     async def _handle(self, run: Run) -> None:
         """Call the handler, if the claim is ours."""
         run.began_at = trio.current_time()
-        if run.is_foreign or run.beat_at <= run.began_at:
+        if run.is_foreign or run.fresh_until <= run.began_at:
             await self._leases.confirm(run)
         if run.is_broken_off:
             return
