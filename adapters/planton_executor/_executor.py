@@ -17,12 +17,13 @@ from planton import (
     UnknownTaskError,
 )
 from planton.storage import Reports, to_count, to_name, to_number
+from planton_executor._callbacks import CallbackReporter, Callbacks
 from planton_executor._ends import Release
 from planton_executor._errors import NoHandlerError
 from planton_executor._handlers import Handler, make_handler
 from planton_executor._listeners import Listener, Listeners
 from planton_executor._outage import Outage
-from planton_executor._reporters import StorageReporter
+from planton_executor._reporters import Reporter, StorageReporter
 from planton_executor._run import Run
 from planton_executor._senders import Answered, GroupSender, ManyReports, Sender, SingleSender
 from planton_executor._session import Session
@@ -53,7 +54,8 @@ class Executor:
     the grace period at once; threads of sync handlers are left then.
 
     Args:
-        storage: Any `planton.storage.Storage`, open while the executor runs.
+        storage: Any `planton.storage.Storage`, open while the executor runs; or `Callbacks`, for
+            tables of your own.
         concurrency: How many handlers may run at a time.
         grace: Seconds that they have to finish at the end.
 
@@ -63,13 +65,12 @@ class Executor:
 
     _block: AbstractAsyncContextManager[Self]
 
-    def __init__(self, storage: Reports, *, concurrency: int = 10, grace: float = 10.0) -> None:
+    def __init__(
+        self, storage: Reports | Callbacks, *, concurrency: int = 10, grace: float = 10.0
+    ) -> None:
         self._concurrency = to_count("concurrency", concurrency, 1)
         self._grace = to_number("grace", grace)
-        if not isinstance(storage, Reports):
-            remedy = "give a storage, such as SQLiteStorage or PostgresStorage"
-            raise InvalidArgumentError("storage", storage, remedy)
-        self._reporter = StorageReporter(storage)
+        self._reporter = _make_reporter(storage)
         self.storage = storage
         self._handlers: dict[str, Handler] = {}
         self._listeners = Listeners()
@@ -315,3 +316,12 @@ class Executor:
                     planton.wake(name)
                 except UnknownTaskError:
                     pass  # a task of another Planton
+
+
+def _make_reporter(storage: object) -> Reporter:
+    if isinstance(storage, Callbacks):
+        return CallbackReporter(storage)
+    if isinstance(storage, Reports):
+        return StorageReporter(storage)
+    remedy = "give a storage, such as SQLiteStorage or PostgresStorage, or Callbacks"
+    raise InvalidArgumentError("storage", storage, remedy)
