@@ -91,7 +91,9 @@ async def fill_sqlite(storage: SQLiteStorage, sql: str) -> None:
     await trio.to_thread.run_sync(run)
 
 
-async def drained(storage: Any, source: str, consumer: str, cap: int, rows: int) -> tuple[float, float]:
+async def drained(
+    storage: Any, source: str, consumer: str, cap: int, rows: int
+) -> tuple[float, float]:
     """Instructions a second, and microseconds of CPU an instruction."""
     is_postgres = isinstance(storage, PostgresStorage)
     options: dict[str, Any] = {"concurrency": cap, "delay": 0.05}
@@ -125,9 +127,7 @@ async def drained(storage: Any, source: str, consumer: str, cap: int, rows: int)
         if consumer == "executor":
             planton.on(InstructionEvent, executor.submit)
         else:
-            planton.on(
-                InstructionEvent, lambda event: nursery.start_soon(report, event.receipt)
-            )
+            planton.on(InstructionEvent, lambda event: nursery.start_soon(report, event.receipt))
         cpu, began = time.process_time(), time.perf_counter()
         async with planton:
             planton.wake()
