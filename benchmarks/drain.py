@@ -9,9 +9,8 @@ instructions; each is consumed by a no-op and reported by itself:
 - `listener`: a listener that starts a trio task for each, which awaits `complete`;
 - `executor`: `planton_executor`, with as many slots as the cap.
 
-Printed are instructions a second and the CPU time of this process an instruction. `--cpu` drains
-a storage that does nothing, so that only the client's own work is left. Rates of this machine differ
-from day to day: compare within one run, or with the peers' in benchmarks/peers.md.
+Printed are instructions a second and the CPU time of this process an instruction. Rates of this
+machine differ from day to day: compare within one run.
 """
 
 import argparse
@@ -23,12 +22,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import trio
 from postgres import server
 
 from planton import InstructionEvent, Planton
-
 from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 

@@ -21,8 +21,8 @@ from planton.storage._backend import (
     Rule,
 )
 
-# Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the user's
-# statement does.
+# Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the
+# user's statement does.
 _SHORTEST, _LONGEST, _DOUBLINGS = 0.005, 0.05, 4
 # A delay of that many seconds at most may be replaced by a rest, which is half as long.
 _LONGEST_DELAY = 60.0
