@@ -1,7 +1,7 @@
 """PostgreSQL as a backend of storages."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
