@@ -8,17 +8,16 @@ import attrs
 import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError, PlantonError
-from planton_executor._ends import Complete, Fail
 from planton_executor._failures import is_ours, to_text
+from planton_executor._functions import is_async, takes
+from planton_executor._links import Answered
+from planton_executor._outage import Outage, pause
 from planton_executor._run import Run
-from planton_executor._terms import is_async, takes
 from planton_executor._work import Work
 
-Complete_: TypeAlias = Callable[[Work, Any], Awaitable[bool | None] | bool | None]
-Fail_: TypeAlias = Callable[
-    [Work, BaseException, float | None], Awaitable[bool | None] | bool | None
-]
-Note: TypeAlias = Callable[[Work], Awaitable[bool | None] | bool | None]
+Answer: TypeAlias = Awaitable[bool | None] | bool | None
+# A function that raises is called so often: for a minute, in which its database may come back.
+_CALLS = 16
 
 
 def _check(count: int) -> Any:
@@ -52,17 +51,27 @@ class Callbacks:
         InvalidArgumentError: If one is no such function.
     """
 
-    complete: Complete_ | None = attrs.field(default=None, validator=_check(2))
-    fail: Fail_ | None = attrs.field(default=None, validator=_check(3))
-    heartbeat: Note | None = attrs.field(default=None, validator=_check(1))
-    release: Note | None = attrs.field(default=None, validator=_check(1))
+    complete: Callable[[Work, Any], Answer] | None = attrs.field(default=None, validator=_check(2))
+    fail: Callable[[Work, BaseException, float | None], Answer] | None = attrs.field(
+        default=None, validator=_check(3)
+    )
+    heartbeat: Callable[[Work], Answer] | None = attrs.field(default=None, validator=_check(1))
+    release: Callable[[Work], Answer] | None = attrs.field(default=None, validator=_check(1))
 
 
-class CallbackReporter:
-    """Reports to functions of the user's."""
+class CallbackLink:
+    """Reports to functions of the user's, in a trio task for each end."""
 
-    def __init__(self, callbacks: Callbacks) -> None:
+    leaving = 0
+
+    def __init__(self, callbacks: Callbacks, answered: Answered, outage: Outage) -> None:
         self._callbacks = callbacks
+        self._answered = answered
+        self._outage = outage
+        self._nursery: trio.Nursery
+
+    def open(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
 
     def receipt(self, event: InstructionEvent) -> str:
         return event.receipt or ""
@@ -86,16 +95,35 @@ class CallbackReporter:
         return lost
 
     async def take_over(self, run: Run) -> str | None:
-        """Renew it: what is not renewed is lost."""
+        """Renew it: there is nothing to take it over with."""
         return None if await self.heartbeat([run]) else run.receipt
 
-    async def end(self, run: Run) -> bool:
+    def send(self, run: Run) -> None:
+        self._nursery.start_soon(self._send, run)
+
+    async def _send(self, run: Run) -> None:
+        for failures in range(_CALLS):
+            try:
+                is_ours = await self._end(run)
+            except Exception as error:
+                self._outage.note(error)
+                last = error
+                await trio.sleep(pause(failures))
+            else:
+                self._outage.end()
+                self._answered([run], () if is_ours else (run.receipt,))
+                return
+        self._answered([run], error=last)
+
+    async def _end(self, run: Run) -> bool:
         callbacks, work, end = self._callbacks, run.work, run.end
-        if isinstance(end, Complete):
-            return await _call("complete", callbacks.complete, work, end.result)
-        if isinstance(end, Fail):
-            retry_in = end.retry_in if run.tries <= end.retries else None
-            return await _call("fail", callbacks.fail, work, end.error, retry_in)
+        assert end is not None
+        if end.kind == "complete":
+            return await _call("complete", callbacks.complete, work, end.about)
+        if end.kind == "fail":
+            may_retry = run.retry_in is not None and run.tries <= run.terms.retries
+            retry_in = run.retry_in if may_retry else None
+            return await _call("fail", callbacks.fail, work, end.about, retry_in)
         if callbacks.release is not None:
             return await _call("release", callbacks.release, work)
         error = CallbackTimeoutError(work.task_name, "the handler", None, " before the end")
