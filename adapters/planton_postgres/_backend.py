@@ -12,6 +12,7 @@ import psycopg
 import trio
 
 from planton.storage import (
+    Caller,
     Claimed,
     ClaimRequest,
     Filter,
@@ -22,6 +23,8 @@ from planton.storage import (
     Status,
     TaskStats,
     Watcher,
+    are_new,
+    to_rows,
 )
 from planton_postgres import _operate, _schema, _wake
 from planton_postgres._claim import Bounds, Claim, Looked, to_datetime
@@ -286,16 +289,16 @@ class PostgresBackend(Fleet):
             found[name].append(instruction)
         return [found[name] for name in task_names]
 
-    async def enqueue(self, new: Sequence[NewInstruction], connection: Any = None) -> list[bool]:
-        parameters = _operate.columns_of(new)
-        if connection is None:
-            rows = await self._database.rows("enqueue", parameters)
-        else:
-            with translated(self.database):
-                sql = self._database.sql["enqueue"]
-                rows = await _operate.execute_within(connection, sql, parameters)
-        added = {(name, instruction) for name, instruction in rows}
-        return [_is_first(added, (each.task_name, each.instruction)) for each in new]
+    dialect = "postgresql"
+
+    async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
+        parameters = {"new": to_rows(new, datetime.isoformat)}
+        return are_new(new, await self._database.rows("enqueue", parameters))
+
+    async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
+        sql = self._database.sql["enqueue"].replace("%(new)s", ":new")
+        with translated(self.database):
+            return are_new(new, await caller.fetch(sql, new=to_rows(new, datetime.isoformat)))
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._database.rows("pause" if is_paused else "resume", {"task_name": task_name})
@@ -348,10 +351,3 @@ def _query(rule: Rule) -> Query:
 
 def _is_of_an_item(error: psycopg.Error) -> bool:
     return (error.sqlstate or "").startswith(_OF_AN_ITEM)
-
-
-def _is_first(added: set[tuple[str, str]], key: tuple[str, str]) -> bool:
-    """Tell whether it was added; of two equal ones of a call the first was."""
-    is_added = key in added
-    added.discard(key)
-    return is_added

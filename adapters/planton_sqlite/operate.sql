@@ -4,11 +4,11 @@
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
 )
-VALUES (
-    :task_name, :instruction, :payload, :priority, coalesce(:run_at, :now), :tags, :retries,
-    :timeout, :now
-)
-ON CONFLICT (task_name, instruction) DO NOTHING;
+SELECT value ->> 'task_name', value ->> 'instruction', value ->> 'payload', value ->> 'priority',
+    coalesce(value ->> 'run_at', :now), value -> 'tags', value ->> 'retries', value ->> 'timeout',
+    :now
+FROM json_each(:new) WHERE true ORDER BY key
+ON CONFLICT (task_name, instruction) DO NOTHING RETURNING task_name, instruction;
 
 -- name: pause
 INSERT INTO planton_task (task_name, paused_at) VALUES (:task_name, :now)

@@ -139,7 +139,7 @@ class Schedule:
         if claimed.outcome == "locked":
             factor = 2 ** min(terms.locked, _DOUBLINGS)
             terms.locked, terms.is_expected = terms.locked + 1, True
-            return random.uniform(_SHORTEST, _LONGEST) * factor
+            return float(random.uniform(_SHORTEST, _LONGEST) * factor)
         terms.locked = 0
         waits = [] if claimed.due_in is None else [claimed.due_in]
         for claim in claims:
