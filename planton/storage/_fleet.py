@@ -234,14 +234,14 @@ class _Member:
             nursery.start_soon(self.planton.terminate)
 
     async def _tell(self) -> Answer:
-        entries = self.planton._entries
-        statuses = self.planton._status_from(self.reporter.place, SLICE)
-        states = [State(each, entries[each.name].decisions.news) for each in statuses]
+        names = self.planton.names()
+        statuses = self.planton.status(names[self.reporter.place :][:SLICE])
+        states = [State(each, each.decisions) for each in statuses]
         chosen = self.reporter.choose(states, trio.current_time())
         explain = self.planton.explain
         reports = dict(_within_size((each.status, explain(each.name)) for each in chosen))
-        gone = self.reporter.gone(entries)
-        count = len(entries)
+        gone = self.reporter.gone(set(names))
+        count = len(names)
         answer = await self.registry.beat(self.registration.id, count, reports, gone)
         told = [each for each in chosen if each.name in reports]
         self.reporter.note(told, gone, trio.current_time())
@@ -279,7 +279,10 @@ def to_text(status: TaskStatus, decisions: Sequence[str]) -> str:
     values["last_attempt_ago"] = None if last is None else (now - last).total_seconds()
     values["next_attempt_in"] = None if following is None else (following - now).total_seconds()
     values["last_error"] = None if status.last_error is None else _storable(status.last_error)
-    values["decisions"] = [_storable(each) for each in decisions[-_DECISIONS:]]
+    # The first says where the task stands now.
+    values["decisions"] = [
+        _storable(each) for each in [*decisions[:1], *decisions[1:][1 - _DECISIONS :]]
+    ]
     return json.dumps(values)
 
 
