@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVa
 import trio
 
 from planton._errors import PlantonError
-from planton._loop.groups import unwrapped
+from planton._failures import unwrapped
 from planton._planton import Planton
 from planton._status import TaskStatus
 
@@ -64,7 +64,7 @@ class ThreadHandle:
         Raises:
             BaseException: Whatever ended the run, if it was not this call or the program's end.
         """
-        self._call(self._planton._request_stop)
+        self._call(self._planton.request_stop)
         self._thread.join()
         atexit.unregister(self.terminate)
         error, self._error = self._error, None

@@ -133,6 +133,8 @@ class Schedule:
             if claimed.outcome or not terms.may_rest or claims
             else self._storage.rest(),
             due_in=self._due_in(terms, claimed, claims),
+            concurrency=claimed.concurrency,
+            outcome=claimed.outcome,
         )
 
     def _due_in(self, terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
