@@ -156,10 +156,11 @@ class Storage(Consumers, Sources):
             InvalidArgumentError: If one of them cannot be used; none was queued.
             StorageError: If the database fails.
         """
-        new = [
-            _new(task_name, **(each if isinstance(each, Mapping) else {"instruction": each}))
-            for each in instructions
-        ]
+        if isinstance(instructions, str | bytes | Mapping) or not isinstance(
+            instructions, Iterable
+        ):
+            raise InvalidArgumentError("instructions", instructions, "give a list of str or dicts")
+        new = [_new(task_name, **_to_options(each)) for each in instructions]
         return sum(await self._enqueue(new, connection)) if new else 0
 
     async def _enqueue(self, new: Sequence[NewInstruction], connection: Any) -> list[bool]:
@@ -379,6 +380,18 @@ def _new(
         retries=to_count("retries", retries),
         timeout=None if timeout is None else to_number("timeout", timeout, above=0),
     )
+
+
+def _to_options(one: str | InstructionOptions) -> Mapping[str, Any]:
+    """Return the arguments that one of many was given."""
+    if not isinstance(one, Mapping):
+        return {"instruction": one}
+    known = InstructionOptions.__annotations__
+    for name in one:
+        if name not in known:
+            remedy = f"give some of {', '.join(known)}"
+            raise InvalidArgumentError("instructions", name, remedy)
+    return one
 
 
 def _to_statuses(status: object) -> list[Status]:
