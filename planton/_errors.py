@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 
 class PlantonError(Exception):
-    """Base of every error that Planton raises or reports."""
+    """Base of every error that Planton raises or reports.
+
+    Attributes:
+        is_failure: Whether work that raises it has failed. If not, it was broken off: an executor
+            gives the instruction back, and no try is spent.
+    """
+
+    is_failure: bool = True
 
 
 class InvalidTaskError(PlantonError, ValueError):

@@ -421,8 +421,9 @@ class Planton:
 
 
 def _check_trio() -> None:
-    if not trio.lowlevel.in_trio_run():
-        remedy = "use trio.run(planton.run), or planton.hosting in a program that is not on trio"
+    # Not `in_trio_run`: that is true in asyncio code too, where trio is a guest.
+    if not trio.lowlevel.in_trio_task():
+        remedy = "use trio.run(planton.run), or planton.asyncio or planton.hosting elsewhere"
         raise RuntimeError(f"Planton runs on trio: {remedy}")
 
 

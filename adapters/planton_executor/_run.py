@@ -102,7 +102,10 @@ class Run:
                 self.result = await handler.call(self, limiter)
                 self.has_result = True
         except Exception as error:
-            self.error = error
+            if isinstance(error, PlantonError) and not error.is_failure:
+                self.is_stopped = True
+            else:
+                self.error = error
         else:
             if not (self.has_result or self.is_lost or self.is_stopped):
                 self._time_out()
