@@ -306,6 +306,7 @@ def test_ctrl_c_within_a_tick_is_raised_after_it(way, new_loop):
     async def main():
         await stay.__aenter__()
         await stay.call(tick)
+        await asyncio.sleep(10)
 
     stay = running(Planton())
     with pytest.raises(KeyboardInterrupt):
