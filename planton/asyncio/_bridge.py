@@ -27,7 +27,7 @@ class Visit:
     def __init__(self, guest: Guest, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self._guest = guest
         self._function, self._args, self._kwargs = function, args, kwargs
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope(shield=True)
         self._gate = Gate(guest.loop)
         self._value: Any = None
         self._error: BaseException | None = None
@@ -37,7 +37,7 @@ class Visit:
         self._guest.visits.add(self)
         try:
             self._guest.spawn(self._body)
-            await self._gate.wait(self._cancel)
+            await self._gate.wait(self.cancel)
         finally:
             self._guest.visits.discard(self)
         if self._error is not None:
@@ -49,7 +49,8 @@ class Visit:
         self._error = error
         self._gate.open()
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Have the function end."""
         self._guest.host.wake()
         self._scope.cancel()
 
@@ -58,13 +59,11 @@ class Visit:
             with self._scope:
                 value = self._function(*self._args, **self._kwargs)
                 self._value = await value if inspect.isawaitable(value) else value
-        except trio.Cancelled:
-            self._error = PlantonError(f"trio ended before {self._function!r} did")
-            raise
-        except BaseException as error:
+            if self._scope.cancelled_caught:
+                self._error = PlantonError(f"trio ended before {self._function!r} did")
+        except BaseException as error:  # noqa: ASYNC103  raised by `run`
             self._error = error
-        finally:
-            self._gate.open()
+        self._gate.open()
 
 
 async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +100,7 @@ class Stay(AbstractAsyncContextManager[Any]):
             raise AlreadyRunningError(f"{self._manager!r} is entered already: leave it first")
         self._is_in = True
         self._guest = await Guest.join()
-        self._scope, self._leaving = trio.CancelScope(), trio.Event()
+        self._scope, self._leaving = trio.CancelScope(shield=True), trio.Event()
         self._entered, self._left = Gate(self._guest.loop), Gate(self._guest.loop)
         self._error: BaseException | None = None
         self._guard: Any = self._guarded()
@@ -139,6 +138,11 @@ class Stay(AbstractAsyncContextManager[Any]):
         self._error = error
         self._open_gates()
 
+    def cancel(self) -> None:
+        """Have the manager end, which may take its time."""
+        self._guest.host.wake()
+        self._scope.cancel()
+
     def _abort(self) -> None:
         """End it without waiting for what it has begun."""
         self._scope.cancel()
@@ -151,8 +155,7 @@ class Stay(AbstractAsyncContextManager[Any]):
         if self._scope.cancel_called:
             self._abort_soon()
         else:
-            self._guest.host.wake()
-            self._scope.cancel()
+            self.cancel()
 
     async def _guarded(self) -> AsyncGenerator[None, None]:
         """Leave at the end of the loop, at the latest: it closes the generators that it knows."""
@@ -179,15 +182,13 @@ class Stay(AbstractAsyncContextManager[Any]):
                 async with self._manager:
                     self._entered.open()
                     await self._leaving.wait()
-        except trio.Cancelled:
-            self._error = PlantonError(f"trio ended before {self._manager!r} did")
-            raise
-        except BaseException as error:
+            if self._scope.cancelled_caught:
+                self._error = PlantonError(f"trio ended before {self._manager!r} did")
+        except BaseException as error:  # noqa: ASYNC103  raised when the block is left
             self._error = unwrapped(error)
             if self._entered.is_open:
                 logger.critical("%r has ended: %s", self._manager, error, exc_info=self._error)
-        finally:
-            self._open_gates()
+        self._open_gates()
 
     def _open_gates(self) -> None:
         self._entered.open()

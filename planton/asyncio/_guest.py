@@ -23,10 +23,13 @@ _local = threading.local()
 
 
 class Call(Protocol):
-    """Something that waits for the other side."""
+    """Something of trio's that asyncio code waits for."""
+
+    def cancel(self) -> None:
+        """End it."""
 
     def fail(self, error: PlantonError) -> None:
-        """Wait no more: the other side is gone."""
+        """Wait for it no more: trio is gone."""
 
 
 class Guest:
@@ -48,7 +51,7 @@ class Guest:
         self._users = 0
         self._ended = Gate(loop)
         self._stop = trio.Event()
-        self.host.start(self._stop.wait, done=self._done)
+        self.host.start(self._main, done=self._done)
         _local.guest = self
 
     @classmethod
@@ -79,9 +82,12 @@ class Guest:
             await self._ended.wait(_nothing)
 
     def spawn(self, function: Any) -> None:
-        """Start a trio task, which must not raise, in a copy of the caller's context."""
+        """Start a trio task, in a copy of the caller's context.
+
+        It must not raise, not even Cancelled: it has a shielded scope, and ends when the visit that
+        it belongs to is cancelled.
+        """
         self.host.wake()
-        # A system task: there is no nursery that could be closed already, or cancelled first.
         trio.lowlevel.spawn_system_task(function, context=copy_context())
 
     @classmethod
@@ -118,6 +124,13 @@ class Guest:
         if not self.is_over:
             problem = "its loop was closed, and it did not end without it"
             raise PlantonError(f"trio cannot be ended in this thread: {problem}")
+
+    async def _main(self) -> None:
+        try:
+            await self._stop.wait()
+        finally:
+            for visit in tuple(self.visits):
+                visit.cancel()
 
     def _done(self, result: Any) -> None:
         self.is_over = True

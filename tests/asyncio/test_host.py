@@ -123,22 +123,29 @@ def test_ticks_that_follow_each_other_leave_the_program_its_turns(run):
     assert run(main) > 20
 
 
-def test_ticks_that_follow_each_other_share_a_turn(run):
+def test_ticks_that_follow_each_other_share_a_turn(run, monkeypatch):
     """A turn of the loop costs more than a tick."""
 
+    seen = []
+
     async def busy():
+        before = turns
         for _ in range(200):
             await trio.lowlevel.checkpoint()
+        seen.append(turns - before)
 
     async def main():
-        turns = 0
+        nonlocal turns
         task = asyncio.create_task(trio_side.call(busy))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
-        return turns
 
-    assert run(main) < 100
+    turns = 0
+    monkeypatch.setattr(_host, "BUDGET", 10)
+    run(main)
+
+    assert [0] == seen
 
 
 # Waiting
@@ -287,6 +294,36 @@ def test_a_trio_that_breaks_ends_all_who_wait_for_it(run):
         return [type(result) for result in results]
 
     assert [PlantonError] * 2 == run(main)
+    assert ["the coroutine is cancelled"] == seen
+
+
+def test_an_internal_error_of_trio_ends_all_who_wait_for_it(run, monkeypatch):
+    """No trio task runs any more, not even to clean up."""
+    seen = []
+
+    async def hop():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            seen.append("the coroutine is cancelled")
+
+    async def main():
+        handle = running(Planton())
+        await handle.__aenter__()
+        waiting = asyncio.create_task(handle.call(callback(hop)))
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(PumpClock, "current_time", None)  # it is called, which fails
+        Guest.running().spawn(trio.lowlevel.checkpoint)
+        with pytest.raises(PlantonError, match="trio ended in the middle"):
+            await waiting
+        with pytest.raises(PlantonError, match="trio ended in the middle"):
+            await handle.__aexit__(None, None, None)
+        await asyncio.sleep(0)
+        assert Guest.running() is None
+
+    run(main)
+
+    assert ["the coroutine is cancelled"] == seen
 
 
 def test_a_trio_that_cannot_be_ended_without_its_loop_is_told(way, new_loop, monkeypatch):
