@@ -87,9 +87,7 @@ class Hop:
         self._finish(broken_off)
 
     def _start(self) -> None:
-        if self._is_over:
-            return
-        if self._raise_cancel is not None:
+        if self._is_over or self._raise_cancel is not None:
             self._finish()
             return
         body = self._body()

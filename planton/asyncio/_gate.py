@@ -36,7 +36,6 @@ class Gate:
                 await waiter
             except asyncio.CancelledError as error:  # noqa: ASYNC103  raised below
                 cancelled = error  # trio has to end what it does first
-                if not self.is_open:
-                    on_cancel()
+                on_cancel()
         if cancelled is not None:
             raise cancelled

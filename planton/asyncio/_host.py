@@ -39,7 +39,7 @@ class Host:
         self._pump: Pump | None = None
         self._interrupts = Interrupts()
         self._next: Tick | None = None
-        self._is_driving = self._is_scheduled = self._has_begun = False
+        self._is_driving = self._has_begun = False
 
     def start(
         self,
@@ -99,9 +99,7 @@ class Host:
         try:
             self.loop.call_soon_threadsafe(self._arrive, tick, context=self.context)
         except RuntimeError:
-            if not self.loop.is_closed():
-                raise
-            self._next = tick  # for `run_here`
+            self._next = tick  # the loop is closed: `run_here` looks for it
 
     def _arrive(self, tick: Tick) -> None:
         self._next = tick
@@ -120,9 +118,7 @@ class Host:
                 self._schedule()
 
     def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self.loop.call_soon(self._drive, context=self.context)
+        self.loop.call_soon(self._drive, context=self.context)
 
     def _resume(self) -> None:
         self._unpark()
@@ -134,7 +130,6 @@ class Host:
 
     def _drive(self) -> None:
         """Run ticks as long as they follow each other, within the budget."""
-        self._is_scheduled = False
         self._is_driving = self._interrupts.are_held = True
         until = time.perf_counter() + BUDGET
         try:

@@ -133,11 +133,11 @@ class Pump:
         self._wait_until(deadline)
         return True
 
-    def unpark(self) -> Tick | None:
+    def unpark(self) -> Tick:
         """Return the tick that is parked; trio wakes nobody then, until it parks again."""
         tick, self._parked = self._parked, None
-        if tick is not None:
-            self._runner.guest_tick_scheduled = True
+        assert tick is not None
+        self._runner.guest_tick_scheduled = True
         return tick
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import trio
 
 from planton import ErrorEvent, InvalidArgumentError, Planton, PlantonError, Task
 from planton.asyncio import CallbackCancelledError, _callback, _host, bridge, callback, running
+from planton.asyncio._guest import Guest
 
 var = ContextVar("var", default="unset")
 
@@ -376,8 +377,9 @@ def test_what_is_shielded_outlives_the_callback(run):
     assert ["committed"] == seen
 
 
-def test_a_cancellation_before_the_coroutine_begins_leaves_it_unbegun(run):
+def test_a_cancellation_before_the_coroutine_begins_leaves_it_unbegun(run, monkeypatch):
     """With a task factory it begins a turn later."""
+    monkeypatch.setattr(_host, "BUDGET", 10)  # all within one turn of the loop
     seen = []
 
     async def work():
@@ -387,7 +389,8 @@ def test_a_cancellation_before_the_coroutine_begins_leaves_it_unbegun(run):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(callback(work))
-                await trio.lowlevel.checkpoint()
+                while not Guest.running().hops:
+                    await trio.lowlevel.checkpoint()
                 scope.cancel()
         return scope.cancelled_caught
 

@@ -34,7 +34,13 @@ class Shop:
         self.storage = MemoryStorage()
         self.storage_rows = [str(number) for number in range(count)]
         self.executor = Executor(self.storage, concurrency=5, grace=grace)
-        self.executor.handler("task", **options)(callback(work))
+        self.begun = []
+
+        async def note(item):
+            self.begun.append(item.instruction)
+            return await work(item)
+
+        self.executor.handler("task", **options)(callback(note))
         self.jobs = bridge(self.storage)
         self.planton = Planton(
             tasks=[self.storage.queue_task("task", concurrency=5, delay=0.01)],
@@ -44,8 +50,10 @@ class Shop:
         self.planton.on(InstructionEvent, self.executor.submit)
 
     async def fill(self):
+        """Enqueue, and wait until all is in work."""
         for row in self.storage_rows:
             await self.jobs.enqueue("task", row)
+        await until(lambda: len(self.begun) >= len(self.storage_rows))
 
     async def statuses(self):
         return [found.status for found in await self.jobs.find(task_name="task")]
@@ -100,7 +108,6 @@ def test_what_is_in_work_is_finished_when_the_block_is_left(run):
         shop = Shop(work)
         async with running(shop.planton):
             await shop.fill()
-            await asyncio.sleep(0.05)
 
     run(main)
 
@@ -249,7 +256,6 @@ def test_ctrl_c_of_asyncio_run_drains(kind, run):
         shop = Shop(work)
         async with running(shop.planton):
             await shop.fill()
-            await asyncio.sleep(0.05)
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(10)
 
@@ -372,7 +378,7 @@ def test_a_cancelled_block_drains(run):
                 await asyncio.sleep(10)
 
         task = asyncio.create_task(program())
-        await asyncio.sleep(0.1)
+        await until(lambda: len(shop.begun) == 3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -400,9 +406,9 @@ def test_a_second_cancellation_aborts_and_waits_for_the_end_of_that(run):
                 await asyncio.sleep(30)
 
         task = asyncio.create_task(program())
-        await asyncio.sleep(0.1)
+        await until(lambda: shop.begun)
         task.cancel()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
         assert not task.done()
         began = time.monotonic()
         task.cancel()
@@ -576,7 +582,7 @@ def test_a_program_that_cancels_all_its_tasks_at_its_end_loses_nothing(run):
 
     async def main():
         lifespan = asyncio.create_task(program())
-        await asyncio.sleep(0.2)
+        await until(lambda: len(shop.begun) == 2)
         assert not lifespan.done()
 
     async def program():
@@ -608,7 +614,6 @@ def test_a_block_that_is_never_left_is_ended_by_the_end_of_asyncio_run(run):
         kept.append(running(shop.planton))
         await kept[0].__aenter__()
         await shop.fill()
-        await asyncio.sleep(0.05)
 
     kept = []
     run(main)
@@ -650,7 +655,6 @@ def test_a_loop_closed_under_a_planton_is_ended_by_the_next_one(way, new_loop, c
     async def begin():
         await block.__aenter__()
         await shop.fill()
-        await asyncio.sleep(0.1)
 
     async def again():
         hooks = sys.get_asyncgen_hooks()
@@ -696,6 +700,22 @@ def test_a_child_that_was_forked_while_it_ran_is_refused(run):
     assert "forked" in run(main)
 
 
+def test_the_process_is_compared_with_the_one_that_began(run):
+    """The child of a fork has all objects of its parent."""
+
+    async def main():
+        async with running(Planton()):
+            guest = Guest.running()
+            guest._pid = -1
+            try:
+                with pytest.raises(PlantonError, match="start Planton after the fork"):
+                    await running(Planton()).__aenter__()
+            finally:
+                guest._pid = os.getpid()
+
+    run(main)
+
+
 def _in_a_child():
     async def main():
         async with running(Planton()):
@@ -724,7 +744,6 @@ def test_pools_may_be_closed_after_the_block(run):
         shop = Shop(work, count=1)
         async with running(shop.planton):
             await shop.fill()
-            await asyncio.sleep(0.02)
         order.append("pool closed")
 
     run(main)
