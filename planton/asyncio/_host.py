@@ -27,6 +27,9 @@ class Host:
     Args:
         loop: The host's loop; it belongs to this thread.
         clock: A clock other than trio's own, for tests. There is no pump then.
+
+    Attributes:
+        interrupts: How Ctrl-C is dealt with.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Host:
         self.context = copy_context()
         self._clock = clock or PumpClock()
         self._pump: Pump | None = None
-        self._interrupts = Interrupts()
+        self.interrupts = Interrupts()
         self._next: Tick | None = None
         self._is_driving = self._has_begun = False
 
@@ -54,7 +57,7 @@ class Host:
             self._close()
             done(result)
 
-        self._interrupts.install()
+        self.interrupts.install()
         try:
             trio.lowlevel.start_guest_run(
                 main,
@@ -68,7 +71,7 @@ class Host:
                 instruments=instruments,
             )
         except BaseException:
-            self._interrupts.uninstall()
+            self.interrupts.uninstall()
             raise
 
     def wake(self) -> None:
@@ -130,7 +133,7 @@ class Host:
 
     def _drive(self) -> None:
         """Run ticks as long as they follow each other, within the budget."""
-        self._is_driving = self._interrupts.are_held = True
+        self._is_driving = self.interrupts.are_held = True
         until = time.perf_counter() + BUDGET
         try:
             while self._next is not None:
@@ -141,7 +144,7 @@ class Host:
             self._is_driving = False
             if self._next is not None:
                 self._schedule()
-            self._interrupts.release()
+            self.interrupts.release()
 
     def _run_next(self) -> None:
         tick, self._next = self._next, None
@@ -152,4 +155,4 @@ class Host:
         if self._pump is not None:
             self._pump.close()
             self._pump = None
-        self._interrupts.uninstall()
+        self.interrupts.uninstall()

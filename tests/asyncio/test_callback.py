@@ -62,7 +62,9 @@ def test_a_callback_runs_in_the_context_of_the_trio_task_that_calls_it(run, fact
 def set_factory(name):
     loop = asyncio.get_running_loop()
     if name == "plain":
-        loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
+        loop.set_task_factory(
+            lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options)
+        )
     elif name == "eager":
         if sys.version_info < (3, 12):
             pytest.skip("Python 3.12 brings eager tasks")

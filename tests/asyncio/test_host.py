@@ -257,7 +257,7 @@ def test_blocking_code_on_the_loop_stops_dispatch(run):
         async with running(Planton(tasks=[task])):
             await asyncio.sleep(0.05)
             began = time.monotonic()
-            time.sleep(0.3)  # noqa: ASYNC251
+            time.sleep(0.3)
             ended = time.monotonic()
             await asyncio.sleep(0.05)
         return [at for at in times if began < at < ended]
@@ -331,7 +331,9 @@ asyncio.run(main())
 
 def test_an_internal_error_of_trio_ends_all_who_wait_for_it():
     """No trio task runs any more, not even to clean up; a process of its own for what is left."""
-    done = subprocess.run([sys.executable, "-c", BREAKS], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", BREAKS], capture_output=True, text=True, timeout=30
+    )
     broken = "trio ended in the middle of it: TrioInternalError"
 
     assert [broken, broken, "the coroutine is cancelled", "None"] == sorted(

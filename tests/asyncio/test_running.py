@@ -575,6 +575,7 @@ def test_an_instruction_whose_callback_the_program_cancels_is_given_back(run):
 
 def test_a_program_that_cancels_all_its_tasks_at_its_end_loses_nothing(run):
     """As asyncio.run does when the main function has returned."""
+
     async def work(work):
         await asyncio.sleep(30)
 
