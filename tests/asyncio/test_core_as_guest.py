@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CORE = Path(__file__).parents[1] / "core"
-SOME = "test_lifecycle.py", "test_services.py", "test_threads.py", "test_memory.py"
+SOME = "test_lifecycle.py", "test_services.py"
 
 
 def run_tests(kind, files, *options):
@@ -30,7 +30,7 @@ def run_tests(kind, files, *options):
 
 
 def test_a_part_of_the_core_runs_as_a_guest(kind):
-    """Starts and stops, services, threads, and a storage; in virtual time."""
+    """Starts and stops, cancellations, services; in virtual time."""
     assert (0, "") == run_tests(kind, SOME)
 
 
