@@ -180,7 +180,9 @@ def asyncio_callback(
 ) -> Callable[P, Coroutine[Any, Any, T]]:
     """Make a coroutine function of an asyncio loop usable by a Planton in another thread.
 
-    For a Planton that runs on the loop itself use `planton.asyncio.callback`. The coroutine runs on `loop`, in the loop's thread, while the trio task waits. A cancellation
+    For a Planton that runs on the loop itself use `planton.asyncio.callback`.
+
+    The coroutine runs on `loop`, in the loop's thread, while the trio task waits. A cancellation
     (a timeout, or the end of the grace period) cancels the asyncio task and waits up to a second
     for it to end; a result that it returns in spite of that is used, so that a commit is not
     lost. A loop that is closed or ends meanwhile is an error of the callback.

@@ -1,6 +1,6 @@
 """The public API as type checkers see it; checked by mypy and pyright, never run."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, assert_type
@@ -183,7 +183,7 @@ async def handle_in_asyncio(work: Work) -> int:
 
 @callback
 @asynccontextmanager
-async def lock(task_name: str) -> AsyncIterator[int]:
+async def lock(task_name: str) -> AsyncGenerator[int, None]:
     yield len(task_name)
 
 
