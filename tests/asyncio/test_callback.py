@@ -11,6 +11,7 @@ from contextvars import ContextVar
 import pytest
 import sniffio
 import trio
+import uvloop
 
 from planton import ErrorEvent, InvalidArgumentError, Planton, PlantonError, Task
 from planton.asyncio import CallbackCancelledError, _callback, _host, bridge, callback, running
@@ -68,6 +69,8 @@ def set_factory(name):
     elif name == "eager":
         if sys.version_info < (3, 12):
             pytest.skip("Python 3.12 brings eager tasks")
+        if isinstance(loop, uvloop.Loop) and (3, 13) <= sys.version_info < (3, 13, 3):
+            pytest.skip("uvloop cannot use the eager factory of these")
         loop.set_task_factory(asyncio.eager_task_factory)
 
 
