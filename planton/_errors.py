@@ -8,7 +8,14 @@ from planton._text import short_repr
 
 
 class PlantonError(Exception):
-    """Base of every error that Planton raises or reports; all of them can be pickled."""
+    """Base of every error that Planton raises or reports; all of them can be pickled.
+
+    Attributes:
+        is_failure: Whether work that raises it has failed. If not, it was broken off: an executor
+            gives the instruction back, and no try is spent.
+    """
+
+    is_failure: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         attributes = {name: _picklable(value) for name, value in vars(self).items()}

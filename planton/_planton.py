@@ -449,9 +449,10 @@ class Planton:
         return self._session
 
     def _check_start(self) -> None:
-        if not trio.lowlevel.in_trio_run():
-            remedy = "use trio.run(planton.run), or planton.hosting in a program that is not on"
-            raise RuntimeError(f"Planton runs on trio: {remedy} trio")
+        # Not `in_trio_run`: that is true in asyncio code too, where trio is a guest.
+        if not trio.lowlevel.in_trio_task():
+            remedy = "use trio.run(planton.run), or planton.asyncio or planton.hosting elsewhere"
+            raise RuntimeError(f"Planton runs on trio: {remedy}")
         if self._live_session() is not None:
             raise AlreadyRunningError
         for name in self._entries.by_name:

@@ -147,7 +147,10 @@ class Run:
         self.result, self.has_result = result, True
 
     def fail(self, error: BaseException, reason: Reason | None = None) -> None:
-        """Note what went wrong."""
+        """Note what went wrong; what was only broken off is as if it had been stopped."""
+        if isinstance(error, PlantonError) and not error.is_failure:
+            self.is_stopped = True
+            return
         self.error = error
         self.reason = reason or ("state" if isinstance(error, StateError) else "error")
 
