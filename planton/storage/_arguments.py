@@ -179,7 +179,9 @@ def describe(error: BaseException) -> str:
     """Return the type and the message of an exception, also of one whose `__str__` raises."""
     try:
         message = str(error)
-    except Exception as failure:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:  # noqa: ASYNC103  it is told, whatever its __str__ does
         message = f"(its __str__ raised {type(failure).__name__})"
     name = type(error).__name__
     return f"{name}: {message}" if message else name

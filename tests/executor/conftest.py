@@ -4,7 +4,7 @@ import attrs
 import pytest
 import trio.testing
 
-from planton import InstructionEvent, Planton
+from planton import ErrorEvent, InstructionEvent, Planton
 from planton.testing import MemoryStorage
 from planton_executor import Executor, FailedEvent, IdleEvent, StartedEvent, SucceededEvent
 from planton_sqlite import SQLiteStorage
@@ -52,11 +52,19 @@ class Seen:
         self.words = []
         self.failed = []
         self.succeeded = []
+        self.errors = []
         executor.on(StartedEvent, lambda event: self._add("started", event))
         executor.on(SucceededEvent, lambda event: self._add("succeeded", event))
-        executor.on(FailedEvent, lambda event: self._add("failed", event))
+        executor.on(FailedEvent, self.fail)
+        executor.on(ErrorEvent, self.note_error)
         executor.on(IdleEvent, lambda event: self.words.append("idle"))
         self._changed = trio.Event()
+
+    def fail(self, event):
+        self._add("failed", event)
+
+    def note_error(self, event):
+        self.errors.append(event.error)
 
     def _add(self, word, event):
         self.words.append(f"{word} {event.work.instruction}")
