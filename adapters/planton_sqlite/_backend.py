@@ -134,7 +134,7 @@ class SQLiteBackend:
     ) -> list[Found | Exception]:
         """Apply reports together; if that fails, each by itself, so that each harms only itself."""
         applied = Reports(own, self._now(own), keeps=self._keeps)
-        together = _undone(own, lambda: applied.apply(reports))
+        together = self._undone(own, lambda: applied.apply(reports))
         if isinstance(together, Exception):
             if len(reports) == 1:
                 return [together]
@@ -142,7 +142,23 @@ class SQLiteBackend:
         return [*together]
 
     def _claim(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | Exception:
-        return _undone(own, lambda: Claim(own, request, self._now(own)).run())
+        return self._undone(own, lambda: Claim(own, request, self._now(own)).run())
+
+    def _undone(self, own: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:
+        """Return what `function` does, or its error, which undoes only what it did itself."""
+        own.execute("SAVEPOINT item")
+        try:
+            result: T | Exception = function()
+        except Exception as error:
+            # A full disk or a lost file ends the transaction of all of them.
+            if not own.in_transaction:
+                raise
+            own.execute("ROLLBACK TO item")
+            result = error
+            if isinstance(error, sqlite3.Error):
+                result = _open.to_storage_error(self.database, error)
+        own.execute("RELEASE item")
+        return result
 
     def _look(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | None:
         return Claim(own, request, self._now(own)).look()
@@ -261,18 +277,3 @@ class SQLiteBackend:
             return function(own)
 
         return checked
-
-
-def _undone(connection: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:
-    """Return what `function` does, or its error, which undoes only what it did itself."""
-    connection.execute("SAVEPOINT item")
-    try:
-        result: T | Exception = function()
-    except Exception as error:
-        # A full disk or a lost file ends the transaction of all of them.
-        if not connection.in_transaction:
-            raise
-        connection.execute("ROLLBACK TO item")
-        result = error
-    connection.execute("RELEASE item")
-    return result
