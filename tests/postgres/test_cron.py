@@ -188,6 +188,6 @@ async def test_a_time_fires_once_even_if_it_was_kept_twice(clock_dsn, set_clock,
             assert expected == await fired(tasks)
             await observer.execute(
                 "WITH gone AS (DELETE FROM planton_active RETURNING *) INSERT INTO planton_ended"
-                " (task_name, instruction, delivery, status, created_at)"
-                " SELECT task_name, instruction, 1, 'succeeded', now() FROM gone"
+                " (id, task_name, instruction, delivery, status, created_at)"
+                " SELECT id, task_name, instruction, 1, 'succeeded', now() FROM gone"
             )
