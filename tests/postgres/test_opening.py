@@ -12,7 +12,7 @@ from planton_postgres._driver import TrioConnection
 from planton_postgres.demo import Accounts
 
 
-SETTINGS = "SELECT name, setting FROM pg_settings ORDER BY name"
+SETTINGS = "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%' ORDER BY name"
 PREPARED = "SELECT name FROM pg_prepared_statements"
 LOCKS = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 
@@ -194,7 +194,9 @@ async def test_a_pooler_without_prepared_statements(schema_dsn, observer):
         async def looked(connection):
             return [await rows(connection, query) for query in (SETTINGS, PREPARED, LOCKS)]
 
-        assert [expected, [], []] == await storage._backend._database.use(looked)
+        found = await storage._backend._database.use(looked)
+
+        assert [expected, [], []] == found
 
 
 async def test_the_server_may_restart(postgres_server, postgres_dsn):
