@@ -11,6 +11,7 @@ import attrs
 import psycopg
 import trio
 
+from planton import StorageError
 from planton.storage import (
     Caller,
     Claimed,
@@ -28,7 +29,7 @@ from planton.storage import (
 )
 from planton_postgres import _operate, _schema, _wake
 from planton_postgres._claim import Bounds, Claim, Looked, to_datetime
-from planton_postgres._database import Connection, Database, Parameters, Rows
+from planton_postgres._database import Connection, Database, Parameters, Rows, with_utf8
 from planton_postgres._errors import to_storage_error, translated
 from planton_postgres._fleet import Fleet
 from planton_postgres._query import Query
@@ -37,6 +38,8 @@ from planton_postgres._reports import Found, by_kind, found_by, parameters_of
 T = TypeVar("T")
 # Of more tasks it is first asked which have anything at all: mostly that is all.
 _FEW = 50
+# Seconds that `migrate` waits for a lock on the tables.
+LOCK_TIMEOUT = 5.0
 # Of errors of these classes another item of the batch may be the cause: each is sent by itself.
 _OF_AN_ITEM = ("22", "23", "40", "42", "54", "55", "P0", "PL", "XX")
 
@@ -59,7 +62,7 @@ class PostgresBackend(Fleet):
         self.identity: Hashable = ("postgresql", database.conninfo)
         self._keeps = keeps
         self._unlogged = unlogged
-        self._listen_dsn = listen_dsn or database.conninfo
+        self._listen_dsn = with_utf8(listen_dsn) if listen_dsn else database.conninfo
         self._known: set[str] = set()
         self._bounds: WeakKeyDictionary[Rule, Bounds] = WeakKeyDictionary()
         self._described: WeakSet[Rule] = WeakSet()
@@ -71,10 +74,22 @@ class PostgresBackend(Fleet):
     async def close(self) -> None:
         await self._database.close()
 
-    async def migrate(self) -> int:
-        return await self._database.change_tables(
-            partial(_schema.migrate, database=self.database, unlogged=self._unlogged)
+    async def migrate(self, lock_timeout: float = LOCK_TIMEOUT) -> int:
+        change = partial(
+            _schema.migrate,
+            database=self.database,
+            unlogged=self._unlogged,
+            lock_timeout=lock_timeout,
         )
+        try:
+            return await self._database.change_tables(change, patience=lock_timeout)
+        except StorageError as error:
+            if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+                raise
+            holders = await self._database.change_tables(_schema.holders)
+            problem = f"a lock on its tables was not to be had within {lock_timeout:g} s"
+            who = holders or "whoever held it has let go of it: try again"
+            raise StorageError(self.database, f"{problem}: {who}") from error
 
     def schema(self) -> str:
         return _schema.script()
@@ -162,7 +177,7 @@ class PostgresBackend(Fleet):
 
     async def _kept_times(self, task_name: str) -> dict[str, datetime]:
         rows = await self._database.rows("kept_times", {"task_name": task_name})
-        return {key: at for key, at in rows}  # noqa: C416  for the types
+        return {key: to_datetime(at) for key, at in rows}
 
     async def _look(self, requests: Sequence[ClaimRequest]) -> list[Looked]:
         if len(requests) > _FEW and (busy := await self._busy(len(requests))) is not None:

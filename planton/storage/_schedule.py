@@ -1,6 +1,7 @@
 """The callbacks of tasks: the strict claim, and what is active."""
 
 import json
+import logging
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
@@ -21,6 +22,7 @@ from planton.storage._backend import (
     Rule,
 )
 
+_logger = logging.getLogger("planton.storage")
 # Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the
 # user's statement does.
 _SHORTEST, _LONGEST, _DOUBLINGS = 0.005, 0.05, 4
@@ -120,7 +122,7 @@ class Schedule:
         terms = self._terms[task_name]
         claims, unreadable = _read(claimed.rows, terms.rule.lease)
         if unreadable:
-            await self._end_unreadable(unreadable)
+            await self._end_unreadable(task_name, unreadable)
         if claimed.rows:
             terms.is_expected = True
             self._storage.remember(claims, task_name)
@@ -148,11 +150,12 @@ class Schedule:
             waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
         return min(waits, default=None)
 
-    async def _end_unreadable(self, unreadable: Mapping[Receipt, str]) -> None:
+    async def _end_unreadable(self, task_name: str, unreadable: Mapping[Receipt, str]) -> None:
         """End what no consumer could be given: its payload was written by hand, and is broken."""
         with trio.CancelScope(shield=True):
             for receipt, reason in unreadable.items():
                 error = f"its payload cannot be read: {reason}"
+                _logger.warning("an instruction of task %s fails: %s", task_name, error)
                 await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
 
 
