@@ -50,8 +50,8 @@ def demo(database: Path, accounts: int, storage: str | None) -> None:
     """Send a welcome e-mail to every account of a database.
 
     The accounts are claimed straight from their table, 20 at a time; a consumer writes each e-mail
-    as an .eml file. Interrupted, even by SIGKILL, and started again it goes on where it stopped and sends
-    nothing twice.
+    as an .eml file. Interrupted, even by SIGKILL, and started again it goes on where it stopped
+    and sends nothing twice.
     """
     from planton.cli._demo import outbox_of, run_demo
 

@@ -30,7 +30,11 @@ class Commands(click.Group):
         except Exception:
             _exit(FAILED, traceback.format_exc(), given)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
         """List the commands with their whole summaries, on as many lines as they need."""
         rows = [(name, command.get_short_help_str(1000)) for name, command in self.commands.items()]
         with formatter.section("Commands"):

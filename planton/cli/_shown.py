@@ -4,11 +4,15 @@ import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from urllib.parse import unquote
 
 _IN_URL = re.compile(r"(://[^\s:/@]*:)\S+(?=@)")
 _AS_VALUE = re.compile(r"(pass(?:word|wd)\s*=\s*)('(?:\\.|[^'\\])*'|[^\s&'\"]+)", re.IGNORECASE)
-_USER_INFO = re.compile(r"://[^:@/]*:(.*)@", re.DOTALL)
+# In an argument all is searched that may be meant, also if it is not well formed.
+_GIVEN = re.compile(
+    r"://[^:@/]*:(.*)@|pass(?:word|wd)\s*=\s*('(?:\\.|[^'\\])*'|\S+)", re.DOTALL | re.IGNORECASE
+)
 # Shorter parts of a password are also parts of other words.
 _LEAST = 3
 HIDDEN = "***"
@@ -25,11 +29,11 @@ def printable_lines(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text with every character escaped, as in JSON, that a terminal may obey.
+    r"""Return a text with every character escaped, as in JSON, that a terminal may obey.
 
     Examples:
         >>> print(escaped("a" + chr(27) + "[31m" + chr(0x202E) + "b"))
-        a\\u001b[31m\\u202eb
+        a\u001b[31m\u202eb
     """
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
@@ -49,16 +53,17 @@ def without_those_of(given: Iterable[str], text: str) -> str:
 
     A URL that is misread has them in other places: `a@b` is a password and a host then.
     """
-    for secret in sorted({form for each in given for form in _secrets(each)}, key=len)[::-1]:
+    secrets = {secret for each in given for secret in _secrets(each) if secret}
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return without_passwords(text)
 
 
 def _secrets(given: str) -> Iterator[str]:
-    found = [*_USER_INFO.findall(given), *(value for _, value in _AS_VALUE.findall(given))]
-    for secret in {form for each in found for form in (each.strip("'"), unquote(each))}:
-        yield from filter(None, (secret, repr(secret)[1:-1]))
-        yield from (part for part in re.split(r"[@/:?#\s]", secret) if len(part) >= _LEAST)
+    for found in filter(None, chain.from_iterable(_GIVEN.findall(given))):
+        for secret in (found, found.strip("'"), unquote(found)):
+            yield from (secret, repr(secret)[1:-1])
+            yield from (part for part in re.split(r"[@/:?#&\s]", secret) if len(part) >= _LEAST)
 
 
 def wrapped(text: str, width: int, indent: str = "") -> str:
