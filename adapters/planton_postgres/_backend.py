@@ -328,6 +328,16 @@ class PostgresBackend(Fleet):
             lambda connection: _operate.retry(connection, self._database.sql, task_name, names)
         )
 
+    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        named = None if instructions is None else list(instructions)
+        parameters = {"task_name": task_name, "instructions": named}
+
+        async def delete(connection: Connection) -> int:
+            cursor = await connection.execute(self._database.sql["drop"], parameters)
+            return cursor.rowcount
+
+        return await self._database.use(delete)
+
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
         rows = await self._database.rows("find", attrs.asdict(wanted))
         return [_operate.to_record(row) for row in rows]

@@ -166,6 +166,11 @@ INSERT INTO planton_pending (
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, partition, error, created_at
 FROM last ORDER BY task_name, instruction;
 
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = %(task_name)s AND (
+    %(instructions)s::text[] IS NULL OR instruction = ANY (%(instructions)s::text[])
+);
+
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload::text, priority, to_json(tags)::text, retries, timeout,

@@ -214,6 +214,9 @@ class SQLiteBackend:
             lambda own: _operate.retry(own, task_name, instructions, self._clock())
         )
 
+    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        return await self._write(lambda own: _operate.drop(own, task_name, instructions))
+
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
         return await self._read(lambda own: _operate.find(own, wanted, self._clock()))
 

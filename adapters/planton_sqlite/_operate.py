@@ -81,6 +81,12 @@ def _check_ended(names: Sequence[str], ended: Collection[str], living: Collectio
             raise InvalidArgumentError("instructions", name, remedy)
 
 
+def drop(connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None) -> int:
+    """Delete those that are queued, of those named or of all of the task; how many."""
+    named = None if instructions is None else json.dumps(list(instructions))
+    return _execute(connection, "drop", task_name=task_name, instructions=named).rowcount
+
+
 def find(connection: sqlite3.Connection, wanted: Filter, now: float) -> list[InstructionRecord]:
     """Return instructions, the oldest first."""
     parameters = {

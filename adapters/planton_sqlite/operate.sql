@@ -58,6 +58,11 @@ WHERE task_name = :task_name AND status <> 'succeeded' AND instruction IN (
 -- name: forget_ends
 DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
 
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = :task_name AND (
+    :instructions IS NULL OR instruction IN (SELECT value FROM json_each(:instructions))
+);
+
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload, priority, tags, retries, timeout, delivery, result,

@@ -305,6 +305,9 @@ class Backend(Registry, Protocol):
         named and active, queued or unknown is an `InvalidArgumentError`; none is retried then.
         """
 
+    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        """Delete those that are queued, of those named or of all of the task; return how many."""
+
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
         """Return instructions, the oldest first. A row that cannot be read hides no other."""
 

@@ -230,6 +230,27 @@ class Storage(Consumers, Sources):
         self.wake([name])
         return count
 
+    async def drop(self, task_name: str, instructions: Sequence[str] | None = None) -> int:
+        """Delete queued instructions; return how many.
+
+        What is running goes on. The history does not tell of what was dropped.
+
+        Args:
+            task_name: Their task.
+            instructions: Which ones, of which those that are not queued are passed over; None for
+                all that are queued.
+
+        Raises:
+            InvalidArgumentError: If an argument cannot be used.
+            StorageError: If the database fails.
+        """
+        name = to_name(task_name)
+        named = None
+        if instructions is not None:
+            named = to_strings("instructions", instructions, INSTRUCTION_LENGTH)
+        self._check_open()
+        return await self._backend.drop(name, named)
+
     async def find(
         self,
         *,
