@@ -139,7 +139,10 @@ class Run:
         self.fresh_until = self.beat_at = trio.current_time() + self.lease * FRESH
 
     def fail(self, error: BaseException) -> None:
-        """Note what went wrong."""
+        """Note what went wrong; what was only broken off is as if it had been stopped."""
+        if isinstance(error, PlantonError) and not error.is_failure:
+            self.broken_off = self.broken_off or "stopped"
+            return
         self.error = error
         self.reason = "state" if isinstance(error, StateError) else "error"
 

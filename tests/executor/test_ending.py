@@ -252,9 +252,9 @@ async def test_threads_are_left_after_a_second_ctrl_c(bench, caplog):
     async with trio.open_nursery() as nursery:
         await nursery.start(planton.run)
         await begun.wait()
-        planton._request_stop()
+        planton.request_stop()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        planton._request_abort()
+        planton.abort()
 
     assert not let_go.is_set()
     assert "running" == (await one.record()).status
