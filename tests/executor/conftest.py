@@ -83,13 +83,13 @@ class Bench:
 
     def planton(self, *, name="task", concurrency=10, delay=0.02, **options):
         """Make the Planton that feeds the executor."""
-        task = self.storage.queue_task(
-            name,
-            concurrency=concurrency,
-            delay=delay,
-            capacity=self.executor.capacity,
-            **options,
-        )
+        task = self.storage.queue_task(name, concurrency=concurrency, delay=delay, **options)
+        return Planton(tasks=[task], storages=[self.storage], consumers=[self.executor])
+
+    def planton_by_hand(self, **options):
+        """Make it with a listener, a capacity and a service instead of a consumer."""
+        options = {"concurrency": 10, "delay": 0.02, **options}
+        task = self.storage.queue_task("task", capacity=self.executor.capacity, **options)
         planton = Planton(tasks=[task], services=[self.storage.serve, self.executor.serve])
         planton.on(InstructionEvent, self.executor.submit)
         return planton

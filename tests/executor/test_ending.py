@@ -19,6 +19,7 @@ from planton import (
 )
 from planton.testing import EventCollector, MemoryStorage
 from planton_executor import Executor, LostLeaseError
+from planton_sqlite import SQLiteStorage
 
 
 async def test_what_runs_may_finish_when_the_block_is_left(memory_bench):
@@ -208,6 +209,29 @@ async def test_planton_and_executor_stop_together(memory_bench):
     assert ["succeeded", "succeeded", "queued"] == [
         (await one.record(name)).status for name in "abc"
     ]
+
+
+@pytest.mark.parametrize("kind", ("sqlite",))
+async def test_results_are_stored_before_the_storage_is_closed(where):
+    """Of what still runs when Planton is told to stop."""
+    storage = SQLiteStorage(where)
+    executor = Executor(storage)
+    begun = trio.Event()
+
+    @executor.handler("task")
+    async def handle(work):
+        begun.set()
+        await trio.sleep(0.3)
+        return "done"
+
+    task = storage.queue_task("task", delay=0.02)
+    async with Planton(storages=[storage], consumers=[executor], tasks=[task]):
+        await storage.enqueue("task", "a")
+        await begun.wait()
+
+    async with storage:
+        (found,) = await storage.find()
+        assert ("succeeded", "done") == (found.status, found.result)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_handlers():
