@@ -242,3 +242,6 @@ SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s);
 
 -- name: ignore_changes
 SELECT planton_ignore_changes(to_regclass(%(table)s), %(task_name)s);
+
+-- name: lock_task
+SELECT pg_try_advisory_xact_lock(hashtextextended('planton_lock ' || %(task_name)s, 0));
