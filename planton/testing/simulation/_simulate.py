@@ -12,6 +12,7 @@ from planton._errors import InvalidArgumentError
 from planton._planton import Planton
 from planton.storage import to_count
 from planton.testing._memory import MemoryStorage
+from planton.testing.simulation._node import Node
 from planton.testing.simulation._world import FAULTS, World
 
 _ALSO = "(with a storage or dispatchers of your own: simulate() with the same arguments)"
@@ -93,6 +94,7 @@ def simulate(
             raise InvalidArgumentError("faults", fault, f"give some of {', '.join(FAULTS)}")
     clock = trio.testing.MockClock(autojump_threshold=0)
     world = World(seed, frozenset(faults), storage, planton)
+    world.nodes += [Node(world, name) for name in world.node_names]
     try:
         with _one_order(seed):
             trio.run(world.run, clock=clock)
