@@ -7,7 +7,6 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedLimitError
-from planton._events import InstructionEvent
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
 from planton._task import is_int
@@ -104,6 +103,11 @@ class Takers:
         self._slots = [Slots(consumer) for consumer in consumers]
         self._listeners = listeners
 
+    @property
+    def are_only_listeners(self) -> bool:
+        """Whether listeners take the instructions of all tasks, and there are no consumers."""
+        return not self._slots and self._listeners.hear_instructions
+
     def slots_for(self, task_name: str) -> Slots | None:
         """Return the slots of the consumer that takes a task."""
         for slots in self._slots:
@@ -113,7 +117,7 @@ class Takers:
 
     def is_taken(self, task_name: str) -> bool:
         """Return whether a consumer takes the task, or a listener its instructions."""
-        if self._listeners.of(InstructionEvent):
+        if self._listeners.hear_instructions:
             return True
         return self.slots_for(task_name) is not None
 
