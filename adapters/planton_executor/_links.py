@@ -12,8 +12,8 @@ from planton_executor._run import Run
 
 # So many ends share one call at most.
 GROUP = 5000
-# An end that the storage refuses, while it does other things, is tried so often.
-_TRIES = 3
+# An end that the storage refuses, though it does other things, is sent so often.
+_TRIES = 5
 
 
 class Answered(Protocol):
@@ -100,66 +100,54 @@ class StorageLink:
         failures = 0
         while True:
             await self._arrived.wait()
+            self._arrived = trio.Event()
             batch, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
-            again = await self._send(batch, is_retry=failures > 0)
-            if len(again) == len(batch):
-                failures += 1
-                await trio.sleep(pause(failures - 1))
-                self._waiting = [*again, *self._waiting]
-            else:
+            try:
+                await self._send(batch, is_retry=failures > 0)
                 failures = 0
-                for run in again:
-                    self._nursery.start_soon(self._send_later, run)
-            if not self._waiting:
-                self._arrived = trio.Event()
+            except StorageError as error:
+                self._outage.note(error)
+                self._waiting = [*batch, *self._waiting]
+                await trio.sleep(pause(failures))
+                failures += 1
+            if self._waiting:
+                self._arrived.set()
+
+    async def _send(self, batch: Sequence[Run], *, is_retry: bool) -> None:
+        """Send ends in one call, and pass the answers on."""
+        groups = _group(batch)
+        if not is_retry:
+            # Claims that are made now are stored together with these ends, or not at all.
+            self.leaving = sum(run.leaves_at_once for run in batch)
+            self._leaves()
+        try:
+            answers = await self._storage.report_many([_to_report(runs) for runs in groups])
+        finally:
+            self.leaving = 0
+        for runs, answer in zip(groups, answers, strict=True):
+            if isinstance(answer, Acknowledged):
+                self._outage.end()
+                self._answered(runs, answer.stale)
+            else:
+                self._refused(runs, answer)
+
+    def _refused(self, runs: Sequence[Run], error: Exception) -> None:
+        """Send ends again, each alone as one may spoil the others; at last tell the error."""
+        is_away = isinstance(error, StorageError)
+        if is_away:
+            self._outage.note(error)
+        for run in runs:
+            if run.refused_at != self._outage.answers:  # it has done other things since
+                run.refused_at = self._outage.answers
+                run.refusals += 1
+            if len(runs) > 1 or (is_away and run.refusals < _TRIES):
+                self._nursery.start_soon(self._send_later, run)
+            else:
+                self._answered([run], error=error)
 
     async def _send_later(self, run: Run) -> None:
         await trio.sleep(pause(run.refusals))
         self.send(run)
-
-    async def _send(self, batch: Sequence[Run], *, is_retry: bool) -> Sequence[Run]:
-        """Send ends in one call; return those that have to be sent again."""
-        groups = _group(batch)
-        if not is_retry:
-            # Claims that are made now are stored together with these ends, or not at all.
-            self.leaving = sum(run.stored is None for run in batch)
-            self._leaves()
-        try:
-            answers = await self._storage.report_many([_to_report(runs) for runs in groups])
-        except StorageError as error:
-            self._outage.note(error)
-            return batch
-        finally:
-            self.leaving = 0
-        if not all(isinstance(answer, Exception) for answer in answers):
-            self._outage.end()
-        return [
-            run
-            for runs, answer in zip(groups, answers, strict=True)
-            for run in self._pass_on(runs, answer)
-        ]
-
-    def _pass_on(self, runs: Sequence[Run], answer: Acknowledged | Exception) -> Iterable[Run]:
-        """Pass an answer on; return those that have to be sent again."""
-        if isinstance(answer, Acknowledged):
-            self._answered(runs, answer.stale)
-            return ()
-        if len(runs) > 1:
-            for run in runs:
-                run.refusals = 1  # each alone from now on: one of them spoils the others
-            return runs
-        if isinstance(answer, StorageError) and self._may_retry(runs[0]):
-            self._outage.note(answer)
-            return runs
-        self._answered(runs, error=answer)
-        return ()
-
-    def _may_retry(self, run: Run) -> bool:
-        """Return whether it may be the storage's fault: it has done nothing else since."""
-        if run.refused_at != self._outage.answers:
-            run.refused_at = self._outage.answers
-            run.refusals += 1
-        return run.refusals <= _TRIES
 
 
 def _group(batch: Iterable[Run]) -> Collection[list[Run]]:

@@ -75,12 +75,12 @@ class Run:
         end: What is to be stored; None if nothing is.
         stored: Set by the answer of the storage, if a trio task waits for it.
         answer: That answer: whether the claim was ours, or why it cannot be stored; None before.
-        refusals: How often the storage refused it though it had done other things, by its count of
-            them, since `refused_at`.
+        refusals: How often the storage refused it, last when it had done `refused_at` other things.
+        leaves_at_once: Whether its slot is free as soon as its end is stored.
     """
 
     tried_at = began_at = duration = 0.0
-    is_at_risk = is_started = is_storing = has_result = False
+    is_at_risk = is_started = is_storing = has_result = leaves_at_once = False
     scope: trio.CancelScope | None = None
     broken_off: Literal["lost", "stopped"] | None = None
     terms = _NO_TERMS

@@ -55,9 +55,7 @@ class Session:
         outage = Outage(self._report)
         self._link = make_link(self._answered, outage)
         self._leases = Leases(self._link, outage, lose=self._lose, warn=listeners.tell_from_thread)
-        self._workers = Workers(
-            concurrency, handle=self._handle, settle=self._settle, finish=self._finish
-        )
+        self._workers = Workers(concurrency, handle=self._handle, settle=self._settle)
         self.limiter = trio.CapacityLimiter(concurrency)
         self.is_draining = False
         self._runs: set[Run] = set()
@@ -179,37 +177,23 @@ class Session:
         run.result = await handler.call(run, self)
         run.has_result = True
 
-    def _settle(self, run: Run) -> bool:
-        """Decide how a run ends and hand that over; return whether that was all there was to do."""
-        if not run.is_storing:
-            run.decide()
-            if self._listeners.want(run.event_type):
-                run.duration = trio.current_time() - run.began_at
-            self._note_change()
-        must_wait = self._listeners.must_wait(run.event_type) or run.thread_ended is not None
-        if run.end is None or must_wait:
-            return False
-        self._link.send(run)
-        return True
-
-    async def _finish(self, run: Run) -> None:
-        """Settle what takes waiting: for a listener, or for a thread that goes on."""
-        if self._settle(run):
-            return
+    def _settle(self, run: Run) -> None:
+        """Decide how a run ends, and hand that over."""
+        run.decide()
+        if self._listeners.want(run.event_type):
+            run.duration = trio.current_time() - run.began_at
+        self._note_change()
+        must_wait = run.thread_ended is not None or self._listeners.must_wait(run.event_type)
+        run.leaves_at_once = not must_wait
         if run.end is not None:
-            await self._store(run, run.end)
-        elif run.broken_off == "stopped":
-            problem = "the thread of %r, task %r, goes on after the end; "
-            logger.warning(
-                f"{problem}its lease is left to expire", run.work.instruction, run.work.task_name
+            self._link.send(run)
+            return
+        if run.broken_off == "stopped":
+            problem = (
+                "the thread of %r, task %r, goes on after the end; its lease is left to expire"
             )
-        self._leases.discard(run)
-        if event := self._conclude(run):
-            await self._listeners.tell(event)
-        if run.thread_ended is not None and not self._is_aborted:
-            await run.thread_ended.wait()
-        self._leave(run)
-        self._note_free_slots()
+            logger.warning(problem, run.work.instruction, run.work.task_name)
+        self._conclude(run)
 
     async def store(self, run: Run, end: End) -> bool:
         """Store an end, and wait for it; return whether the claim was ours.
@@ -217,16 +201,13 @@ class Session:
         Raises:
             Exception: Why it cannot be stored.
         """
-        await self._store(run, end)
-        if isinstance(run.answer, Exception):
-            raise run.answer
-        return bool(run.answer)
-
-    async def _store(self, run: Run, end: End) -> None:
         run.end, run.stored, run.refusals = end, trio.Event(), 0
         self._link.send(run)
         await run.stored.wait()
         run.stored = None
+        if isinstance(run.answer, Exception):
+            raise run.answer
+        return bool(run.answer)
 
     async def tell(self, event: Any) -> None:
         """Tell the listeners, and wait for them."""
@@ -237,28 +218,41 @@ class Session:
     ) -> None:
         """Go on with runs whose ends were answered by the storage."""
         for run in runs:
-            if error is not None and run.end is not None and run.end.kind == "complete":
-                run.end, run.refusals = run.refuse_result(error), 0
-                self._link.send(run)
-                continue
             run.answer = error or run.receipt not in stale
             if run.stored is not None:
                 run.stored.set()
-                continue
-            self._leases.discard(run)
-            if event := self._conclude(run):
-                self._listeners.tell_soon(event, self._helpers)
-            self._leave(run)
+            elif error is not None and run.end is not None and run.end.kind == "complete":
+                run.end, run.refusals = run.refuse_result(error), 0
+                self._link.send(run)
+            else:
+                self._conclude(run)
         self._note_free_slots()
 
-    def _conclude(self, run: Run) -> Any:
-        """Return the event that tells how a run ended; None if nobody wants to know."""
-        if isinstance(run.answer, Exception):
-            self._report(run.answer, run.work.task_name)
-            return None
+    def _conclude(self, run: Run) -> None:
+        """Tell how a run ended, and free its slot."""
+        self._leases.discard(run)
+        event = None
         if run.answer is False:
             run.note_loss()
-        return run.to_event() if self._listeners.want(run.event_type) else None
+        if isinstance(run.answer, Exception):
+            self._report(run.answer, run.work.task_name)
+        elif self._listeners.want(run.event_type):
+            event = run.to_event()
+        if run.thread_ended is not None or self._listeners.must_wait(run.event_type):
+            self._helpers.start_soon(self._leave_later, run, event)
+        else:
+            if event is not None:
+                self._listeners.tell_soon(event, self._helpers)
+            self._leave(run)
+
+    async def _leave_later(self, run: Run, event: Any) -> None:
+        """Keep the slot for as long as listeners take, or a thread that goes on."""
+        if event is not None:
+            await self._listeners.tell(event)
+        if run.thread_ended is not None and not self._is_aborted:
+            await run.thread_ended.wait()
+        self._leave(run)
+        self._note_free_slots()
 
     def _leave(self, run: Run) -> None:
         self._runs.discard(run)
