@@ -131,8 +131,7 @@ INSERT INTO planton_task (task_name, concurrency) VALUES (%(task_name)s, %(concu
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
 -- name: last_ends
--- The last end of each instruction that may be retried, if it is not on its way again; locked, so
--- that it is retried once.
+-- The last end of each instruction that may be retried.
 SELECT DISTINCT ON (ended.instruction) ended.instruction
 FROM planton_ended AS ended
 WHERE ended.task_name = %(task_name)s AND CASE
@@ -204,10 +203,11 @@ FROM (
 GROUP BY task_name ORDER BY task_name;
 
 -- name: prune
--- In parts, so that no transaction is long; by the place of a row, as the history has no key.
+-- In parts, so that no transaction is long; by the place of a row, as the history has no key. No
+-- index is used for a time that changes while the statement runs, as that of clock_timestamp() does.
 DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM planton_ended
-    WHERE ended_at <= clock_timestamp() - %(older_than)s * interval '1 second'
+    WHERE ended_at <= statement_timestamp() - %(older_than)s * interval '1 second'
       AND status = ANY (%(statuses)s::text[])
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ));
