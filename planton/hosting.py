@@ -1,8 +1,8 @@
 """Running a Planton in a program that is not on trio.
 
-`start_in_thread` is for synchronous programs, and for asyncio ones: trio gets a thread of its
-own. `asyncio_callback` lets callbacks and listeners be coroutine functions of the program's
-asyncio loop.
+`start_in_thread` is for synchronous programs: trio gets a thread of its own. Programs on asyncio
+use `planton.asyncio`, which needs no thread, unless their code blocks the loop for long: then
+`asyncio_callback` lets a Planton in its thread call coroutine functions of the program's loop.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVa
 import trio
 
 from planton._errors import PlantonError
-from planton._loop.groups import unwrapped
+from planton._failures import unwrapped
 from planton._planton import Planton
 from planton._status import TaskStatus
 
@@ -64,7 +64,7 @@ class ThreadHandle:
         Raises:
             BaseException: Whatever ended the run, if it was not this call or the program's end.
         """
-        self._call(self._planton._request_stop)
+        self._call(self._planton.request_stop)
         self._thread.join()
         atexit.unregister(self.terminate)
         error, self._error = self._error, None
@@ -178,7 +178,9 @@ def start_in_thread(planton: Planton) -> ThreadHandle:
 def asyncio_callback(
     function: Callable[P, Coroutine[Any, Any, T]], loop: "asyncio.AbstractEventLoop"
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make a coroutine function of an asyncio loop usable as a callback or listener.
+    """Make a coroutine function of an asyncio loop usable by a Planton in another thread.
+
+    For a Planton that runs on the loop itself use `planton.asyncio.callback`.
 
     The coroutine runs on `loop`, in the loop's thread, while the trio task waits. A cancellation
     (a timeout, or the end of the grace period) cancels the asyncio task and waits up to a second

@@ -132,6 +132,8 @@ class Workers:
 
 def _is_cancelled(run: Run, scope: trio.CancelScope) -> bool:
     """Return whether the scope was cancelled; else it may serve the next run."""
-    if run.is_timed and not scope.cancel_called:
+    if run.broken_off:
+        return True
+    if scope.deadline < math.inf and not scope.cancel_called:
         scope.deadline = math.inf
-    return scope.cancel_called if run.is_timed else run.is_broken_off
+    return scope.deadline < math.inf

@@ -53,7 +53,7 @@ UNION ALL
 (SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
 
 -- name: kept_times
-SELECT key, next_fire_at FROM planton_cron WHERE task_name = %(task_name)s;
+SELECT key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron WHERE task_name = %(task_name)s;
 
 -- name: heartbeat
 SELECT id, token, task_name FROM planton_heartbeat(%(ids)s, %(tokens)s);
@@ -100,11 +100,11 @@ WHERE task_name = ANY (%(task_names)s::text[]) ORDER BY id;
 WITH given AS (
     SELECT nextval('planton_pending_id_seq') AS id, each.*
     FROM (
-        SELECT * FROM unnest(
-            %(task_names)s::text[], %(instructions)s::text[], %(payloads)s::text[],
-            %(priorities)s::integer[], %(run_ats)s::timestamptz[], %(tags)s::text[],
-            %(retries)s::integer[], %(timeouts)s::double precision[]
-        ) WITH ORDINALITY AS each (
+        -- By way of text: a program may have made its driver write JSON by itself.
+        SELECT * FROM ROWS FROM (json_to_recordset(CAST(CAST(%(new)s AS text) AS json)) AS (
+            task_name text, instruction text, payload text, priority integer, run_at timestamptz,
+            tags text[], retries integer, timeout double precision
+        )) WITH ORDINALITY AS each (
             task_name, instruction, payload, priority, run_at, tags, retries, timeout, place
         )
         ORDER BY place
@@ -114,7 +114,7 @@ INSERT INTO planton_pending (
     id, task_name, instruction, payload, priority, run_at, tags, retries, timeout
 )
 SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, clock_timestamp()),
-       ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), retries, timeout
+       tags, retries, timeout
 FROM given ORDER BY task_name, instruction
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING task_name, instruction;
@@ -164,6 +164,11 @@ INSERT INTO planton_pending (
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, partition, error, created_at
 FROM last ORDER BY task_name, instruction;
+
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = %(task_name)s AND (
+    %(instructions)s::text[] IS NULL OR instruction = ANY (%(instructions)s::text[])
+);
 
 -- name: find
 -- Of equally old ones those first that have come further.

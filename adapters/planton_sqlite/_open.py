@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import sqlite_utils
 
 from planton import InvalidArgumentError, StorageError
+from planton.storage import Caller
 
 T = TypeVar("T")
 
@@ -21,6 +22,15 @@ T = TypeVar("T")
 # give all of them the same chance at no loss of throughput.
 SHORTEST_NAP, LONGEST_NAP = 0.0001, 0.001
 BUSY_TIMEOUT = 10.0
+_OF_WHAT_WAS_ASKED = {
+    0,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_INTERRUPT,
+}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -41,19 +51,19 @@ def to_path(path: object) -> str:
     return text
 
 
-def check_connection(connection: sqlite3.Connection, path: str) -> None:
+async def check_caller(caller: Caller, path: str) -> None:
     """Find out whether a connection of the caller's is open, and to this very file.
 
     Raises:
         InvalidArgumentError: If it is not.
     """
     try:
-        cursor = connection.cursor()
-        cursor.row_factory = None
-        rows = cursor.execute("PRAGMA database_list").fetchall()
+        rows = await caller.fetch("SELECT name, file FROM pragma_database_list")
     except sqlite3.ProgrammingError as error:  # it is closed, or of another thread
-        raise InvalidArgumentError("connection", connection, f"{error} Give another one") from error
-    (file,) = [file for _, name, file in rows if name == "main"]
+        raise InvalidArgumentError(
+            "connection", caller.connection, f"{error} Give another one"
+        ) from error
+    file = dict(rows)["main"]
     if not _is_same(file, path):
         remedy = f"give a connection to the file of this storage, {path}"
         raise InvalidArgumentError("connection", file or ":memory:", remedy)
@@ -131,13 +141,14 @@ def connect_existing(path: str) -> sqlite3.Connection:
     """Connect to a database that is there already.
 
     Raises:
-        StorageError: If it is not there.
+        StorageError: If it cannot be opened.
     """
     try:
-        return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
+        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
     except sqlite3.Error as error:
-        problem = f"{error}: make tasks inside the block of `async with storage`"
-        raise StorageError(path, problem) from error
+        raise to_storage_error(path, error) from error
+    _read_all_text(connection)
+    return connection
 
 
 def patiently(function: Callable[[], T]) -> T:
@@ -173,16 +184,29 @@ def _remedy(path: str, error: sqlite3.Error) -> str:
         return ": look at the disk and its quotas, nothing is lost meanwhile"
     if "not a database" in text:
         return ": the file is something else, give another path"
-    if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
+    if _is_busy(error):
         return f": another process has been writing for {BUSY_TIMEOUT:g} s, look for it"
     return ""
 
 
+def is_of_database(error: Exception) -> bool:
+    """Tell whether an error is the database's fault, not that of what it was asked to do.
+
+    Whatever else shares its transaction fails as well.
+    """
+    return isinstance(error, sqlite3.Error) and _code(error) not in _OF_WHAT_WAS_ASKED
+
+
 def is_read_only(error: sqlite3.Error) -> bool:
     """Tell whether a write failed because the file could only be opened for reading."""
-    # sqlite3 itself raises errors that have no code.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    return _code(error) == sqlite3.SQLITE_READONLY
 
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary code of an error; 0 of one that sqlite3 itself raises."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

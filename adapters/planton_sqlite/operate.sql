@@ -4,11 +4,11 @@
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
 )
-VALUES (
-    :task_name, :instruction, :payload, :priority, coalesce(:run_at, :now), :tags, :retries,
-    :timeout, :now
-)
-ON CONFLICT (task_name, instruction) DO NOTHING;
+SELECT value ->> 'task_name', value ->> 'instruction', value ->> 'payload', value ->> 'priority',
+    coalesce(value ->> 'run_at', :now), value -> 'tags', value ->> 'retries', value ->> 'timeout',
+    :now
+FROM json_each(:new) WHERE true ORDER BY key
+ON CONFLICT (task_name, instruction) DO NOTHING RETURNING task_name, instruction;
 
 -- name: pause
 INSERT INTO planton_task (task_name, paused_at) VALUES (:task_name, :now)
@@ -57,6 +57,11 @@ WHERE task_name = :task_name AND status <> 'succeeded' AND instruction IN (
 
 -- name: forget_ends
 DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = :task_name AND (
+    :instructions IS NULL OR instruction IN (SELECT value FROM json_each(:instructions))
+);
 
 -- name: find
 -- Of equally old ones those first that have come further.
@@ -115,13 +120,6 @@ DELETE FROM planton_ended WHERE id IN (
     SELECT id FROM planton_ended
     WHERE ended_at <= :now - :older_than AND status IN (SELECT value FROM json_each(:statuses))
     ORDER BY ended_at LIMIT :limit
-);
-
--- name: forget_expressions
--- Of cron tasks that have another expression by now: nobody has come to its next time for a week.
-DELETE FROM planton_cron AS old WHERE next_fire_at < :now - 604800.0 AND EXISTS (
-    SELECT 1 FROM planton_cron AS other
-    WHERE other.task_name = old.task_name AND other.next_fire_at >= :now - 604800.0
 );
 
 -- name: table

@@ -6,7 +6,7 @@ import sys
 import trio
 
 from planton._events import ErrorEvent
-from planton._loop.listeners import log
+from planton._loop.log import log_error
 from planton._planton import Planton
 from planton.cli._exits import SIGNAL, UNDELIVERED
 from planton.cli._load import load, opened
@@ -32,7 +32,7 @@ async def run_until_signal(planton: Planton) -> int:
     undelivered = []
 
     def note(event: ErrorEvent) -> None:
-        log(event)
+        log_error(event)
         if event.stage == "terminate":
             undelivered.append(event)
 

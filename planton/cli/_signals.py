@@ -48,8 +48,8 @@ class StopOnSignals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.received.append(number)
         if len(self.received) == 1:
-            self._token.run_sync_soon(self._planton._request_stop)
+            self._token.run_sync_soon(self._planton.request_stop)
         elif len(self.received) == 2:
-            self._token.run_sync_soon(self._planton._request_abort)
+            self._token.run_sync_soon(self._planton.abort)
         else:
             os._exit(SIGNAL + number)  # pragma: no cover  nothing is written any more by then

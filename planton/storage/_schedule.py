@@ -1,6 +1,7 @@
 """The callbacks of tasks: the strict claim, and what is active."""
 
 import json
+import logging
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
@@ -21,6 +22,7 @@ from planton.storage._backend import (
     Rule,
 )
 
+_logger = logging.getLogger("planton.storage")
 # Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the
 # user's statement does.
 _SHORTEST, _LONGEST, _DOUBLINGS = 0.005, 0.05, 4
@@ -120,7 +122,7 @@ class Schedule:
         terms = self._terms[task_name]
         claims, unreadable = _read(claimed.rows, terms.rule.lease)
         if unreadable:
-            await self._end_unreadable(unreadable)
+            await self._end_unreadable(task_name, unreadable)
         if claimed.rows:
             terms.is_expected = True
             self._storage.remember(claims, task_name)
@@ -133,24 +135,27 @@ class Schedule:
             if claimed.outcome or not terms.may_rest or claims
             else self._storage.rest(),
             due_in=self._due_in(terms, claimed, claims),
+            concurrency=claimed.concurrency,
+            outcome=claimed.outcome,
         )
 
     def _due_in(self, terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
         if claimed.outcome == "locked":
             factor = 2 ** min(terms.locked, _DOUBLINGS)
             terms.locked, terms.is_expected = terms.locked + 1, True
-            return random.uniform(_SHORTEST, _LONGEST) * factor
+            return float(random.uniform(_SHORTEST, _LONGEST) * factor)
         terms.locked = 0
         waits = [] if claimed.due_in is None else [claimed.due_in]
         for claim in claims:
             waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
         return min(waits, default=None)
 
-    async def _end_unreadable(self, unreadable: Mapping[Receipt, str]) -> None:
+    async def _end_unreadable(self, task_name: str, unreadable: Mapping[Receipt, str]) -> None:
         """End what no consumer could be given: its payload was written by hand, and is broken."""
         with trio.CancelScope(shield=True):
             for receipt, reason in unreadable.items():
                 error = f"its payload cannot be read: {reason}"
+                _logger.warning("an instruction of task %s fails: %s", task_name, error)
                 await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
 
 

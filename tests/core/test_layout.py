@@ -12,7 +12,14 @@ import pytest
 
 import planton
 
-PACKAGES = ("planton", "planton.storage", "planton.delays", "planton.hosting", "planton.testing")
+PACKAGES = (
+    "planton",
+    "planton.asyncio",
+    "planton.delays",
+    "planton.hosting",
+    "planton.storage",
+    "planton.testing",
+)
 ADAPTERS = {"planton_sqlite", "planton_postgres", "planton_executor"}
 
 

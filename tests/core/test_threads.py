@@ -215,7 +215,7 @@ async def test_threads_that_hang_do_not_use_up_those_of_the_others(monkeypatch, 
 async def test_an_attempt_by_hand_does_not_wait_for_a_thread_beyond_grace(bench):
     """It is reported, and the next attempt calls again."""
     gate = Gate(["lost"])
-    one = bench(schedule=gate, timeout=0.01, grace=0.05)
+    one = bench(schedule=gate, timeout=0.2, grace=0.05)
     await one.planton.attempt("task")
     gate.event.set()
     await one.planton.attempt("task")

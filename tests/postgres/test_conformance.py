@@ -92,13 +92,11 @@ class TestPostgresStorage(StorageConformance):
     async def remove_rows(self, storage, *ids):
         await self._do(storage, "DELETE FROM user_account WHERE id = ANY (%s)", list(ids))
 
-    async def insert(self, storage, task_name, instruction):
-        await self._do(
-            storage,
-            "INSERT INTO planton_pending (task_name, instruction) VALUES (%s, %s)",
-            task_name,
-            instruction,
-        )
+    async def insert(self, storage, task_name, instruction, payload=None):
+        columns = "task_name, instruction" if payload is None else "task_name, instruction, payload"
+        given = [task_name, instruction, *([] if payload is None else [payload])]
+        marks = ", ".join(["%s"] * len(given))
+        await self._do(storage, f"INSERT INTO planton_pending ({columns}) VALUES ({marks})", *given)
 
     async def _do(self, storage, statement, *parameters):
         async with await TrioConnection.connect(storage.conninfo) as connection:

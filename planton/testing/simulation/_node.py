@@ -48,7 +48,7 @@ class Node:
     def die(self) -> None:
         """From here on nothing of this process happens any more."""
         self.is_dead = True
-        self.planton._request_abort()
+        self.planton.abort()
         self._closed.set()
 
     async def _live(self) -> None:
