@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVa
 
 import trio
 
+from planton._blocking import call_blocking
 from planton._errors import PlantonError
 from planton._failures import unwrapped
 from planton._planton import Planton
@@ -23,7 +24,7 @@ from planton._status import TaskStatus
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["ThreadHandle", "asyncio_callback", "start_in_thread"]
+__all__ = ["ThreadHandle", "asyncio_callback", "call_blocking", "start_in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

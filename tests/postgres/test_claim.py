@@ -13,7 +13,6 @@ from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, P
 from planton.testing import EventCollector
 from planton.testing.conformance._base import attempt, claim, enqueue, names, request
 from planton_postgres import PostgresStorage
-from planton_postgres._driver import TrioConnection
 
 TABLE = "CREATE TABLE account (id bigint PRIMARY KEY, sent_at timestamptz)"
 CLAIM_SQL = """
@@ -116,9 +115,7 @@ async def test_a_cap_is_exact_whatever_the_default_isolation(schema_dsn, observe
     """Of dispatchers that offer other keys, so that they do not meet at the same rows."""
     options = conninfo_to_dict(schema_dsn)["options"]
     setting = isolation.replace(" ", "\\ ")
-    dsn = make_conninfo(
-        schema_dsn, options=f"{options} -c default_transaction_isolation={setting}"
-    )
+    dsn = make_conninfo(schema_dsn, options=f"{options} -c default_transaction_isolation={setting}")
     async with PostgresStorage(dsn) as storage, PostgresStorage(dsn) as other:
         await storage.migrate()
         for key in "ab":
@@ -144,9 +141,7 @@ async def test_a_cap_is_exact_whatever_the_default_isolation(schema_dsn, observe
 
 
 @pytest.mark.parametrize("isolation", ("REPEATABLE READ", "SERIALIZABLE"))
-async def test_a_claim_of_a_program_of_another_isolation_is_refused(
-    storage, connection, isolation
-):
+async def test_a_claim_of_a_program_of_another_isolation_is_refused(storage, connection, isolation):
     """It would count what is active in a snapshot that is too old."""
     await enqueue(storage, "task", "a")
     await claim(storage.queue_task("other"))
@@ -524,7 +519,9 @@ async def test_rows_that_failed_come_back_where_no_history_is_kept(schema_dsn, s
 # Reports
 
 
-@pytest.mark.parametrize("receipt", ("", "abc", "1", "1.", "1.2.3", "F55C8CA4-F970-48C1-9AD1-1B4919E87332"))
+@pytest.mark.parametrize(
+    "receipt", ("", "abc", "1", "1.", "1.2.3", "F55C8CA4-F970-48C1-9AD1-1B4919E87332")
+)
 async def test_a_malformed_receipt_is_an_error(storage, receipt):
     """It cannot be one of ours."""
     with pytest.raises(InvalidArgumentError, match="receipt"):

@@ -10,7 +10,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from planton import (
     AttemptEvent,
-    ErrorEvent,
     InstructionEvent,
     InvalidArgumentError,
     Planton,
