@@ -96,7 +96,8 @@ WHERE task_name = ANY (%(task_names)s::text[]) ORDER BY id;
 
 -- name: enqueue
 -- Numbered in the order in which they were given, inserted in the order of their names: two that
--- queue the same instructions wait for each other, and never in a circle.
+-- queue the same instructions wait for each other, and never in a circle. They are due at one time,
+-- so that the numbers are their order.
 WITH given AS (
     SELECT nextval('planton_pending_id_seq') AS id, each.*
     FROM (
@@ -113,7 +114,7 @@ WITH given AS (
 INSERT INTO planton_pending (
     id, task_name, instruction, payload, priority, run_at, tags, retries, timeout
 )
-SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, clock_timestamp()),
+SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, statement_timestamp()),
        tags, retries, timeout
 FROM given ORDER BY task_name, instruction
 ON CONFLICT (task_name, instruction) DO NOTHING
