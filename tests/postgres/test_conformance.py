@@ -94,8 +94,10 @@ class TestPostgresStorage(StorageConformance):
         await self._do(storage, "DELETE FROM user_account WHERE id = ANY (%s)", list(ids))
 
     async def insert(self, storage, task_name, instruction, payload=None):
-        values = (task_name, instruction, payload)
-        insert = "INSERT INTO planton_pending (task_name, instruction, payload) VALUES (%s, %s, %s)"
+        columns = "task_name, instruction" if payload is None else "task_name, instruction, payload"
+        values = [task_name, instruction, *([] if payload is None else [payload])]
+        marks = ", ".join(["%s"] * len(values))
+        insert = f"INSERT INTO planton_pending ({columns}) VALUES ({marks})"
         try:
             await self._do(storage, insert, *values)
         except psycopg.errors.CheckViolation:  # as if the row were from before there was a check
