@@ -347,8 +347,7 @@ class Tutorial:
         async with worker(self.database, self.world):
             if "by hand" not in await self.find():
                 await self.database.execute(
-                    "INSERT INTO planton_pending (task_name, instruction, payload) VALUES"
-                    " ('Greeter', 'by hand',"
+                    "SELECT planton_enqueue('Greeter', 'by hand',"
                     """ '{"Greeter": {"SayHello": {"name": "whoever inserts a row"}}}')"""
                 )
             await self.wait_for("by hand")
