@@ -347,8 +347,10 @@ class Tutorial:
         async with worker(self.database, self.world):
             if "by hand" not in await self.find():
                 await self.database.execute(
-                    "SELECT planton_enqueue('Greeter', 'by hand',"
+                    "INSERT INTO planton_pending (task_name, instruction, payload) VALUES"
+                    " ('Greeter', 'by hand',"
                     """ '{"Greeter": {"SayHello": {"name": "whoever inserts a row"}}}')"""
+                    " ON CONFLICT DO NOTHING"
                 )
             await self.wait_for("by hand")
             soon = datetime.now(UTC) + timedelta(seconds=0.5)
