@@ -350,6 +350,7 @@ class Tutorial:
                     "INSERT INTO planton_pending (task_name, instruction, payload) VALUES"
                     " ('Greeter', 'by hand',"
                     """ '{"Greeter": {"SayHello": {"name": "whoever inserts a row"}}}')"""
+                    " ON CONFLICT DO NOTHING"
                 )
             await self.wait_for("by hand")
             soon = datetime.now(UTC) + timedelta(seconds=0.5)
