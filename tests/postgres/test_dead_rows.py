@@ -6,11 +6,11 @@ from itertools import count
 import psycopg
 import pytest
 import trio
+from planton_postgres._passed import Memory, Trail
 from psycopg.types.json import Jsonb
 
 from planton import ScheduleRequest
 from planton_postgres import PostgresStorage
-from planton_postgres._passed import Memory, Trail
 from planton_postgres._statements import CLAIM, END
 
 PENDING = "INSERT INTO planton_pending (task_name, instruction, priority, run_at) VALUES "
