@@ -9,9 +9,8 @@ instructions; each is consumed by a no-op and reported by itself:
 - `listener`: a listener that starts a trio task for each, which awaits `complete`;
 - `executor`: `planton_executor`, with as many slots as the cap.
 
-Printed are instructions a second and the CPU time of this process an instruction. `--cpu` drains
-a storage that does nothing, so that only the client's own work is left. Rates of this machine differ
-from day to day: compare within one run, or with the peers' in benchmarks/peers.md.
+Printed are instructions a second and the CPU time of this process an instruction. Rates of this
+machine differ from day to day: compare within one run.
 """
 
 import argparse
@@ -23,12 +22,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import trio
 from postgres import server
 
 from planton import InstructionEvent, Planton
-
 from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 
@@ -91,7 +88,9 @@ async def fill_sqlite(storage: SQLiteStorage, sql: str) -> None:
     await trio.to_thread.run_sync(run)
 
 
-async def drained(storage: Any, source: str, consumer: str, cap: int, rows: int) -> tuple[float, float]:
+async def drained(
+    storage: Any, source: str, consumer: str, cap: int, rows: int
+) -> tuple[float, float]:
     """Instructions a second, and microseconds of CPU an instruction."""
     is_postgres = isinstance(storage, PostgresStorage)
     options: dict[str, Any] = {"concurrency": cap, "delay": 0.05}
@@ -125,9 +124,7 @@ async def drained(storage: Any, source: str, consumer: str, cap: int, rows: int)
         if consumer == "executor":
             planton.on(InstructionEvent, executor.submit)
         else:
-            planton.on(
-                InstructionEvent, lambda event: nursery.start_soon(report, event.receipt)
-            )
+            planton.on(InstructionEvent, lambda event: nursery.start_soon(report, event.receipt))
         cpu, began = time.process_time(), time.perf_counter()
         async with planton:
             planton.wake()

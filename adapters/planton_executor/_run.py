@@ -1,192 +1,236 @@
-"""One piece of work on its way: waiting, running, ending."""
+"""One piece of work on its way: waiting, running, ending. No I/O."""
 
 import math
-from typing import Any
+import time
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import trio
 
-from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError, PlantonError
-from planton.storage import FailureReport, to_json
-from planton_executor._ends import Advance, Complete, End, Fail, Release
-from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
-from planton_executor._events import Reason
-from planton_executor._handlers import Handler, Terms
+from planton import CallbackTimeoutError, InstructionEvent, PlantonError
+from planton.storage import to_json
+from planton_executor._errors import LostLeaseError, StateError
+from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent
+from planton_executor._failures import gives_up, is_ours, to_text
+from planton_executor._terms import Terms
 from planton_executor._work import Work
 
-# The lease of an instruction ends with its time: whoever is late is told that it was lost. So its
+# The lease of an instruction ends with its time, and a report that comes later is refused. So its
 # handler is stopped so many seconds before, or a tenth of the time if that is less.
 MARGIN = 1.0
-# What another try would not help.
-_HOPELESS = ("result", "no_handler", "state")
+# A lease that nobody told of: that of a task that was given none.
+USUAL_LEASE = 60.0
+# Of a lease: the part in which a claim is taken to be ours; then it is renewed.
+FRESH = 1 / 3
+
+Kind: TypeAlias = Literal["complete", "fail", "advance", "postpone", "release"]
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
+class End:
+    """What is to be stored of a claim.
+
+    Attributes:
+        kind: What is said; see `planton.storage.Report`.
+        values: As there.
+        about: The result, the error or the state that it is about.
+    """
+
+    kind: Kind
+    values: tuple[Any, ...] = ()
+    about: Any = None
+
+
+RELEASE = End("release")
+_DONE = End("complete", (None,))
+_NO_TERMS = Terms()
+
+
 class Run:
     """A claim that was submitted.
 
+    A plain class with defaults on the class: one is made for every instruction, and most of its
+    attributes are never set. Times are those of trio's clock, but for those of the watchdog.
+
     Attributes:
         work: What the handler is called with.
-        timeout: Seconds that the instruction itself allows.
-        terms: On what terms it is tried.
-        tries: How often that was tried, this time included.
-        scope: Cancelled to break it off; its deadline is when the time is up.
-        is_lost: Whether the claim is no longer ours.
-        is_leaving: Whether it should end as soon as it can, because the executor ends.
-        is_stopped: Whether it was broken off because the executor ends.
+        receipt: Names the claim.
+        lease: Seconds that the claim lasts without a heartbeat.
+        timeout: Seconds that the instruction itself allows since `claimed_at`; None for no limit.
+        fresh_until: Until when the claim is taken to be ours.
+        beat_at: When its lease is to be renewed.
+        renewed_at: When it was last renewed, and `tried_at`: begun to be, by `time.monotonic`.
+        is_at_risk: Whether it was told that the lease is at risk.
+        is_foreign: Whether the event came from elsewhere, and has yet to be taken over.
+        is_started: Whether it has a slot.
+        scope: Cancelled to break it off; None before a worker has it.
+        broken_off: Why it was broken off.
+        terms: On what terms it is tried, and `tries`: how often it was, this time included.
         is_storing: Whether something is being stored, which is not broken off.
-        has_result: Whether the handler returned.
-        began_at: When its handler was called, by trio's clock.
-        result: What the handler returned.
-        error: What went wrong.
-        reason: Where.
+        began_at: When a worker began with it.
+        has_result: Whether the handler returned; `result` is what.
+        error: What went wrong, and `reason`: where.
         retry_in: Seconds until the next try that is asked for; None if none is.
         thread_ended: Set when the thread of a sync handler has ended; None while there is none.
+        end: What is to be stored; None if nothing is.
+        stored: Set by the answer of the storage, if a trio task waits for it.
+        answer: That answer: whether the claim was ours, or why it cannot be stored; None before.
+        refusals: How often the storage refused it, last when it had done `refused_at` other things.
+        leaves_at_once: Whether its slot is free as soon as its end is stored.
     """
 
-    work: Work
-    timeout: float | None = None
-    terms: Terms = attrs.field(factory=Terms)
-    tries: int = attrs.field(init=False)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    is_lost: bool = False
-    is_leaving: bool = False
-    is_stopped: bool = False
-    is_storing: bool = False
-    has_result: bool = False
-    began_at: float = math.nan
+    tried_at = began_at = duration = 0.0
+    is_at_risk = is_started = is_storing = has_result = leaves_at_once = False
+    scope: trio.CancelScope | None = None
+    broken_off: Literal["lost", "stopped"] | None = None
+    terms = _NO_TERMS
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     reason: Reason = "error"
     retry_in: float | None = None
     thread_ended: trio.Event | None = None
+    end: End | None = None
+    stored: trio.Event | None = None
+    answer: bool | Exception | None = None
+    refusals, refused_at = 0, -1
 
-    def __attrs_post_init__(self) -> None:
-        self.tries = self.work.delivery
+    def __init__(self, event: InstructionEvent, receipt: str, now: float) -> None:
+        self.work = Work(event.task_name, event.instruction, event.payload, event.delivery, receipt)
+        self.receipt = receipt
+        self.timeout = event.timeout
+        self.lease = min(event.lease or USUAL_LEASE, event.timeout or math.inf)
+        self.is_foreign = getattr(event, "is_foreign", False)
+        claimed_at = getattr(event, "claimed_at", now)
+        self.claimed_at = now if claimed_at is None else claimed_at
+        self.fresh_until = now if claimed_at is None else claimed_at + self.lease * FRESH
+        self.beat_at = self.fresh_until
+        self.renewed_at = time.monotonic()
+        self.tries = event.delivery
 
-    @classmethod
-    def of(cls, event: InstructionEvent) -> "Run":
-        """Make it for an event, which must have a receipt."""
-        if event.receipt is None:
-            remedy = "the task's schedule must give claims with a receipt, as storages do"
-            raise InvalidArgumentError("event.receipt", None, remedy)
-        return cls(Work.of(event, event.receipt), event.timeout)
+    # On its way
 
-    @property
-    def duration(self) -> float:
-        """Seconds since it began; 0 if it has not."""
-        return 0.0 if math.isnan(self.began_at) else trio.current_time() - self.began_at
-
-    def lose(self) -> None:
-        """Break it off: the claim is somebody else's. What is being stored tells for itself."""
+    def break_off(self, reason: Literal["lost", "stopped"]) -> None:
+        """Cancel the handler; what is being stored is not broken off, and its answer counts."""
         if not self.is_storing:
-            self.is_lost = True
-            self._break_off()
-
-    def stop(self) -> None:
-        """Break it off: the executor ends."""
-        self.is_leaving = self.is_stopped = True
-        if not self.is_storing:
-            self._break_off()
-
-    def _break_off(self) -> None:
-        self.work.is_cancelled = True
-        self.scope.cancel()
-
-    async def call(self, handler: Handler, limiter: trio.CapacityLimiter) -> None:
-        """Call the handler, and note what came of it; what it returned counts in any case."""
-        self.began_at = trio.current_time()
-        self.begin(handler.terms, self.tries)
-        try:
-            with self.scope:
-                self.result = await handler.call(self, limiter)
-                self.has_result = True
-        except Exception as error:
-            self.error = error
-        else:
-            if not (self.has_result or self.is_lost or self.is_stopped):
-                self._time_out()
-        self.is_storing = True
+            self.broken_off = self.broken_off or reason
+            self.work.is_cancelled = True
+            if self.scope is not None:
+                self.scope.cancel()
 
     def begin(self, terms: Terms, tries: int) -> None:
         """Begin with something that has these terms, and a time limit of its own."""
         self.terms, self.tries = terms, tries
-        allowed = self._time_allowed()
-        if allowed < math.inf or self.scope.deadline < math.inf:
-            self.scope.deadline = trio.current_time() + allowed
+        if self.scope is None:
+            return
+        if terms.timeout is not None or self.timeout is not None:
+            self.scope.deadline = self._deadline(trio.current_time())
+        elif self.scope.deadline < math.inf:
+            self.scope.deadline = math.inf
 
-    def _time_allowed(self) -> float:
-        return min(_or_never(self.terms.timeout), _in_time(self.timeout))
+    def _deadline(self, now: float) -> float:
+        deadline = math.inf if self.terms.timeout is None else now + self.terms.timeout
+        if self.timeout is None:
+            return deadline
+        return min(deadline, self.claimed_at + max(self.timeout - MARGIN, self.timeout * 0.9))
 
-    def _time_out(self) -> None:
-        self.work.is_cancelled = True
-        name = self.work.task_name
-        seconds = min(_or_never(self.terms.timeout), _or_never(self.timeout))
-        self._fail(CallbackTimeoutError(name, "the handler", seconds), "timeout")
+    def renewed(self, at: float) -> None:
+        """Note that its lease was renewed, at a time of `time.monotonic`."""
+        self.renewed_at, self.is_at_risk = at, False
+        self.fresh_until = self.beat_at = trio.current_time() + self.lease * FRESH
 
-    def end(self, handler: Handler | None, known: tuple[str, ...]) -> End | None:
-        """Give what is to be stored; None if nothing is to be."""
-        if self.is_lost:
+    def fail(self, error: BaseException) -> None:
+        """Note what went wrong; what was only broken off is as if it had been stopped."""
+        if isinstance(error, PlantonError) and not error.is_failure:
+            self.broken_off = self.broken_off or "stopped"
+            return
+        self.error = error
+        self.reason = "state" if isinstance(error, StateError) else "error"
+
+    # Its end
+
+    def decide(self) -> None:
+        """Decide what is to be stored, and break nothing off from now on."""
+        self.is_storing = True
+        if self.broken_off == "lost":
             self.note_loss()
-            return None
-        if handler is None:
-            self._fail(NoHandlerError(self.work.task_name, known), "no_handler")
-        elif self.error is None and not self.has_result:
-            # A thread that is still at it may yet do the work: its lease shall run out first.
-            return Release() if self.thread_ended is None else None
-        elif self.error is None:
-            end = self._completed()
-            if end is not None:
-                return end
-        return self._failed()
+        elif self.error is not None:
+            self.end = self._failed(self.error)
+        elif self.has_result:
+            self.end = self._completed()
+        elif self.broken_off is None:
+            self.end = self._timed_out()
+        elif self.thread_ended is None:
+            self.end = RELEASE
+        # Else a thread is still at it and may yet do the work: its lease shall run out first.
 
     def note_loss(self) -> None:
         """Count it as lost, whatever the handler did."""
-        self.retry_in = None
-        self._fail(LostLeaseError(self.work.task_name, self.work.instruction), "lost")
+        self.error = LostLeaseError(self.work.task_name, self.work.instruction)
+        self.reason, self.retry_in, self.end = "lost", None, None
 
-    def _completed(self) -> End | None:
-        if isinstance(self.result, Advance | Release):
-            return self.result
+    def refuse_result(self, error: BaseException) -> End:
+        """Return how it ends if its result cannot be stored."""
+        problem = f"the handler of task {self.work.task_name!r} is done, but its result cannot be"
+        failure = PlantonError(f"{problem} stored: {to_text(error)}")
+        failure.__cause__ = error
+        self.error, self.reason = failure, "result"
+        return self._failed(failure)
+
+    def _completed(self) -> End:
+        result = self.result
+        if result is None:
+            return _DONE
+        if isinstance(result, End):
+            return result
         try:
-            return Complete(self.result, to_json("result", self.result))
-        except InvalidArgumentError as error:
-            name = self.work.task_name
-            self._fail(PlantonError(f"the handler of task {name!r} is done, but {error}"), "result")
-            return None
+            return End("complete", (to_json("result", result),), result)
+        except BaseException as error:  # a class of the user's may raise anything
+            if is_ours(error):
+                raise
+            return self.refuse_result(error)
 
-    def _failed(self) -> Fail:
-        error = self.error
-        assert error is not None
-        if isinstance(error, StateError):
-            self.reason = "state"
-        is_hopeless = isinstance(error, GiveUp) or self.reason in _HOPELESS
-        text = str(error) if isinstance(error, GiveUp) else f"{type(error).__name__}: {error}"
-        retry_in = 0.0
+    def _timed_out(self) -> End:
+        self.work.is_cancelled = True
+        limits = [each for each in (self.terms.timeout, self.timeout) if each is not None]
+        error = CallbackTimeoutError(self.work.task_name, "the handler", min(limits, default=None))
+        self.error, self.reason = error, "timeout"
+        return self._failed(error)
+
+    def _failed(self, error: BaseException) -> End:
+        text, terms = to_text(error), self.terms
+        is_hopeless = self.reason in ("result", "state") or gives_up(error)
+        self.retry_in = None if is_hopeless else 0.0
         if not is_hopeless:
             try:
-                retry_in = self.terms.retry_in(self.tries)
-            except Exception as failure:
-                text += f" (and its retry_delay raised {type(failure).__name__}: {failure})"
-        self.retry_in = None if is_hopeless else retry_in
-        return Fail(
-            FailureReport(
-                error=text,
-                delay=retry_in,
-                retry=not is_hopeless,
-                lower_priority=self.terms.lower_priority,
-                retries=self.terms.retries,
+                self.retry_in = terms.retry_in(self.tries)
+            except BaseException as failure:
+                if is_ours(failure):
+                    raise
+                text += f" (and its retry_delay raised {to_text(failure)})"
+        delay = self.retry_in or 0.0
+        values = (text, delay, not is_hopeless, terms.lower_priority, terms.retries)
+        return End("fail", values, error)
+
+    @property
+    def event_type(self) -> type[Any] | None:
+        """The type of the event that tells of the end; None for what was given back."""
+        if self.error is not None:
+            return FailedEvent
+        return None if self.end is None else _EVENT_TYPES[self.end.kind]
+
+    def to_event(self) -> SucceededEvent | FailedEvent | AdvancedEvent:
+        """Return the event that tells of the end."""
+        if self.error is not None:
+            return FailedEvent(
+                work=self.work,
+                error=self.error,
+                reason=self.reason,
+                duration=self.duration,
+                retry_in=self.retry_in,
             )
-        )
-
-    def _fail(self, error: Exception, reason: Reason) -> None:
-        self.error, self.reason = error, reason
-
-
-def _or_never(timeout: float | None) -> float:
-    return math.inf if timeout is None else timeout
+        if self.end is not None and self.end.kind == "postpone":
+            return AdvancedEvent(work=self.work, state=self.end.about, run_in=self.end.values[-1])
+        return SucceededEvent(work=self.work, result=self.result, duration=self.duration)
 
 
-def _in_time(timeout: float | None) -> float:
-    """Give the time that an instruction allows, less what it takes to tell before it is taken."""
-    return math.inf if timeout is None else max(timeout - MARGIN, timeout * 0.9)
+_EVENT_TYPES = {"complete": SucceededEvent, "postpone": AdvancedEvent, "release": None}

@@ -1,7 +1,7 @@
 """PostgreSQL as a backend of storages."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -11,7 +11,9 @@ import attrs
 import psycopg
 import trio
 
+from planton import StorageError
 from planton.storage import (
+    Caller,
     Claimed,
     ClaimRequest,
     Filter,
@@ -22,10 +24,12 @@ from planton.storage import (
     Status,
     TaskStats,
     Watcher,
+    are_new,
+    to_rows,
 )
 from planton_postgres import _operate, _schema, _wake
 from planton_postgres._claim import Bounds, Claim, Looked, to_datetime
-from planton_postgres._database import Connection, Database, Parameters, Rows
+from planton_postgres._database import Connection, Database, Parameters, Rows, with_utf8
 from planton_postgres._errors import to_storage_error, translated
 from planton_postgres._fleet import Fleet
 from planton_postgres._query import Query
@@ -34,6 +38,8 @@ from planton_postgres._reports import Found, by_kind, found_by, parameters_of
 T = TypeVar("T")
 # Of more tasks it is first asked which have anything at all: mostly that is all.
 _FEW = 50
+# Seconds that `migrate` waits for a lock on the tables.
+LOCK_TIMEOUT = 5.0
 # Of errors of these classes another item of the batch may be the cause: each is sent by itself.
 _OF_AN_ITEM = ("22", "23", "40", "42", "54", "55", "P0", "PL", "XX")
 
@@ -56,7 +62,7 @@ class PostgresBackend(Fleet):
         self.identity: Hashable = ("postgresql", database.conninfo)
         self._keeps = keeps
         self._unlogged = unlogged
-        self._listen_dsn = listen_dsn or database.conninfo
+        self._listen_dsn = with_utf8(listen_dsn) if listen_dsn else database.conninfo
         self._known: set[str] = set()
         self._bounds: WeakKeyDictionary[Rule, Bounds] = WeakKeyDictionary()
         self._described: WeakSet[Rule] = WeakSet()
@@ -68,10 +74,22 @@ class PostgresBackend(Fleet):
     async def close(self) -> None:
         await self._database.close()
 
-    async def migrate(self) -> int:
-        return await self._database.change_tables(
-            partial(_schema.migrate, database=self.database, unlogged=self._unlogged)
+    async def migrate(self, lock_timeout: float = LOCK_TIMEOUT) -> int:
+        change = partial(
+            _schema.migrate,
+            database=self.database,
+            unlogged=self._unlogged,
+            lock_timeout=lock_timeout,
         )
+        try:
+            return await self._database.change_tables(change, patience=lock_timeout)
+        except StorageError as error:
+            if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+                raise
+            holders = await self._database.change_tables(_schema.holders)
+            problem = f"a lock on its tables was not to be had within {lock_timeout:g} s"
+            who = holders or "whoever held it has let go of it: try again"
+            raise StorageError(self.database, f"{problem}: {who}") from error
 
     def schema(self) -> str:
         return _schema.script()
@@ -159,7 +177,7 @@ class PostgresBackend(Fleet):
 
     async def _kept_times(self, task_name: str) -> dict[str, datetime]:
         rows = await self._database.rows("kept_times", {"task_name": task_name})
-        return {key: at for key, at in rows}  # noqa: C416  for the types
+        return {key: to_datetime(at) for key, at in rows}
 
     async def _look(self, requests: Sequence[ClaimRequest]) -> list[Looked]:
         if len(requests) > _FEW and (busy := await self._busy(len(requests))) is not None:
@@ -286,16 +304,16 @@ class PostgresBackend(Fleet):
             found[name].append(instruction)
         return [found[name] for name in task_names]
 
-    async def enqueue(self, new: Sequence[NewInstruction], connection: Any = None) -> list[bool]:
-        parameters = _operate.columns_of(new)
-        if connection is None:
-            rows = await self._database.rows("enqueue", parameters)
-        else:
-            with translated(self.database):
-                sql = self._database.sql["enqueue"]
-                rows = await _operate.execute_within(connection, sql, parameters)
-        added = {(name, instruction) for name, instruction in rows}
-        return [_is_first(added, (each.task_name, each.instruction)) for each in new]
+    dialect = "postgresql"
+
+    async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
+        parameters = {"new": to_rows(new, datetime.isoformat)}
+        return are_new(new, await self._database.rows("enqueue", parameters))
+
+    async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
+        sql = self._database.sql["enqueue"].replace("%(new)s", ":new")
+        with translated(self.database):
+            return are_new(new, await caller.fetch(sql, new=to_rows(new, datetime.isoformat)))
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._database.rows("pause" if is_paused else "resume", {"task_name": task_name})
@@ -309,6 +327,16 @@ class PostgresBackend(Fleet):
         return await self._database.transaction(
             lambda connection: _operate.retry(connection, self._database.sql, task_name, names)
         )
+
+    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        named = None if instructions is None else list(instructions)
+        parameters = {"task_name": task_name, "instructions": named}
+
+        async def delete(connection: Connection) -> int:
+            cursor = await connection.execute(self._database.sql["drop"], parameters)
+            return cursor.rowcount
+
+        return await self._database.use(delete)
 
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
         rows = await self._database.rows("find", attrs.asdict(wanted))
@@ -348,10 +376,3 @@ def _query(rule: Rule) -> Query:
 
 def _is_of_an_item(error: psycopg.Error) -> bool:
     return (error.sqlstate or "").startswith(_OF_AN_ITEM)
-
-
-def _is_first(added: set[tuple[str, str]], key: tuple[str, str]) -> bool:
-    """Tell whether it was added; of two equal ones of a call the first was."""
-    is_added = key in added
-    added.discard(key)
-    return is_added

@@ -21,18 +21,14 @@ _TIMES, _MOST_SECONDS = 20.0, 1.0
 
 @attrs.define(eq=False)
 class Bounds:
-    """Lower bounds that skip dead rows; see "Dead rows" in docs/postgres.md.
+    """What skips dead rows of the queue; see "Limits" in docs/postgres.md.
 
     Attributes:
-        server: The server and the sequence that they were learnt from; others ignore them.
-        lowest: No active row of the task has a lower id.
         passed: By priority, the time and the id of the last row taken.
         until: When the queue is to be looked at from the front again.
         mode: What is known of the user's statement: it reads, locks rows, or marks them.
     """
 
-    server: str = ""
-    lowest: int = 0
     passed: dict[str, Any] = attrs.field(factory=dict)
     until: float = -math.inf
     mode: str = "reads"
@@ -74,8 +70,6 @@ class Claim:
             "token": self._token,
             "keeps": rule.keeps,
             "passed": bounds.passed if self._uses_bounds else {},
-            "lowest": bounds.lowest,
-            "server": bounds.server,
             "is_alone": is_alone,
         }
         if rule.statement is not None:
@@ -117,11 +111,7 @@ class Claim:
 
     def _learn(self, state: dict[str, Any]) -> None:
         bounds, now = self._bounds, self._clock()
-        bounds.server, bounds.lowest, bounds.passed = (
-            state["server"],
-            state["lowest"],
-            state["passed"],
-        )
+        bounds.passed = state["passed"]
         bounds.mode = state["mode"] or bounds.mode
         if not self._uses_bounds:
             seconds = min(state["took"] * _TIMES, _MOST_SECONDS)

@@ -14,7 +14,7 @@ _REMEDIES = {
     "08": "look whether the server runs and can be reached",
     "28": "look at the user, its password, and the server's pg_hba.conf",
     "3D000": "make the database first, with `createdb`",
-    "25006": "connect to the primary: this server can only be read",
+    "25006": "connect to the primary, and let the role write (default_transaction_read_only)",
     "42501": "GRANT the user what it needs",
     "53300": "all connections of the server are taken: use a smaller pool_size, or a pooler",
     "57P": "the server was stopping or starting: it is tried again",

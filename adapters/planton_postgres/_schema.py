@@ -8,6 +8,8 @@ bodies, also when an older version calls. A change of a body alone comes with a 
 nothing else to do.
 """
 
+import math
+
 from planton import StorageError
 from planton.storage import check_version, load_migrations, refuse_newer
 from planton_postgres._database import Connection, fetch
@@ -24,24 +26,31 @@ def script(schema: str = "public") -> str:
     return "\n".join(qualified(part, schema) for part in parts)
 
 
-async def migrate(connection: Connection, database: str, *, unlogged: bool) -> int:
+async def migrate(
+    connection: Connection, database: str, *, unlogged: bool, lock_timeout: float
+) -> int:
     """Bring the tables up to date, inside a transaction; how many migrations were applied.
 
     Tables that are up to date are read, and nothing else: no right to create anything is needed.
 
     Raises:
-        StorageError: If the tables are newer than this code.
+        StorageError: If the tables are newer than this code, or a setting would change what they
+            hold.
     """
     known = len(_MIGRATIONS)
+    await connection.execute(_SQL["begin"])
+    await _check_settings(connection, database)
     if await version_of(connection) == known:
         return 0
-    await connection.execute(_SQL["lock"])
+    milliseconds = math.ceil(lock_timeout * 1000)
+    await connection.execute(_SQL["patience"], {"milliseconds": milliseconds})
     ((schema, current),) = await fetch(connection, _SQL["schema"])
     if (schema or current) is None:
         problem = "its search_path names no schema that is there: create one, or set another path"
         raise StorageError(database, problem)
     sql = Statements(schema or current)
     await connection.execute(sql["create"])
+    await connection.execute(sql["lock"])
     ((version,),) = await fetch(connection, sql["version"])
     refuse_newer(database, version, known)
     for number, migration in enumerate(_MIGRATIONS[version:], int(version) + 1):
@@ -50,10 +59,27 @@ async def migrate(connection: Connection, database: str, *, unlogged: bool) -> i
     if version < known:
         for source in function_sources():
             await connection.execute(qualified(source, schema or current))
-        await connection.execute(sql["sequence"])
         if unlogged:
             await connection.execute(sql["unlog"])
     return known - int(version)
+
+
+async def _check_settings(connection: Connection, database: str) -> None:
+    for name, found, needed in await fetch(connection, _SQL["settings"]):
+        remedy = "make a database with ENCODING 'UTF8' TEMPLATE template0"
+        if name != "server_encoding":
+            remedy = f"ALTER DATABASE or ALTER ROLE … SET {name} = {needed}"
+        raise StorageError(database, f"its setting {name} is {found}, not {needed}: {remedy}")
+
+
+async def holders(connection: Connection) -> str:
+    """Return who has locks on the tables, for people."""
+    rows = await fetch(connection, _SQL["holders"])
+    return "; ".join(
+        f"process {pid} of role {role} ({program or 'no application_name'}, {state}), in a "
+        f"transaction for {seconds or 0:.0f} s"
+        for pid, role, program, state, seconds in rows
+    )
 
 
 async def version_of(connection: Connection) -> int | None:

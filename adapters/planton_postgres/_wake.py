@@ -1,14 +1,16 @@
 """Hears what other processes and plain SQL change: LISTEN, on a connection of its own.
 
-A notification is a hint from anybody who may connect: a bounded number is read at a time, they are
-merged by task, and what is strange is dropped.
+A notification is a hint from any role that may connect, as many and as strange as it likes. All are
+read at once, a few kilobytes at a time, and merged by task; tasks are woken at a pace of our own.
 """
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import attrs
 import psycopg
 import psycopg.sql
 import trio
@@ -19,39 +21,76 @@ from planton_postgres._database import Connection, Database
 from planton_postgres._driver import TrioConnection
 from planton_postgres._errors import name_of, translated
 
+_logger = logging.getLogger("planton.postgres")
 # Seconds of silence after which it is tested whether anything would be heard.
 SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
 # Seconds between two wake-ups: a fleet that is busy would otherwise attempt all the time in all
-# processes, mostly in vain.
-PAUSE = 0.01
-# More notifications than that at a time are not read one by one: they stand for all tasks.
+# processes, mostly in vain. And those after a wake-up of all tasks because of a flood.
+PAUSE, FLOOD_PAUSE = 0.01, 1.0
+# More notifications than that between two wake-ups are a flood: they stand for all tasks.
 _MANY = 500
+_KINDS = ("due", "slot", "task", "change", "test")
 
 
-def names_in(payloads: Iterable[str]) -> set[str] | None:
-    """Return the tasks that notifications concern; None if that may be any.
+@attrs.define
+class Hints:
+    """What was heard since the last wake-up.
+
+    Attributes:
+        names: The tasks that it concerns; None for all.
+        count: How many notifications there were.
+        strange: How many of them were not of ours: they are dropped.
 
     Examples:
-        >>> sorted(names_in(['["slot", ["resize"]]', '["due", ["send", "resize"]]', "anything"]))
-        ['resize', 'send']
-        >>> names_in(['["due", null]']) is None
+        >>> hints = Hints()
+        >>> hints.add(['["slot", ["resize"]]', '["due", ["send", "resize"]]', "anything"])
+        >>> sorted(hints.names), hints.strange
+        (['resize', 'send'], 1)
+        >>> hints.add(['["due", null]'])
+        >>> hints.names is None
         True
     """
-    names: set[str] = set()
-    for payload in set(payloads):
-        try:
-            kind, some = json.loads(payload)
-        except (TypeError, ValueError, RecursionError):
-            continue  # of somebody who means something else
-        if kind == "test":
-            continue
-        if some is None:
-            return None
-        if isinstance(some, list):
-            names.update(name for name in some if isinstance(name, str))
-    return names
+
+    names: set[str] | None = attrs.field(factory=set)
+    count: int = 0
+    strange: int = 0
+
+    def add(self, payloads: Iterable[str]) -> None:
+        """Merge notifications; those of a flood are counted, and not read."""
+        for payload in payloads:
+            self.count += 1
+            if self.is_flood:
+                self.names = None
+            else:
+                self._read(payload)
+
+    @property
+    def is_flood(self) -> bool:
+        return self.count > _MANY
+
+    def _read(self, payload: str) -> None:
+        found = _names_in(payload)
+        if found is None:
+            self.strange += 1
+        elif self.names is not None:
+            self.names = None if found == "all" else self.names.union(found)
+
+
+def _names_in(payload: str) -> Iterable[str] | None:
+    """Return the names in a notification, or "all"; None if it is not of ours."""
+    try:
+        kind, names = json.loads(payload)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    if kind == "test":
+        return ()
+    if kind not in _KINDS or not isinstance(names, list | None):
+        return None
+    if names is None:
+        return "all"
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 async def listen(
@@ -72,9 +111,7 @@ async def listen(
             await _begin(database, connection, channel, name)
             watcher.is_live(is_live=True)
             task_status.started()
-            while True:
-                await _hear(database, connection, channel, watcher, name)
-                await trio.sleep(PAUSE)
+            await _Ear(database, connection, channel, watcher, name).listen()
         finally:
             await connection.close()  # noqa: ASYNC102  no checkpoint
 
@@ -97,24 +134,61 @@ async def _begin(database: Database, connection: Connection, channel: str, name:
     )
 
 
-async def _hear(
-    database: Database, connection: Connection, channel: str, watcher: Watcher, name: str
-) -> None:
-    """Wait for notifications, and tell of them together; test the connection after a silence."""
-    with trio.move_on_after(SILENCE):
-        heard = [await connection.next_notify(), *connection.waiting_notifies()]
-        if len(heard) > _MANY:
-            watcher.changed(None)
-            await trio.sleep(1.0)
-            return
-        pids = database.pids  # what we change ourselves has woken its tasks already
-        names = names_in(each.payload for each in heard if each.pid not in pids)
-        if names is None or names:
-            watcher.changed(names)
-        return
-    with _patiently("a test of the wake-ups", name):
-        payload = json.dumps(["test", []])
-        await connection.execute(database.sql["notify"], {"channel": channel, "payload": payload})
+@attrs.define(eq=False)
+class _Ear:
+    """Reads notifications as they come, and wakes tasks at a pace of its own."""
+
+    database: Database
+    connection: Connection
+    channel: str
+    watcher: Watcher
+    name: str
+    strange: int = 0
+    dropped: int = 0
+
+    async def listen(self) -> None:
+        """Tell `watcher` of what is heard."""
+        hints = await self._first()
+        while True:
+            self._tell(hints)
+            more = Hints()
+            with trio.move_on_after(FLOOD_PAUSE if hints.is_flood else PAUSE):
+                while True:
+                    await self._hear(more)
+            hints = more if more.count else await self._first()
+
+    async def _first(self) -> Hints:
+        """Wait for a notification; test the connection after each silence."""
+        hints = Hints()
+        while not hints.count:
+            with trio.move_on_after(SILENCE):
+                await self._hear(hints)
+                continue
+            with _patiently("a test of the wake-ups", self.name):
+                payload = json.dumps(["test", []])
+                parameters = {"channel": self.channel, "payload": payload}
+                await self.connection.execute(self.database.sql["notify"], parameters)
+        return hints
+
+    async def _hear(self, hints: Hints) -> None:
+        """Read some kilobytes, with a checkpoint; what we change ourselves has woken its tasks."""
+        heard = [await self.connection.next_notify(), *self.connection.waiting_notifies()]
+        pids = self.database.pids
+        hints.add(each.payload for each in heard if each.pid not in pids)
+
+    def _tell(self, hints: Hints) -> None:
+        if self.dropped != self.connection.dropped_notifies:
+            self.dropped, hints.names = self.connection.dropped_notifies, None
+        if hints.names is None or hints.names:
+            self.watcher.changed(hints.names)
+        if hints.strange and not self.strange:
+            _logger.warning(
+                "%s: notifications on the channel %s are not Planton's: they are dropped, look for "
+                "another program that uses this channel",
+                self.name,
+                self.channel,
+            )
+        self.strange += hints.strange
 
 
 @contextmanager

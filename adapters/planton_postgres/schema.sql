@@ -1,9 +1,35 @@
 -- Which migrations were applied, and where.
 
+-- name: begin
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+
+-- name: patience
+SELECT set_config('lock_timeout', %(milliseconds)s::text, true);
+
 -- name: lock
--- One process at a time; the others wait. Let go of with the end of the transaction, so that it
--- works through a pooler. Of the schema, so that no other migration is in the way.
-SELECT pg_advisory_xact_lock(7382190455018236 # hashtextextended(current_schema(), 0));
+-- One process at a time; the others wait. Nobody can take it who may not write to the table.
+LOCK TABLE planton_schema IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: holders
+-- Who has locks on our tables, those first that lock more than reading does.
+SELECT activity.pid, activity.usename, activity.application_name, activity.state,
+       extract(epoch FROM clock_timestamp() - activity.xact_start)::double precision
+FROM pg_stat_activity AS activity JOIN (
+    SELECT pid, bool_or(mode <> 'AccessShareLock') AS is_strong
+    FROM pg_locks JOIN pg_class ON pg_class.oid = pg_locks.relation
+    WHERE granted AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND starts_with(relname, 'planton_')
+    GROUP BY pid
+) AS held USING (pid)
+WHERE pid <> pg_backend_pid() ORDER BY is_strong DESC, activity.xact_start LIMIT 3;
+
+-- name: settings
+-- Those of the server, the database or the role with which other things would be stored than given.
+SELECT name, current_setting(name), needed
+FROM (VALUES
+    ('server_encoding', 'UTF8'), ('default_transaction_read_only', 'off'), ('array_nulls', 'on')
+) AS setting (name, needed)
+WHERE current_setting(name) <> needed;
 
 -- name: schema
 -- The schema of our tables, NULL if the search_path leads to none; and the one where they would go.
@@ -20,12 +46,6 @@ SELECT coalesce(max(version), 0) FROM planton_schema;
 
 -- name: applied
 INSERT INTO planton_schema VALUES (%(version)s);
-
--- name: sequence
--- A sequence may lie behind after a failover or a restore: claims would fail.
-SELECT setval('planton_claim_id', greatest(
-    (SELECT last_value FROM planton_claim_id), (SELECT coalesce(max(id), 0) + 1 FROM planton_active)
-));
 
 -- name: unlog
 -- Faster, and empty after a crash of the server.

@@ -53,7 +53,7 @@ UNION ALL
 (SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
 
 -- name: kept_times
-SELECT key, next_fire_at FROM planton_cron WHERE task_name = %(task_name)s;
+SELECT key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron WHERE task_name = %(task_name)s;
 
 -- name: heartbeat
 SELECT id, token, task_name FROM planton_heartbeat(%(ids)s, %(tokens)s);
@@ -96,15 +96,16 @@ WHERE task_name = ANY (%(task_names)s::text[]) ORDER BY id;
 
 -- name: enqueue
 -- Numbered in the order in which they were given, inserted in the order of their names: two that
--- queue the same instructions wait for each other, and never in a circle.
+-- queue the same instructions wait for each other, and never in a circle. They are due at one time,
+-- so that the numbers are their order.
 WITH given AS (
     SELECT nextval('planton_pending_id_seq') AS id, each.*
     FROM (
-        SELECT * FROM unnest(
-            %(task_names)s::text[], %(instructions)s::text[], %(payloads)s::text[],
-            %(priorities)s::integer[], %(run_ats)s::timestamptz[], %(tags)s::text[],
-            %(retries)s::integer[], %(timeouts)s::double precision[]
-        ) WITH ORDINALITY AS each (
+        -- By way of text: a program may have made its driver write JSON by itself.
+        SELECT * FROM ROWS FROM (json_to_recordset(CAST(CAST(%(new)s AS text) AS json)) AS (
+            task_name text, instruction text, payload text, priority integer, run_at timestamptz,
+            tags text[], retries integer, timeout double precision
+        )) WITH ORDINALITY AS each (
             task_name, instruction, payload, priority, run_at, tags, retries, timeout, place
         )
         ORDER BY place
@@ -113,8 +114,8 @@ WITH given AS (
 INSERT INTO planton_pending (
     id, task_name, instruction, payload, priority, run_at, tags, retries, timeout
 )
-SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, clock_timestamp()),
-       ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), retries, timeout
+SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, statement_timestamp()),
+       tags, retries, timeout
 FROM given ORDER BY task_name, instruction
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING task_name, instruction;
@@ -131,8 +132,7 @@ INSERT INTO planton_task (task_name, concurrency) VALUES (%(task_name)s, %(concu
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
 -- name: last_ends
--- The last end of each instruction that may be retried, if it is not on its way again; locked, so
--- that it is retried once.
+-- The last end of each instruction that may be retried.
 SELECT DISTINCT ON (ended.instruction) ended.instruction
 FROM planton_ended AS ended
 WHERE ended.task_name = %(task_name)s AND CASE
@@ -165,6 +165,11 @@ INSERT INTO planton_pending (
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, partition, error, created_at
 FROM last ORDER BY task_name, instruction;
+
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = %(task_name)s AND (
+    %(instructions)s::text[] IS NULL OR instruction = ANY (%(instructions)s::text[])
+);
 
 -- name: find
 -- Of equally old ones those first that have come further.
@@ -204,10 +209,11 @@ FROM (
 GROUP BY task_name ORDER BY task_name;
 
 -- name: prune
--- In parts, so that no transaction is long; by the place of a row, as the history has no key.
+-- In parts, so that no transaction is long; by the place of a row, as the history has no key. No
+-- index is used for a time that changes while the statement runs, as that of clock_timestamp() does.
 DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM planton_ended
-    WHERE ended_at <= clock_timestamp() - %(older_than)s * interval '1 second'
+    WHERE ended_at <= statement_timestamp() - %(older_than)s * interval '1 second'
       AND status = ANY (%(statuses)s::text[])
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ));
@@ -237,3 +243,6 @@ SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s);
 
 -- name: ignore_changes
 SELECT planton_ignore_changes(to_regclass(%(table)s), %(task_name)s);
+
+-- name: lock_task
+SELECT pg_try_advisory_xact_lock(hashtextextended('planton_lock ' || %(task_name)s, 0));

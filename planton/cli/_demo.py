@@ -17,9 +17,9 @@ from rich.table import Table
 from planton import delays
 from planton._events import AttemptEvent, InstructionEvent
 from planton._planton import Planton
+from planton._signals import StopOnSignals
 from planton.cli._exits import SIGNAL
 from planton.cli._plugins import plugin, storage_at
-from planton.cli._signals import StopOnSignals
 
 TASK = "send_user_email"
 CONCURRENCY = 20

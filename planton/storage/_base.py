@@ -81,6 +81,11 @@ class Base:
         return self._backend.database
 
     @property
+    def dialect(self) -> str:
+        """What libraries call its kind of database: "sqlite", "postgresql"."""
+        return self._backend.dialect
+
+    @property
     def is_open(self) -> bool:
         """Whether it is within its block."""
         return self._token is not None
@@ -170,7 +175,7 @@ class Base:
         if requests[0].rule.statement is not None:
             _, claimed = await self._backend.exchange([], requests)
             return claimed
-        return (await self._gather(Entry(None, requests))).claimed
+        return (await self._gather(Entry(requests=requests))).claimed
 
     def remember(self, claims: Sequence[Claim], task_name: str) -> None:
         """Remember of which task claims are, for as long as they are not many."""
@@ -180,8 +185,15 @@ class Base:
 
     async def report(self, report: Report) -> Found:
         """Report, with whatever else is reported or claimed at the same time."""
+        (found,) = await self.report_all([report])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def report_all(self, reports: Sequence[Report]) -> list[Found | Exception]:
+        """Send several reports in one commit; one that fails undoes only itself."""
         self._check_open()
-        return (await self._gather(Entry(report))).found
+        return (await self._gather(Entry(reports))).found
 
     def _free(self, receipts: Iterable[str]) -> None:
         """Wake the tasks whose slots a report is about to free: their claims join its commit."""

@@ -1,6 +1,7 @@
 """The callbacks of tasks: the strict claim, and what is active."""
 
 import json
+import logging
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
@@ -21,8 +22,10 @@ from planton.storage._backend import (
     Rule,
 )
 
-# Another dispatcher is claiming for the task: that takes a few milliseconds.
-_LOCKED_FOR = (0.005, 0.05)
+_logger = logging.getLogger("planton.storage")
+# Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the
+# user's statement does.
+_SHORTEST, _LONGEST, _DOUBLINGS = 0.005, 0.05, 4
 # A delay of that many seconds at most may be replaced by a rest, which is half as long.
 _LONGEST_DELAY = 60.0
 
@@ -51,12 +54,14 @@ class _Terms:
         may_rest: Whether a rest may replace its delay while changes would wake it.
         last: What it asked for last.
         is_expected: Whether its next claim is likely to find something.
+        locked: How often in a row another dispatcher was claiming.
     """
 
     rule: Rule
     may_rest: bool
     last: ClaimRequest
     is_expected: bool = True
+    locked: int = 0
 
 
 class Schedule:
@@ -117,7 +122,7 @@ class Schedule:
         terms = self._terms[task_name]
         claims, unreadable = _read(claimed.rows, terms.rule.lease)
         if unreadable:
-            await self._end_unreadable(unreadable)
+            await self._end_unreadable(task_name, unreadable)
         if claimed.rows:
             terms.is_expected = True
             self._storage.remember(claims, task_name)
@@ -129,14 +134,28 @@ class Schedule:
             next_in=None
             if claimed.outcome or not terms.may_rest or claims
             else self._storage.rest(),
-            due_in=_due_in(claimed, claims),
+            due_in=self._due_in(terms, claimed, claims),
+            concurrency=claimed.concurrency,
+            outcome=claimed.outcome,
         )
 
-    async def _end_unreadable(self, unreadable: Mapping[Receipt, str]) -> None:
+    def _due_in(self, terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
+        if claimed.outcome == "locked":
+            factor = 2 ** min(terms.locked, _DOUBLINGS)
+            terms.locked, terms.is_expected = terms.locked + 1, True
+            return float(random.uniform(_SHORTEST, _LONGEST) * factor)
+        terms.locked = 0
+        waits = [] if claimed.due_in is None else [claimed.due_in]
+        for claim in claims:
+            waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
+        return min(waits, default=None)
+
+    async def _end_unreadable(self, task_name: str, unreadable: Mapping[Receipt, str]) -> None:
         """End what no consumer could be given: its payload was written by hand, and is broken."""
         with trio.CancelScope(shield=True):
             for receipt, reason in unreadable.items():
                 error = f"its payload cannot be read: {reason}"
+                _logger.warning("an instruction of task %s fails: %s", task_name, error)
                 await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
 
 
@@ -186,15 +205,6 @@ def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[R
             )
         )
     return claims, unreadable
-
-
-def _due_in(claimed: Claimed, claims: Sequence[Claim]) -> float | None:
-    if claimed.outcome == "locked":
-        return random.uniform(*_LOCKED_FOR)
-    waits = [] if claimed.due_in is None else [claimed.due_in]
-    for claim in claims:
-        waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
-    return min(waits, default=None)
 
 
 def _may_rest(task: Task, rule: Rule) -> bool:

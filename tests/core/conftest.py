@@ -65,6 +65,7 @@ class Bench:
         planton_options = {key: options.pop(key) for key in ("grace", "services") if key in options}
         options.setdefault("get_active_instructions", self.get_active_instructions)
         options.setdefault("schedule", self.schedule)
+        options.setdefault("delay", 1.0)
         self.task = Task(**{"name": "task", **options})
         self.planton = Planton(tasks=[self.task], **planton_options)
         self.seen = EventCollector(self.planton)

@@ -1,12 +1,12 @@
 """One executor, three storages."""
 
+import attrs
 import pytest
 import trio.testing
 
-from planton import InstructionEvent, Planton
+from planton import ErrorEvent, InstructionEvent, Planton
 from planton.testing import MemoryStorage
 from planton_executor import Executor, FailedEvent, IdleEvent, StartedEvent, SucceededEvent
-from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 
 STORAGES = ("memory", "sqlite", "postgres")
@@ -14,9 +14,11 @@ STORAGES = ("memory", "sqlite", "postgres")
 
 def open_storage(kind, where):
     """Open the storage of a test."""
-    return {"memory": lambda _: MemoryStorage(), "sqlite": SQLiteStorage}.get(
-        kind, PostgresStorage
-    )(where)
+    if kind == "postgres":
+        from planton_postgres import PostgresStorage
+
+        return PostgresStorage(where)
+    return MemoryStorage() if kind == "memory" else SQLiteStorage(where)
 
 
 @pytest.fixture(params=STORAGES)
@@ -37,6 +39,12 @@ async def storage(kind, where):
         yield storage
 
 
+@attrs.frozen(kw_only=True)
+class _ForeignEvent(InstructionEvent):
+    is_foreign: bool = True
+    claimed_at: float | None = None
+
+
 class Seen:
     """All that an executor told, as short words in their order."""
 
@@ -44,11 +52,19 @@ class Seen:
         self.words = []
         self.failed = []
         self.succeeded = []
+        self.errors = []
         executor.on(StartedEvent, lambda event: self._add("started", event))
         executor.on(SucceededEvent, lambda event: self._add("succeeded", event))
-        executor.on(FailedEvent, lambda event: self._add("failed", event))
+        executor.on(FailedEvent, self.fail)
+        executor.on(ErrorEvent, self.note_error)
         executor.on(IdleEvent, lambda event: self.words.append("idle"))
         self._changed = trio.Event()
+
+    def fail(self, event):
+        self._add("failed", event)
+
+    def note_error(self, event):
+        self.errors.append(event.error)
 
     def _add(self, word, event):
         self.words.append(f"{word} {event.work.instruction}")
@@ -88,6 +104,21 @@ class Bench:
     async def enqueue(self, *instructions, name="task", **options):
         for instruction in instructions:
             assert await self.storage.enqueue(name, instruction, **options)
+
+    async def claim(self, *instructions, **options):
+        """Queue instructions and claim all that are queued, as a dispatcher would."""
+        await self.enqueue(*instructions)
+        events = []
+        planton = Planton(tasks=[self.storage.queue_task("task", concurrency=10, **options)])
+        planton.on(InstructionEvent, events.append)
+        await planton.attempt("task")
+        return events
+
+    @staticmethod
+    def through_broker(event):
+        """Return the event as a consumer in another process gets it."""
+        got = InstructionEvent.from_json(event.to_json())
+        return _ForeignEvent(**attrs.asdict(got, recurse=False))
 
     async def record(self, instruction="a", name="task"):
         found = await self.storage.find(task_name=name)

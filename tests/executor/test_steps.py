@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 
+from planton.testing import MemoryStorage
 from planton_executor import (
     AdvancedEvent,
     Executor,
@@ -239,6 +240,26 @@ async def test_a_stop_lets_the_step_finish_and_another_process_goes_on(memory_be
     assert [] == one.seen.failed
 
 
+async def test_a_stop_does_not_wait_for_a_storage_that_is_away(memory_bench, caplog):
+    """The state that it came to is lost, and the log says of which work."""
+    one = memory_bench(grace=3)
+    seen = []
+    steps = Steps(one.executor, "Slow", [Slow], resources=seen)
+    await steps.enqueue("a", Slow(4))
+    async with one.planton(name="Slow"):
+        await trio.sleep(3)
+        one.storage.connection.execute("ALTER TABLE planton_active RENAME TO gone")
+        await trio.sleep(3)
+    one.storage.connection.execute("ALTER TABLE gone RENAME TO planton_active")
+
+    assert 11 == round(trio.current_time())
+    assert "the ends of 1 instructions could not be stored" in caplog.text
+    assert ("running", 1) == (
+        (await one.record("a", "Slow")).status,
+        (await one.record("a", "Slow")).payload["Slow"]["Slow"]["number"],
+    )
+
+
 async def test_a_step_that_lost_its_lease_changes_nothing(memory_bench):
     """What it returns is not stored, and it is told."""
     one = memory_bench()
@@ -248,9 +269,10 @@ async def test_a_step_that_lost_its_lease_changes_nothing(memory_bench):
     async with one.planton(name="Slow", delay=60) as planton:
         planton.wake()
         await trio.sleep(1)
-        (row,) = one.storage.committed.values()
-        await one.storage.release(row.receipt)
+        sql = "SELECT id, token FROM planton_active"
+        ((number, token),) = one.storage.connection.execute(sql)
         planton.pause("Slow")
+        await one.storage.release(f"{number}.{token}")
         await trio.sleep(30)
     found = await one.record("a", "Slow")
 
@@ -316,7 +338,7 @@ class Generator(Step):
 def test_a_step_that_cannot_be_called_is_refused(step):
     """When it is given, not when there is work."""
     with pytest.raises(ValueError, match=f"{step.__name__}.*a method `step"):
-        Steps(Executor(_Storage()), "Greeter", [step])
+        Steps(Executor(MemoryStorage()), "Greeter", [step])
 
 
 def test_steps_must_be_attrs_classes_of_their_own():
@@ -325,7 +347,7 @@ def test_steps_must_be_attrs_classes_of_their_own():
     class NotAttrs(SayHello):
         pass
 
-    executor = Executor(_Storage())
+    executor = Executor(MemoryStorage())
     for step in (NotAttrs, dict, SayHello("x"), None):
         with pytest.raises(ValueError, match="attrs"):
             Steps(executor, "Greeter", [step])
@@ -338,14 +360,9 @@ def test_steps_must_be_attrs_classes_of_their_own():
         later(SayHello("x"), -1)
 
 
-class _Storage:
-    def heartbeat(self):
-        pass
-
-
 def test_a_step_is_stored_as_plain_json():
     """Which can be written by hand."""
-    steps = Steps(Executor(_Storage()), "Greeter", [ReadName, SayHello])
+    steps = Steps(Executor(MemoryStorage()), "Greeter", [ReadName, SayHello])
     state = steps.state(ReadName("name.txt"))
 
     assert '{"Greeter": {"ReadName": {"filename": "name.txt"}}}' == json.dumps(state)
@@ -370,7 +387,7 @@ def test_fields_may_be_all_that_cattrs_knows():
     converter = make_converter()
     converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(seconds=value))
-    steps = Steps(Executor(_Storage()), "Rich", [Rich], converter=converter)
+    steps = Steps(Executor(MemoryStorage()), "Rich", [Rich], converter=converter)
     step = Rich(Path("a"), timedelta(minutes=1))
 
     assert step == steps.load(json.loads(json.dumps(steps.state(step))))

@@ -4,17 +4,15 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-import attrs
+import psycopg
 import pytest
 import trio
-from psycopg.types.json import Jsonb
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, Planton, StorageError
 from planton.testing import EventCollector
 from planton.testing.conformance._base import attempt, claim, enqueue, names, request
 from planton_postgres import PostgresStorage
-from planton_postgres._driver import TrioConnection
-from planton_postgres._statements import CLAIM
 
 TABLE = "CREATE TABLE account (id bigint PRIMARY KEY, sent_at timestamptz)"
 CLAIM_SQL = """
@@ -50,40 +48,40 @@ async def blocked(observer, count=1):
 # The lock of a task, and what is counted under it
 
 
-WAITING_VIEW = """
-CREATE FUNCTION wait() RETURNS boolean LANGUAGE sql VOLATILE
-AS 'SELECT pg_advisory_xact_lock_shared(1) IS NOT NULL';
-ALTER TABLE planton_active RENAME TO real_active;
-CREATE VIEW planton_active AS SELECT * FROM real_active WHERE wait()
+WATCH = """
+CREATE TABLE watched (active bigint);
+CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO watched SELECT count(*) FROM planton_active;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER watch AFTER INSERT ON planton_active
+FOR EACH STATEMENT EXECUTE FUNCTION watch();
 """
 ACTIVE = """
-INSERT INTO {} (
-    receipt, task_name, instruction, delivery, created_at, claimed_at, lease, lease_expires_at
+INSERT INTO planton_active (
+    token, task_name, instruction, delivery, created_at, claimed_at, lease, lease_expires_at
 )
-SELECT gen_random_uuid(), 'task', '{}', 1, now(), now(), 60, now() + interval '1 minute'
+SELECT 1, 'task', '{}', 1, now(), now(), 60, now() + interval '1 minute'
 """
 
 
-async def test_the_count_is_fresh_once_the_lock_is_held(storage, connection, observer):
-    """A claim that is committed after `lock` has looked, and before it locks, is counted."""
-    await enqueue(storage, "task", "a", "b")
-    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
-    await observer.execute(ACTIVE.format("planton_active", "y"))
-    # So that `lock` waits in the middle: it has begun to look, and has no lock yet.
-    await observer.execute(WAITING_VIEW)
+async def test_what_is_committed_while_a_claim_waits_is_counted(storage, connection, observer):
+    """The count begins when the lock is held, and not when the claim was sent."""
+    await enqueue(storage, "task", "y", "a", "b")
+    task = storage.queue_task("task", concurrency=2)
+    await claim(task, 1)  # so that it is expected to find more, and does not look before it claims
     found = []
 
     async def claim_meanwhile():
-        found.append(await attempt(storage.queue_task("task", concurrency=2)))
+        found.append(await attempt(task))
 
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            async with connection.transaction():
-                await connection.execute("SELECT FROM planton_task FOR UPDATE")
-                await connection.execute("SELECT pg_advisory_xact_lock(1)")
-                nursery.start_soon(claim_meanwhile)
-                await blocked(observer)
-                await connection.execute(ACTIVE.format("real_active", "x"))
+        async with trio.open_nursery() as nursery, connection.transaction():
+            await connection.execute("LOCK TABLE planton_task IN ACCESS EXCLUSIVE MODE")
+            nursery.start_soon(claim_meanwhile)
+            await blocked(observer)
+            await connection.execute(ACTIVE.format("x"))
 
     assert [([], 2)] == [(batch.claims, batch.active) for batch in found]
 
@@ -91,102 +89,66 @@ async def test_the_count_is_fresh_once_the_lock_is_held(storage, connection, obs
 async def test_a_time_that_was_dispatched_meanwhile_is_not_dispatched_again(
     storage, connection, observer
 ):
-    """By another dispatcher, after `lock` has looked and before it locks."""
+    """By another dispatcher, after this one has looked and before it claims."""
     task = storage.cron_task("cron", "0 0 1 1 *")
     await claim(task)
     await observer.execute("UPDATE planton_cron SET next_fire_at = now() - interval '1 second'")
-    await observer.execute(ACTIVE.format("planton_active", "y").replace("'task'", "'cron'"))
-    await observer.execute(WAITING_VIEW)
     found = []
 
     async def claim_meanwhile():
-        found.append(await attempt(attrs.evolve(task, concurrency=5)))
+        found.append(await attempt(task))
 
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock(1)")
-                nursery.start_soon(claim_meanwhile)
-                await blocked(observer)
-                await connection.execute("SELECT FROM planton_task FOR UPDATE")
-                await connection.execute(
-                    "UPDATE planton_cron SET next_fire_at = now() + interval '1 hour'"
-                )
+        async with trio.open_nursery() as nursery, connection.transaction():
+            await connection.execute("LOCK TABLE planton_cron IN SHARE MODE")
+            nursery.start_soon(claim_meanwhile)
+            await blocked(observer)
+            await connection.execute(
+                "UPDATE planton_cron SET next_fire_at = now() + interval '1 hour'"
+            )
 
     assert [[]] == [batch.claims for batch in found]
 
 
-async def test_one_statement_would_have_looked_too_early(storage, connection, observer):
-    """Why there are two: what one statement sees was there before it waited for its lock."""
-    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
-    one_statement = """
-    WITH held AS MATERIALIZED (
-        SELECT task_name FROM planton_task WHERE task_name = 'task' FOR UPDATE
-    )
-    SELECT (SELECT count(*) FROM planton_ended) FROM held
-    """
-    seen = []
-    async with await TrioConnection.connect(storage.conninfo) as claimer:
-
-        async def claim_in_one():
-            seen.extend(await rows(claimer, one_statement))
-
-        async with trio.open_nursery() as nursery, connection.transaction():
-            await connection.execute("SELECT FROM planton_task FOR UPDATE")
-            nursery.start_soon(claim_in_one)
-            await blocked(observer)
-            await connection.execute(
-                "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at)"
-                " VALUES ('task', 'x', 1, 'dead', now())"
-            )
-        seen.extend(await rows(claimer, one_statement))
-
-    assert [(0,), (1,)] == seen
-
-
-async def test_what_was_skipped_by_lock_is_skipped_by_claim(storage, connection, observer):
-    """Though the lock is free by then: its count would be as old as that look."""
-    await enqueue(storage, "task", "a")
-    await claim(storage.queue_task("task"), 1)
-    await enqueue(storage, "task", "b")
-    rule = {"task_name": "task", "limit": 5, "concurrency": 5, "key": "%", "tags": [], "lease": 60}
-    parameters = {"asked": Jsonb([{**rule, "source": "queue"}]), "keep": True, "locks": True}
-    parameters["claimed_by"] = "me"
-    async with connection.transaction():
-        async with observer.transaction():
-            await observer.execute("SELECT FROM planton_task FOR UPDATE")
-            await connection.execute(CLAIM["lock"], parameters)
-
-        assert [] == await rows(connection, CLAIM["claim"], parameters)
-        await connection.execute(CLAIM["lock"], parameters)
-        assert 2 == len(await rows(connection, CLAIM["claim"], parameters))
-    assert [("",)] == await rows(connection, "SELECT current_setting('planton.held')")
-
-
-async def test_a_default_isolation_of_the_users_is_no_danger(schema_dsn, observer):
-    """The claim says which one it needs."""
-    dsn = f"{schema_dsn} options='-c default_transaction_isolation=serializable'"
-    name = schema_dsn.rpartition("search_path=")[2].strip("'")
-    dsn = dsn.replace("options='-c ", f"options='-csearch_path={name} -c ")
+@pytest.mark.parametrize("isolation", ("read committed", "repeatable read", "serializable"))
+async def test_a_cap_is_exact_whatever_the_default_isolation(schema_dsn, observer, isolation):
+    """Of dispatchers that offer other keys, so that they do not meet at the same rows."""
+    options = conninfo_to_dict(schema_dsn)["options"]
+    setting = isolation.replace(" ", "\\ ")
+    dsn = make_conninfo(schema_dsn, options=f"{options} -c default_transaction_isolation={setting}")
     async with PostgresStorage(dsn) as storage, PostgresStorage(dsn) as other:
         await storage.migrate()
-        await enqueue(storage, "task", *map(str, range(40)))
-        tasks = [each.queue_task("task", concurrency=40) for each in (storage, other)]
-        seen, errors = [], []
+        for key in "ab":
+            await enqueue(storage, "task", *(f"{key}{n}" for n in range(60)))
+        await observer.execute(WATCH)
+        seen = []
 
-        async def work(task):
-            for _ in range(20):
-                try:
-                    seen.extend(names(await claim(task, 1)))
-                except StorageError as error:  # pragma: no cover
-                    errors.append(error)
+        async def work(each, key):
+            task = each.queue_task("task", key=f"{key}%", concurrency=1)
+            while len(seen) < 60:
+                claims = await claim(task)
+                seen.extend(names(claims))
+                await each.complete([str(claim.receipt) for claim in claims])
 
-        async with trio.open_nursery() as nursery:
-            for task in tasks:
-                nursery.start_soon(work, task)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for each in (storage, other):
+                    nursery.start_soon(work, each, "ab"[each is other])
 
-    assert [] == errors
+    assert {"a", "b"} == {name[0] for name in seen}
     assert len(set(seen)) == len(seen)
+    assert [(1,)] == await rows(observer, "SELECT max(active) FROM watched")
+
+
+@pytest.mark.parametrize("isolation", ("REPEATABLE READ", "SERIALIZABLE"))
+async def test_a_claim_of_a_program_of_another_isolation_is_refused(storage, connection, isolation):
+    """It would count what is active in a snapshot that is too old."""
+    await enqueue(storage, "task", "a")
+    await claim(storage.queue_task("other"))
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="needs READ COMMITTED"):
+        async with connection.transaction():
+            await connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+            await connection.execute("SELECT planton_claim('task', '{}')")
 
 
 async def test_an_idle_or_saturated_task_writes_nothing(storage, observer):
@@ -195,7 +157,9 @@ async def test_an_idle_or_saturated_task_writes_nothing(storage, observer):
     task = storage.queue_task("task")
     await claim(task)
     idle = storage.queue_task("idle")
-    await claim(idle)
+    for _ in range(2):  # where something was claimed, it is expected to go on
+        await claim(task)
+        await claim(idle)
     before = await rows(observer, "SELECT pg_current_xact_id()")
     for _ in range(10):
         await claim(task)
@@ -218,6 +182,14 @@ async def test_rows_that_somebody_has_locked_are_left_for_later(storage, connect
 
 # Blocked, timed out, cancelled, killed
 
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'not this one';
+END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON planton_active
+FOR EACH ROW WHEN (NEW.task_name = 'bad') EXECUTE FUNCTION refuse();
+"""
 TABLES = ("planton_task", "planton_active", "planton_pending", "planton_ended", "account")
 
 
@@ -226,9 +198,9 @@ async def fill(storage, observer):
     await enqueue(storage, "task", "used up", "expired")
     await claim(storage.queue_task("first", lease=0.001))
     await observer.execute(
-        "INSERT INTO planton_active (receipt, task_name, instruction, delivery, created_at,"
+        "INSERT INTO planton_active (token, task_name, instruction, delivery, created_at,"
         " claimed_at, lease, lease_expires_at)"
-        " SELECT gen_random_uuid(), task_name, instruction,"
+        " SELECT 1, task_name, instruction,"
         " CASE instruction WHEN 'used up' THEN 5 ELSE 1 END, now(), now(), 1, now()"
         " FROM planton_pending"
     )
@@ -321,45 +293,31 @@ async def test_a_cancelled_statement_of_the_users_is_undone_at_once(storage, con
     await assert_nothing_changed(storage, observer)
 
 
-async def test_a_cancelled_claim_of_many_gives_what_was_committed(storage, connection, observer):
-    """One waits for a lock of the user's and is undone; the other has claimed and is heard."""
-    await observer.execute("CREATE TABLE slow (id bigint)")
-    tasks = [
-        storage.claim_task("task", sql=CLAIM_SQL),
-        storage.claim_task("slow", sql="SELECT id FROM slow LIMIT %(limit)s"),
-    ]
-    for task in tasks:
-        await claim(task)
-    await observer.execute("DELETE FROM planton_active")
-    answers = []
+async def test_one_that_fails_does_not_undo_what_shares_its_commit(storage, observer):
+    """Each claim, and each report, is then sent by itself; the one that fails is told."""
+    await enqueue(storage, "good", "a")
+    await enqueue(storage, "bad", "b")
+    await enqueue(storage, "done", "c")
+    (done,) = await claim(storage.queue_task("done"))
+    tasks = [storage.queue_task(name) for name in ("good", "bad")]
+    await observer.execute(REFUSE)
+    answers, ends = [], []
 
     async def claim_both():
         answers.extend(await tasks[0].schedule.many([request(task) for task in tasks]))
 
-    with trio.fail_after(10):
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE slow IN ACCESS EXCLUSIVE MODE")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(claim_both)
-                await blocked(observer)
-                while not await storage.get_active_instructions("task"):
-                    await trio.sleep(0.005)
-                nursery.cancel_scope.cancel()
+    async def end():
+        ends.append(await storage.complete(str(done.receipt)))
 
-    assert [["2"], []] == [names(answer.claims) for answer in answers]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(claim_both)
+        nursery.start_soon(end)
 
-
-async def test_one_that_fails_does_not_undo_the_others(storage):
-    """Each has its own transaction, and its own answer."""
-    tasks = [
-        storage.claim_task("good", sql=CLAIM_SQL),
-        storage.claim_task("bad", sql="SELECT 1 / 0 LIMIT %(limit)s"),
-    ]
-    good, bad = await tasks[0].schedule.many([request(task) for task in tasks])
-
-    assert ["1"] == names(good.claims)
-    assert isinstance(bad, InvalidQueryError)
-    assert "division by zero" in str(bad)
+    assert ["a"] == names(answers[0].claims)
+    assert isinstance(answers[1], StorageError)
+    assert "not this one" in str(answers[1])
+    assert [(done.receipt,)] == [end.applied for end in ends]
+    assert [("b",)] == await rows(observer, "SELECT instruction FROM planton_pending")
 
 
 async def test_reports_get_through_while_claims_are_blocked(schema_dsn, storage, connection):
@@ -561,7 +519,9 @@ async def test_rows_that_failed_come_back_where_no_history_is_kept(schema_dsn, s
 # Reports
 
 
-@pytest.mark.parametrize("receipt", ("", "abc", "1", "F55C8CA4-F970-48C1-9AD1-1B4919E87332"))
+@pytest.mark.parametrize(
+    "receipt", ("", "abc", "1", "1.", "1.2.3", "F55C8CA4-F970-48C1-9AD1-1B4919E87332")
+)
 async def test_a_malformed_receipt_is_an_error(storage, receipt):
     """It cannot be one of ours."""
     with pytest.raises(InvalidArgumentError, match="receipt"):

@@ -177,17 +177,20 @@ async def test_who_has_found_the_time_table_locked_looks_again(clock_dsn, set_cl
         assert (await attempt(task)).due_in > 60
 
 
-async def test_a_time_fires_once_even_if_it_was_kept_twice(clock_dsn, set_clock, observer):
-    """The history knows that it has been."""
+async def test_a_shared_time_is_remembered_until_each_version_is_past_it(
+    clock_dsn, set_clock, observer
+):
+    """And no longer: the table of fired times does not grow with every time."""
+    kept = "SELECT to_char(fire_at, 'HH24:MI') FROM planton_fired ORDER BY 1"
     await set_clock(START)
-    async with dispatchers(clock_dsn, "0 13 * * *") as tasks:
-        await fired(tasks)
-        for expected in ([START.replace(hour=13, minute=0, second=0)], []):
-            await observer.execute("UPDATE planton_cron SET next_fire_at = '2026-05-01 13:00Z'")
-            await set_clock(START.replace(hour=13))
-            assert expected == await fired(tasks)
-            await observer.execute(
-                "WITH gone AS (DELETE FROM planton_active RETURNING *) INSERT INTO planton_ended"
-                " (task_name, instruction, delivery, status, created_at)"
-                " SELECT task_name, instruction, 1, 'succeeded', now() FROM gone"
-            )
+    async with dispatchers(clock_dsn, "10 * * * *", "*/5 * * * *", misfire="all") as (old, new):
+        for task in (old, new):
+            await fired([task])
+        await set_clock(START.replace(minute=16))
+        ahead = await fired([new])
+        behind = await (await observer.execute(kept)).fetchall()
+        late = await fired([old])
+        after = await (await observer.execute(kept)).fetchall()
+
+    assert [5, 10, 15] == [time.minute for time in ahead]
+    assert ([("12:10",), ("12:15",)], [], []) == (behind, late, after)

@@ -78,6 +78,16 @@ async def test_what_comes_with_the_answer_of_a_statement_is_kept(connection, obs
     assert ["a", "b", "c"] == await hear(connection, 3)
 
 
+async def test_what_was_read_together_with_something_else_is_not_waited_for(connection, observer):
+    """libpq has it already: the socket has nothing more to say."""
+    await connection.execute("LISTEN news")
+    await notify(observer, "a")
+    await trio.lowlevel.wait_readable(connection.fileno())
+    connection.pgconn.consume_input()
+
+    assert ["a"] == await hear(connection, 1)
+
+
 async def test_the_connection_is_free_between_two_notifications(connection, observer):
     """It is taken only while somebody waits for one."""
     await connection.execute("LISTEN news")

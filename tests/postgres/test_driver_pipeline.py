@@ -340,6 +340,16 @@ async def test_statements_that_fail_again_and_again_leave_nothing_prepared_behin
     assert ["SELECT 1 / $1"] == await prepared(connection)
 
 
+async def test_statements_that_are_rarely_used_make_room_for_others(connection):
+    """The server keeps no more of them than the connection counts."""
+    connection.prepared_max = 3
+    for i in range(10):
+        await connection.run_pipeline([Statement(f"SELECT {i}", prepare=True)])
+    await connection.run_pipeline([])
+
+    assert [f"SELECT {i}" for i in (7, 8, 9)] == await prepared(connection)
+
+
 async def test_what_was_not_reached_is_not_taken_for_prepared(connection):
     """A statement that fails keeps those after it from being prepared."""
     after = Statement("SELECT %s::int", (1,), prepare=True)

@@ -5,10 +5,15 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from planton import InvalidArgumentError, StorageError
+from planton.storage import load_migrations
 from planton.testing.conformance._base import claim, enqueue, names
 from planton_postgres import PostgresStorage
-from planton_postgres._schema import migrations
+from planton_postgres._driver import TrioConnection
 from planton_postgres.demo import Accounts
+
+SETTINGS = "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%' ORDER BY name"
+PREPARED = "SELECT name FROM pg_prepared_statements"
+LOCKS = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 
 
 async def opened(storage):
@@ -96,7 +101,7 @@ async def test_a_missing_migration_is_a_clear_error(schema_dsn):
             *(lambda task=task: claim(task) for task in tasks),
             lambda: storage.enqueue("task", "a"),
             storage.stats,
-            lambda: storage.complete("00000000-0000-0000-0000-000000000000"),
+            lambda: storage.complete("1.1"),
         ):
             with pytest.raises(StorageError, match=r"await storage\.migrate\(\)"):
                 await call()
@@ -109,7 +114,10 @@ async def test_a_missing_migration_is_a_clear_error(schema_dsn):
 async def test_tables_that_are_newer_are_a_clear_error(schema_dsn, observer):
     """An old program does not touch them."""
     async with PostgresStorage(schema_dsn) as storage:
-        assert [len(migrations()), 0] == [await storage.migrate(), await storage.migrate()]
+        assert [len(load_migrations("planton_postgres")), 0] == [
+            await storage.migrate(),
+            await storage.migrate(),
+        ]
         await observer.execute("INSERT INTO planton_schema VALUES (99)")
         with pytest.raises(StorageError, match="install a newer planton"):
             await storage.migrate()
@@ -123,8 +131,8 @@ async def test_tables_that_are_older_are_a_clear_error(schema_dsn, observer):
     """At first use; nothing of them is touched."""
     async with PostgresStorage(schema_dsn) as storage:
         await storage.migrate()
-        await observer.execute("DELETE FROM planton_schema WHERE version > 1")
-        problem = r"of version 1, this planton needs .*: call `await storage\.migrate\(\)`"
+        await observer.execute("UPDATE planton_schema SET version = 0")
+        problem = r"this planton needs version \d+: call `await storage\.migrate\(\)`"
         for call in (storage.stats, lambda: claim(storage.claim_task("t", sql="SELECT %(limit)s"))):
             with pytest.raises(StorageError, match=problem) as caught:
                 await call()
@@ -140,21 +148,21 @@ async def test_a_migration_that_fails_is_undone(schema_dsn, observer):
             await storage.migrate()
         await observer.execute("DROP TABLE planton_ended")
 
-        assert len(migrations()) == await storage.migrate()
+        assert len(load_migrations("planton_postgres")) == await storage.migrate()
 
 
-async def test_unlogged_tables(schema_dsn, observer):
-    """Asked for when they are made, or later."""
-    kinds = "SELECT DISTINCT relpersistence FROM pg_class WHERE oid = ANY (ARRAY[{}]::regclass[])"
-    tables = ("task", "pending", "active", "ended")
-    query = kinds.format(", ".join(f"'planton_{table}'" for table in tables))
-    async with PostgresStorage(schema_dsn) as storage:
+@pytest.mark.parametrize(("options", "kind"), (({}, "p"), ({"unlogged": True}, "u")))
+async def test_tables_are_unlogged_if_that_is_asked_for(schema_dsn, observer, options, kind):
+    """All that instructions and cron times are kept in; by default a crash loses nothing."""
+    tables = ("task", "pending", "active", "ended", "cron", "fired")
+    query = "SELECT DISTINCT relpersistence FROM pg_class WHERE oid = ANY (ARRAY[{}]::regclass[])"
+    async with PostgresStorage(schema_dsn, **options) as storage:
         await storage.migrate()
+        found = await rows(
+            observer, query.format(", ".join(f"'planton_{table}'" for table in tables))
+        )
 
-        assert [("p",)] == await rows(observer, query)
-    async with PostgresStorage(schema_dsn, unlogged=True) as storage:
-        assert [0, 0] == [await storage.migrate(), await storage.migrate()]
-        assert [("u",)] == await rows(observer, query)
+        assert [(kind,)] == found
         await enqueue(storage, "task", "a")
         assert ["a"] == names(await claim(storage.queue_task("task")))
 
@@ -165,7 +173,7 @@ async def test_a_storage_that_is_closed_says_so(schema_dsn):
     async with storage:
         await storage.migrate()
     for call in (storage.stats, lambda: claim(storage.claim_task("t", sql="SELECT %(limit)s"))):
-        with pytest.raises(StorageError, match="closed"):
+        with pytest.raises(StorageError, match="not open"):
             await call()
     async with storage:
         assert [] == await storage.stats()
@@ -177,17 +185,20 @@ async def test_a_pooler_without_prepared_statements(schema_dsn, observer):
         await storage.migrate()
         task = storage.queue_task("task", concurrency=50)
         source = storage.claim_task("sql", sql="SELECT 1 LIMIT %(limit)s")
-        before = await storage._database.rows("SELECT name, setting FROM pg_settings ORDER BY 1")
+        async with await TrioConnection.connect(schema_dsn) as fresh:
+            expected = await rows(fresh, SETTINGS)
         for number in range(12):
             await enqueue(storage, "task", str(number))
             (claimed,) = await claim(task)
             await storage.complete(claimed.receipt)
             await claim(source)
-        database = storage._database
 
-        assert before == await database.rows("SELECT name, setting FROM pg_settings ORDER BY 1")
-        assert [] == await database.rows("SELECT name FROM pg_prepared_statements")
-        assert [] == await database.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'")
+        async def looked(connection):
+            return [await rows(connection, query) for query in (SETTINGS, PREPARED, LOCKS)]
+
+        found = await storage._backend._database.use(looked)
+
+        assert [expected, [], []] == found
 
 
 async def test_the_server_may_restart(postgres_server, postgres_dsn):

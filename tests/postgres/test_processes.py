@@ -202,7 +202,7 @@ async def test_what_a_killed_process_had_is_delivered_again(storage, start, sche
     process.send_signal(signal.SIGKILL)
     process.wait()
     with psycopg.connect(schema_dsn) as connection:
-        (old,) = connection.execute("SELECT receipt::text FROM planton_active").fetchone()
+        (old,) = connection.execute("SELECT id || '.' || token FROM planton_active").fetchone()
     task = storage.queue_task("work", lease=1.0)
 
     assert [] == await claim(task), "its lease is not over"

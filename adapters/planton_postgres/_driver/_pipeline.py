@@ -66,7 +66,7 @@ def running(
             next(answers)
         answer = next(answers)
         if key is not None:
-            pass
+            prepared.validate(key, prepare, name, answer)
         results += answer
     return results
 

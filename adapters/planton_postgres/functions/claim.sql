@@ -18,7 +18,8 @@ DECLARE
     held integer;                   -- how many hold a slot now
     names text[];                   -- the instructions that are active
     first_expiry timestamptz;
-    lowest bigint;                  -- no active row of the task has a lower id, now or later
+    ids_from bigint;                -- no active row of the task has a lower id, now or later
+    lowest bigint;                  -- the same, learnt now
     clock timestamptz;              -- read after the count, so later than every end not counted
     room integer;
     claimed integer := 0;
@@ -31,13 +32,12 @@ DECLARE
     began timestamptz;
     took interval;
     walked bigint;                  -- how many index entries it read, dead rows included
-    due bigint[] := '{}';
-    at_level bigint[];
+    due tid[] := '{}';
+    at_level tid[];
     next_due timestamptz;
     given text[] := '{}';
     problem jsonb;
     mode text;
-    server text := pg_postmaster_start_time()::text || 'planton_claim_id'::regclass::oid;
     seqscan text := current_setting('enable_seqscan');
     bitmapscan text := current_setting('enable_bitmapscan');
 BEGIN
@@ -48,15 +48,16 @@ BEGIN
     SELECT * INTO asked FROM jsonb_to_record(request) AS asked (
         "limit" integer, concurrency integer, lease double precision, deliveries integer,
         key text, tags text[], claimed_by text, token bigint, keeps boolean,
-        passed jsonb, lowest bigint, server text,
+        passed jsonb,
         statement text, mode text, retries integer,
         cron text, kept timestamptz, fires timestamptz[], next_fire_at timestamptz,
         is_alone boolean
     );
 
     -- 1. lock the row of the task, or go away
-    SELECT coalesce(task_row.concurrency, asked.concurrency), task_row.paused_at IS NOT NULL
-    INTO cap, is_paused
+    SELECT coalesce(task_row.concurrency, asked.concurrency), task_row.paused_at IS NOT NULL,
+           task_row.ids_from
+    INTO cap, is_paused, ids_from
     FROM planton_task AS task_row WHERE task_row.task_name = task FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         kind := CASE
@@ -74,15 +75,13 @@ BEGIN
     -- read all of a table, or sort it, for as long as the plan is kept.
     PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
 
-    -- 2. count what is active, from the bound on if it was learnt from this very sequence
+    -- 2. count what is active; below ids_from there are dead rows only, see planton_draw
     lowest := (SELECT last_value + is_called::integer FROM planton_claim_id);
     SELECT count(*), min(counted.lease_expires_at), coalesce(min(counted.id), lowest),
            coalesce(array_agg(counted.instruction), '{}')
     INTO active, first_expiry, lowest, names
     FROM planton_active AS counted
-    WHERE counted.task_name = task AND counted.id >= CASE
-        WHEN asked.server = server AND asked.lowest <= lowest THEN asked.lowest ELSE 0
-    END;
+    WHERE counted.task_name = task AND counted.id >= ids_from;
     held := active;
     clock := clock_timestamp();
 
@@ -94,15 +93,17 @@ BEGIN
         count := (
             SELECT count(*) FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+              AND expired.instruction LIKE asked.key AND expired.tags <@ asked.tags
         );
         RETURN QUERY
         UPDATE planton_active AS rescued
-        SET token = asked.token, delivery = rescued.delivery + 1, claimed_at = clock,
-            claimed_by = asked.claimed_by, lease = asked.lease,
+        SET token = asked.token, delivery = least(rescued.delivery + 1, 1000000000),
+            claimed_at = clock, claimed_by = asked.claimed_by, lease = asked.lease,
             lease_expires_at = clock + least(asked.lease, rescued.timeout) * interval '1 second'
         WHERE rescued.id = ANY (ARRAY(
             SELECT expired.id FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+              AND expired.instruction LIKE asked.key AND expired.tags <@ asked.tags
             ORDER BY expired.lease_expires_at, expired.id
             LIMIT greatest(0, least(asked."limit", cap - (held - count))) FOR UPDATE SKIP LOCKED
         ))
@@ -120,7 +121,7 @@ BEGIN
 
     -- 5. take due rows of the queue, priority by priority. What is active stays there. What was
     -- taken before is passed over: its dead rows stay in the index while a snapshot is held open.
-    passed := CASE WHEN asked.server = server THEN coalesce(asked.passed, '{}') ELSE '{}' END;
+    passed := coalesce(asked.passed, '{}');
     began := clock_timestamp();
     walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass);
     WHILE room > cardinality(due) LOOP
@@ -130,7 +131,7 @@ BEGIN
         bound_run_at := coalesce((passed -> level::text ->> 0)::timestamptz, '-infinity');
         bound_id := coalesce((passed -> level::text ->> 1)::bigint, 0);
         at_level := ARRAY(
-            SELECT pending.id FROM planton_pending AS pending
+            SELECT pending.ctid FROM planton_pending AS pending
             WHERE pending.task_name = task AND pending.priority = level
               AND pending.run_at <= clock AND (pending.run_at, pending.id) > (bound_run_at, bound_id)
               AND pending.instruction LIKE asked.key AND pending.tags <@ asked.tags
@@ -142,7 +143,7 @@ BEGIN
             due := due || at_level;
             passed := passed || (
                 SELECT jsonb_build_object(level, jsonb_build_array(last.run_at, last.id))
-                FROM planton_pending AS last WHERE last.id = at_level[cardinality(at_level)]
+                FROM planton_pending AS last WHERE last.ctid = at_level[cardinality(at_level)]
             );
         END IF;
         IF room > cardinality(due) THEN
@@ -157,16 +158,17 @@ BEGIN
     IF cardinality(due) > 0 THEN
         RETURN QUERY
         WITH gone AS (
-            DELETE FROM planton_pending AS pending WHERE pending.id = ANY (due) RETURNING pending.*
+            DELETE FROM planton_pending AS pending WHERE pending.ctid = ANY (due) RETURNING pending.*
         )
         INSERT INTO planton_active AS recorded (
-            token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
+            id, token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
             delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
             lease_expires_at
         )
-        SELECT asked.token, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
-               gone.retries, gone.timeout, gone.partition, gone.delivery + 1, gone.failures,
-               gone.undelivered, gone.error, gone.created_at, clock, asked.claimed_by, asked.lease,
+        SELECT planton_draw(ids_from), asked.token, gone.task_name, gone.instruction, gone.payload,
+               gone.priority, gone.tags, gone.retries, gone.timeout, gone.partition,
+               least(gone.delivery + 1, 1000000000), gone.failures, gone.undelivered, gone.error,
+               gone.created_at, clock, asked.claimed_by, asked.lease,
                clock + least(asked.lease, gone.timeout) * interval '1 second'
         FROM gone ORDER BY gone.priority DESC, gone.run_at, gone.id
         RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
@@ -201,11 +203,11 @@ BEGIN
     IF cardinality(given) > 0 THEN
         RETURN QUERY
         INSERT INTO planton_active AS recorded (
-            token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
+            id, token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
             lease, lease_expires_at
         )
-        SELECT asked.token, task, each.instruction, asked.retries, 1, clock, clock, asked.claimed_by,
-               asked.lease, clock + asked.lease * interval '1 second'
+        SELECT planton_draw(ids_from), asked.token, task, each.instruction, asked.retries, 1, clock,
+               clock, asked.claimed_by, asked.lease, clock + asked.lease * interval '1 second'
         FROM unnest(given) WITH ORDINALITY AS each (instruction, place)
         WHERE each.instruction NOT IN (
             SELECT pending.instruction FROM planton_pending AS pending
@@ -219,6 +221,10 @@ BEGIN
         held := held + count;
     END IF;
 
+    IF lowest > ids_from + 1000 THEN
+        -- Kept in the database, where it is as true as the rows that it is about.
+        UPDATE planton_task AS task_row SET ids_from = lowest WHERE task_row.task_name = task;
+    END IF;
     IF claimed = 0 AND active = held AND asked.is_alone THEN
         -- Nothing was claimed or ended, and nothing else shares the commit: no need to wait for the disk.
         PERFORM set_config('synchronous_commit', 'off', true);
@@ -227,7 +233,7 @@ BEGIN
     id := NULL;
     payload := jsonb_build_object(
         'active', active, 'held', held, 'claimed', claimed, 'cap', cap, 'mode', mode,
-        'problem', problem, 'passed', passed, 'lowest', lowest, 'server', server,
+        'problem', problem, 'passed', passed,
         'walked', walked - cardinality(due), 'took', extract(epoch FROM took), 'clock', extract(epoch FROM clock),
         'first_expiry', extract(epoch FROM first_expiry), 'next_due', extract(epoch FROM next_due)
     );

@@ -1,5 +1,21 @@
 -- What the steps of planton_claim are made of.
 
+-- The id of a new claim: not below `lowest`, and that of no other claim, also where the sequence was
+-- set back, or not copied with the rows as by a logical replication.
+CREATE OR REPLACE FUNCTION planton_draw(lowest bigint)
+RETURNS bigint LANGUAGE plpgsql AS $planton$
+DECLARE
+    drawn bigint := nextval('planton_claim_id');
+BEGIN
+    WHILE drawn < lowest OR EXISTS (SELECT FROM planton_active AS active WHERE active.id = drawn) LOOP
+        IF drawn < lowest THEN
+            PERFORM setval('planton_claim_id', lowest);
+        END IF;
+        drawn := nextval('planton_claim_id');
+    END LOOP;
+    RETURN drawn;
+END $planton$;
+
 -- The next lower priority that is queued. It never looks at what was passed over: the priorities
 -- that were passed are known, and it looks for others between them.
 CREATE OR REPLACE FUNCTION planton_next_level(task text, level integer, passed jsonb)

@@ -92,7 +92,8 @@ BEGIN
         SELECT failed.task_name, failed.instruction, failed.payload,
                greatest(failed.priority::bigint - failed.lower_priority::integer, -2147483648)::integer,
                failed.tags, failed.retries_left - 1, failed.timeout, failed.partition,
-               failed.delivery, failed.failures + 1, failed.message, failed.created_at,
+               failed.delivery, least(failed.failures + 1, 1000000000), failed.message,
+               failed.created_at,
                clock_timestamp() + failed.delay * interval '1 second'
         FROM failed WHERE failed.is_to_retry AND failed.retries_left > 0
         ORDER BY failed.task_name, failed.instruction
@@ -136,7 +137,8 @@ BEGIN
         )
         SELECT gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags, gone.retries,
                gone.timeout, gone.partition, gone.delivery, gone.failures,
-               CASE WHEN is_undelivered THEN gone.undelivered + 1 ELSE 0 END, gone.error,
+               CASE WHEN is_undelivered THEN least(gone.undelivered + 1, 1000000000) ELSE 0 END,
+               gone.error,
                gone.created_at, clock_timestamp() + CASE
                    WHEN is_undelivered AND gone.undelivered > 0
                    THEN least(1 << least(gone.undelivered - 1, 6), 60) ELSE 0

@@ -242,6 +242,22 @@ class OperationPromises(Hooks):
         assert queued.created_at == again.created_at
         assert 1 == len(await claim(storage.queue_task("task")))
 
+    async def test_drop_deletes_what_is_queued(self, storage: Any) -> None:
+        """Those that are named or all of the task; what runs, what ended and others stay."""
+        await end_three(storage)
+        await enqueue(storage, "task", "a", "b", "c", "d")
+        await enqueue(storage, "other", "a")
+        await claim(storage.queue_task("task"), 1)
+
+        assert 1 == await storage.drop("task", ["a", "b", "unknown"])
+        assert 2 == await storage.drop("task")
+        assert 0 == await storage.drop("task", [])
+        found = [each.instruction for each in await storage.find(task_name="task")]
+        assert ["a", "dead", "failed", "succeeded"] == sorted(found)
+        assert [("a", "queued")] == [
+            (each.instruction, each.status) for each in await storage.find(task_name="other")
+        ]
+
     async def test_prune_deletes_what_ended_long_ago(self, storage: Any) -> None:
         """And nothing else; how many."""
         task = await end_three(storage)
