@@ -96,11 +96,11 @@ def test_the_day_of_an_operator(command, query):
     assert read(command("migrate", "--json"))["applied"] > 0
     assert {"applied": 0} == read(command("migrate", "--json"))
     for instruction in ("cat.png", "dog.png"):
-        command("enqueue", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h", "--yes")
+        command("enqueue", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h")
     query(
         "WITH gone AS (DELETE FROM planton_pending RETURNING *)"
-        " INSERT INTO planton_ended (id, task_name, instruction, delivery, status, error,"
-        " created_at)"
+        " INSERT INTO planton_ended"
+        " (id, task_name, instruction, delivery, status, error, created_at)"
         " SELECT id, task_name, instruction, 1, 'dead', 'broken', created_at FROM gone"
     )
     dead = read(command("find", "--status", "dead", "--json"))["instructions"]
@@ -108,7 +108,7 @@ def test_the_day_of_an_operator(command, query):
     command("pause", "resize")
     command("set-concurrency", "resize", "4")
     (task,) = read(command("status", "--json"))["tasks"]
-    pruned = read(command("prune", "--older-than", "0", "--status", "dead", "-y", "--json"))
+    pruned = read(command("prune", "--older-than", "0", "--json"))
 
     assert 2 == early.returncode
     assert "planton migrate URL" in early.stderr
@@ -123,7 +123,7 @@ def test_a_dispatcher_explains_itself_and_is_stopped(start, command, query):
     command("migrate")
     process = start("run", "app:app")
     wait_until(lambda: query("SELECT 1 FROM planton_decision"))
-    command("enqueue", "resize", "cat.png", "--yes")
+    command("enqueue", "resize", "cat.png")
     dispatched = "SELECT 1 FROM planton_decision WHERE report::text LIKE '%dispatched 1 of%'"
     wait_until(lambda: query(dispatched))
     explained, stopped = command("explain", "resize"), command("stop")
