@@ -122,7 +122,6 @@ STRANGE = [
     '["due", {"send": 1}]',
     '["due", [1, null, ["send"]]]',
     '[["due"], ["send"]]',
-    '["other", ["send"]]',
     '["due", ["send"], 3]',
     '"\\ud800"',
 ]
