@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from planton import InstructionEvent, Planton
+from planton import Claim, InstructionEvent, Planton
 from planton.storage import Acknowledged
 from planton.testing import MemoryStorage
 from planton_executor import Executor, IdleEvent, SucceededEvent
@@ -61,10 +61,11 @@ async def execute(cap: int, rows: int, prepare: Callable[[Executor], Any]) -> fl
     def note(_: IdleEvent) -> None:
         idle.set()
 
-    events = [
-        InstructionEvent(task_name="task", instruction=f"{n}", receipt=f"{n}.1", lease=60.0)
+    claims = [
+        Claim(instruction=f"{n}", receipt=f"{n}.1", lease=600.0, claimed_at=trio.current_time())
         for n in range(cap)
     ]
+    events = [InstructionEvent.of("task", claim) for claim in claims]
     async with executor:
         began = time.process_time()
         for _ in range(rows // cap):

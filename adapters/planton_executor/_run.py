@@ -94,16 +94,17 @@ class Run:
     answer: bool | Exception | None = None
     refusals, refused_at = 0, -1
 
-    def __init__(self, event: InstructionEvent, receipt: str, now: float) -> None:
+    def __init__(self, event: InstructionEvent, receipt: str) -> None:
         self.work = Work(event.task_name, event.instruction, event.payload, event.delivery, receipt)
         self.receipt = receipt
         self.timeout = event.timeout
         self.lease = min(event.lease or USUAL_LEASE, event.timeout or math.inf)
-        self.is_foreign = getattr(event, "is_foreign", False)
-        claimed_at = getattr(event, "claimed_at", now)
-        self.claimed_at = now if claimed_at is None else claimed_at
-        self.fresh_until = now if claimed_at is None else claimed_at + self.lease * FRESH
-        self.beat_at = self.fresh_until
+        self.is_foreign = event.is_foreign
+        if event.claimed_at is None:  # it may be old
+            self.claimed_at = self.fresh_until = self.beat_at = trio.current_time()
+        else:
+            self.claimed_at = event.claimed_at
+            self.fresh_until = self.beat_at = self.claimed_at + self.lease * FRESH
         self.renewed_at = time.monotonic()
         self.tries = event.delivery
 

@@ -99,7 +99,7 @@ class Session:
 
     async def take(self, event: InstructionEvent) -> None:
         """Take an instruction; see `Executor.submit`."""
-        run = Run(event, self._link.receipt(event), trio.current_time())
+        run = Run(event, self._link.receipt(event))
         if event.task_name not in self._handlers:
             await self._refuse(run)
             return

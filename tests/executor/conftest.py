@@ -1,6 +1,5 @@
 """One executor, three storages."""
 
-import attrs
 import pytest
 import trio.testing
 
@@ -37,12 +36,6 @@ async def storage(kind, where):
     async with open_storage(kind, where) as storage:
         await storage.migrate()
         yield storage
-
-
-@attrs.frozen(kw_only=True)
-class _ForeignEvent(InstructionEvent):
-    is_foreign: bool = True
-    claimed_at: float | None = None
 
 
 class Seen:
@@ -113,12 +106,6 @@ class Bench:
         planton.on(InstructionEvent, events.append)
         await planton.attempt("task")
         return events
-
-    @staticmethod
-    def through_broker(event):
-        """Return the event as a consumer in another process gets it."""
-        got = InstructionEvent.from_json(event.to_json())
-        return _ForeignEvent(**attrs.asdict(got, recurse=False))
 
     async def record(self, instruction="a", name="task"):
         found = await self.storage.find(task_name=name)

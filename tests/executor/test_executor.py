@@ -147,7 +147,7 @@ async def test_a_foreign_event_without_a_handler_is_released_and_told_once(memor
     await one.enqueue("a", "b")
     async with one.executor:
         for event in await one.claim():
-            await one.executor.submit(one.through_broker(event))
+            await one.executor.submit(InstructionEvent.from_json(event.to_json()))
 
         assert 2 == trio.current_time()
     assert ["queued", "queued"] == [(await one.record(name)).status for name in "ab"]
