@@ -198,9 +198,9 @@ def test_the_dead_that_are_forgotten_while_others_are_waited_for_have_not_stoppe
 
 
 def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
-    """Where each runs, whether it lives, what its tasks wait for."""
-    enter(tmp_path, "one")
+    """Where each runs, whether it lives, what its tasks wait for; the lost ones come last."""
     enter(tmp_path, "two", silent_for=300, overdue=True)
+    enter(tmp_path, "one")
     told, data = here("status").stdout, json.loads(here("status", "--json").stdout)
     lines = [line.split() for line in told.splitlines()]
 
@@ -208,7 +208,7 @@ def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
     assert ["two:7", "lost", "1", "d", "ago", "5", "min", "ago"] == lines[4][:8]
     assert ["resize", "one:7", "waiting", "in", "1", "min", "2"] == lines[7][:7]
     assert ["resize", "two:7", "overdue"] == lines[8][:3]
-    assert r"OSError: down\n\x1b[31m" in told
+    assert r"OSError: down\n\u001b[31m" in told
     assert ["running", "lost"] == [each["state"] for each in data["dispatchers"]]
     assert [False, True] == [each["status"]["overdue"] for each in data["reports"]]
 
