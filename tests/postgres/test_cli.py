@@ -96,7 +96,7 @@ def test_the_day_of_an_operator(command, query):
     assert read(command("migrate", "--json"))["applied"] > 0
     assert {"applied": 0} == read(command("migrate", "--json"))
     for instruction in ("cat.png", "dog.png"):
-        command("enqueue", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h")
+        command("enqueue", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h", "--yes")
     query(
         "WITH gone AS (DELETE FROM planton_pending RETURNING *)"
         " INSERT INTO planton_ended"
@@ -108,7 +108,7 @@ def test_the_day_of_an_operator(command, query):
     command("pause", "resize")
     command("set-concurrency", "resize", "4")
     (task,) = read(command("status", "--json"))["tasks"]
-    pruned = read(command("prune", "--older-than", "0", "--json"))
+    pruned = read(command("prune", "--older-than", "0", "--status", "dead", "-y", "--json"))
 
     assert 2 == early.returncode
     assert "planton migrate URL" in early.stderr
