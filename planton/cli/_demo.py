@@ -133,7 +133,7 @@ async def _send_all(mailer: Mailer) -> int:
         lease=LEASE,
         delay=delays.exponential(initial=0.05, maximum=1.0),
     )
-    planton = Planton(tasks=[task], services=[storage.serve])
+    planton = Planton(tasks=[task], storages=[storage])
     attempts: list[AttemptEvent] = []
     planton.on(AttemptEvent, attempts.append)
     total, remaining = await trio.to_thread.run_sync(accounts.progress, TASK)
