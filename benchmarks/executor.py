@@ -95,9 +95,9 @@ async def through_planton(storage: Any, cap: int, rows: int) -> float:
     for start in range(0, rows, 1000):
         new = [f"{number}" for number in range(start, min(start + 1000, rows))]
         await storage.enqueue_many("task", new)
-    task = storage.queue_task("task", concurrency=cap, delay=0.05, capacity=executor.capacity)
-    planton = Planton(tasks=[task], services=[storage.serve, executor.serve])
-    planton.on(InstructionEvent, executor.submit)
+    task = storage.queue_task("task", concurrency=cap, delay=0.05)
+    planton = Planton(tasks=[task], storages=[storage],
+    consumers=[executor])
     began = time.process_time()
     async with planton:
         await done.wait()

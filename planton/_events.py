@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeAlias
 import attrs
 
 from planton._errors import InvalidArgumentError
-from planton._task import IN_JSON, Claim
+from planton._task import IN_JSON, Claim, put_defaults_on_class
 
 Stage: TypeAlias = Literal[
     "delay",
@@ -59,11 +59,10 @@ class InstructionEvent(Claim, Event):
         # The constructor of a frozen class would take longer than all the rest of a delivery.
         event: InstructionEvent = object.__new__(InstructionEvent)
         fields = event.__dict__
-        fields.update(_DEFAULTS)
-        if isinstance(member, Claim):
-            fields.update(member.__dict__)
-        else:
+        if isinstance(member, str):
             fields["instruction"] = member
+        else:
+            fields.update(member.__dict__)
         fields["task_name"] = task_name
         return event
 
@@ -98,7 +97,7 @@ class InstructionEvent(Claim, Event):
         return cls(**{name: _member(members, name) for name in names}, is_foreign=True)
 
 
-_DEFAULTS = InstructionEvent(task_name="", instruction="").__dict__
+put_defaults_on_class(InstructionEvent)
 _REQUIRED = ("task_name", "instruction")
 _CLAIM_FIELDS = tuple(field.name for field in attrs.fields(Claim))
 _CHECKS: dict[str, Callable[[object], bool]] = {

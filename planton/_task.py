@@ -92,6 +92,16 @@ class Claim:
             raise InvalidArgumentError("instruction", value, "give a str, such as str(row_id)")
 
 
+def put_defaults_on_class(cls: type[attrs.AttrsInstance]) -> None:
+    """Let instances of a class without slots have its defaults without carrying them."""
+    for field in attrs.fields(cls):
+        if field.default is not attrs.NOTHING:
+            setattr(cls, field.name, field.default)
+
+
+put_defaults_on_class(Claim)
+
+
 def to_claim(member: str | Claim) -> Claim:
     """Return the claim that a member of an answer stands for."""
     return Claim(instruction=member) if isinstance(member, str) else member

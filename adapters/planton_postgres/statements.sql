@@ -96,7 +96,8 @@ WHERE task_name = ANY (%(task_names)s::text[]) ORDER BY id;
 
 -- name: enqueue
 -- Numbered in the order in which they were given, inserted in the order of their names: two that
--- queue the same instructions wait for each other, and never in a circle.
+-- queue the same instructions wait for each other, and never in a circle. They are due at one time,
+-- so that the numbers are their order.
 WITH given AS (
     SELECT nextval('planton_pending_id_seq') AS id, each.*
     FROM (
@@ -113,7 +114,7 @@ WITH given AS (
 INSERT INTO planton_pending (
     id, task_name, instruction, payload, priority, run_at, tags, retries, timeout
 )
-SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, clock_timestamp()),
+SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, statement_timestamp()),
        tags, retries, timeout
 FROM given ORDER BY task_name, instruction
 ON CONFLICT (task_name, instruction) DO NOTHING
@@ -131,8 +132,7 @@ INSERT INTO planton_task (task_name, concurrency) VALUES (%(task_name)s, %(concu
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
 -- name: last_ends
--- The last end of each instruction that may be retried, if it is not on its way again; locked, so
--- that it is retried once.
+-- The last end of each instruction that may be retried.
 SELECT DISTINCT ON (ended.instruction) ended.instruction
 FROM planton_ended AS ended
 WHERE ended.task_name = %(task_name)s AND CASE
@@ -209,10 +209,11 @@ FROM (
 GROUP BY task_name ORDER BY task_name;
 
 -- name: prune
--- In parts, so that no transaction is long; by the place of a row, as the history has no key.
+-- In parts, so that no transaction is long; by the place of a row, as the history has no key. No
+-- index is used for a time that changes while the statement runs, as that of clock_timestamp() does.
 DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM planton_ended
-    WHERE ended_at <= clock_timestamp() - %(older_than)s * interval '1 second'
+    WHERE ended_at <= statement_timestamp() - %(older_than)s * interval '1 second'
       AND status = ANY (%(statuses)s::text[])
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ));
@@ -242,3 +243,6 @@ SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s);
 
 -- name: ignore_changes
 SELECT planton_ignore_changes(to_regclass(%(table)s), %(task_name)s);
+
+-- name: lock_task
+SELECT pg_try_advisory_xact_lock(hashtextextended('planton_lock ' || %(task_name)s, 0));

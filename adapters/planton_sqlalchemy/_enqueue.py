@@ -1,13 +1,12 @@
 """Queue instructions in the transaction of a session."""
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 
 import sqlalchemy
-import trio
 from sqlalchemy import orm
 
-from planton import PlantonError
+from planton.hosting import call_blocking
 from planton.storage import QueueOptions, Storage
 
 if TYPE_CHECKING:  # needs greenlet, which synchronous programs need not have
@@ -50,8 +49,9 @@ def enqueue(session: Any, task_name: str, instruction: str, **options: Any) -> A
         PlantonError: If it would block trio: there, `await storage.enqueue(…, connection=session)`.
     """
     storage = _storage_of(session)
-    queued = storage.enqueue(task_name, instruction, connection=session, **options)
-    return queued if hasattr(session, "run_sync") else _at_once(queued)
+    if hasattr(session, "run_sync"):
+        return storage.enqueue(task_name, instruction, connection=session, **options)
+    return call_blocking(storage.enqueue, task_name, instruction, connection=session, **options)
 
 
 def _storage_of(session: Any) -> Storage:
@@ -64,15 +64,3 @@ def _storage_of(session: Any) -> Storage:
     from planton_postgres import PostgresStorage
 
     return PostgresStorage("")
-
-
-def _at_once(queued: Coroutine[Any, Any, bool]) -> bool:
-    """Return what a coroutine returns that never waits."""
-    if trio.lowlevel.in_trio_task():
-        queued.close()
-        raise PlantonError("it would block trio: await storage.enqueue(…, connection=session)")
-    try:
-        queued.send(None)
-    except StopIteration as stop:
-        return cast(bool, stop.value)
-    raise AssertionError("a session that blocks does not wait")

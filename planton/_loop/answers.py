@@ -8,6 +8,8 @@ from planton._loop.entry import Entry
 from planton._task import Batch, Claim, plain_text, to_claim
 from planton._text import short_repr
 
+_EXACT = frozenset((str, Claim))
+
 
 def checked_active(entry: Entry, answer: Any) -> tuple[str, ...]:
     """Return what is active.
@@ -37,7 +39,8 @@ def checked_claims(entry: Entry, answer: Any, limit: int | None) -> Sequence[str
         names = [member if type(member) is str else _name(member) for member in members]
         problem = _problem(members, names)
         if not problem:
-            return [_exact(member) for member in members]
+            are_exact = _EXACT.issuperset(map(type, members))
+            return members if are_exact else [_exact(member) for member in members]
     name = entry.task.name
     raise UnexpectedInstructionsError(name, answer, limit, f"schedule {problem}")
 

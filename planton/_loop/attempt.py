@@ -174,7 +174,8 @@ def _steps(attempt: Attempt, plan: Plan, takers: Takers) -> Steps:
         if limit <= 0:
             attempt.outcome = "saturated"
             return
-        limit = yield from _limit(attempt, takers, concurrency, active, limit)
+        if entry.is_limit_asked or not takers.are_only_listeners:
+            limit = yield from _limit(attempt, takers, concurrency, active, limit)
         attempt.limit = limit
         if _may_claim(attempt, limit, plan):
             attempt.stage = "schedule"
@@ -191,7 +192,8 @@ def _steps(attempt: Attempt, plan: Plan, takers: Takers) -> Steps:
         attempt.outcome = "error"
         attempt.fail(attempt.stage, failure_of(raised))
     finally:
-        attempt.reserve_only(len(attempt.deliver))
+        if attempt.reserved:
+            attempt.reserve_only(len(attempt.deliver))
 
 
 def _may_claim(attempt: Attempt, limit: int, plan: Plan) -> bool:

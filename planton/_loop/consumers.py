@@ -7,7 +7,7 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedLimitError
-from planton._events import InstructionEvent
+from planton._failures import failure_of
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
 from planton._task import is_int
@@ -52,10 +52,20 @@ class Slots:
         Raises:
             UnexpectedLimitError: If `capacity` returned no usable number.
         """
-        capacity = self.consumer.capacity(task_name)
+        try:
+            capacity = self.consumer.capacity(task_name)
+        except BaseException as raised:
+            raise failure_of(raised)  # noqa: B904  its cause is set there
         if capacity is not None and not is_int(capacity, 0):
             raise UnexpectedLimitError(task_name, "capacity", capacity)
         return capacity
+
+    def takes(self, task_name: str) -> bool:
+        """Return whether the consumer takes a task, or fails to say so."""
+        try:
+            return self.free(task_name) is not None
+        except Exception:
+            return True
 
     def try_reserve(self, task_name: str, limit: int) -> int | None:
         """Reserve at most `limit` slots; None if all that are free are reserved already."""
@@ -104,6 +114,11 @@ class Takers:
         self._slots = [Slots(consumer) for consumer in consumers]
         self._listeners = listeners
 
+    @property
+    def are_only_listeners(self) -> bool:
+        """Whether listeners take the instructions of all tasks, and there are no consumers."""
+        return not self._slots and self._listeners.hear_instructions
+
     def slots_for(self, task_name: str) -> Slots | None:
         """Return the slots of the consumer that takes a task."""
         for slots in self._slots:
@@ -113,9 +128,9 @@ class Takers:
 
     def is_taken(self, task_name: str) -> bool:
         """Return whether a consumer takes the task, or a listener its instructions."""
-        if self._listeners.of(InstructionEvent):
+        if self._listeners.hear_instructions:
             return True
-        return self.slots_for(task_name) is not None
+        return any(slots.takes(task_name) for slots in self._slots)
 
     def check(self, task_name: str) -> None:
         """Refuse two consumers for one task.
@@ -123,7 +138,7 @@ class Takers:
         Raises:
             InvalidArgumentError: If two take it; names both.
         """
-        takers = [slots.consumer for slots in self._slots if slots.free(task_name) is not None]
+        takers = [slots.consumer for slots in self._slots if slots.takes(task_name)]
         if len(takers) > 1:
             both = " and ".join(short_repr(consumer) for consumer in takers[:2])
             problem = f"{both} both take task {task_name!r}: let one of them take it"

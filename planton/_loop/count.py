@@ -1,22 +1,24 @@
 """What an attempt changes about its task, and what of that goes into the log."""
 
+import time
+
 from planton._loop.attempt import Attempt
 from planton._loop.entry import Entry
 from planton._loop.log import log_change
 
 
-def count(attempt: Attempt, now: float) -> None:
-    """Count an attempt that is over; `now` is Unix time."""
+def count(attempt: Attempt) -> None:
+    """Count an attempt that is over."""
     entry = attempt.entry
     outcome = attempt.outcome
+    entry.last_attempt_at = time.time()
     if outcome == "dispatched":
         entry.attempt_number = 0
     elif outcome != "locked":
         entry.attempt_number += 1
-    if outcome != "locked":
         entry.locked_attempts = 0
     if outcome == "error" or entry.consecutive_errors:
-        _count_errors(entry, outcome, now)
+        _count_errors(entry, outcome, entry.last_attempt_at)
     if attempt.errors:
         entry.note_error(attempt.errors[-1][1])
     if attempt.active is not None:
@@ -25,8 +27,8 @@ def count(attempt: Attempt, now: float) -> None:
         entry.saturated_since = None
     elif entry.saturated_since is None:
         entry.saturated_since = attempt.started_at
-    _note_source(entry, attempt)
-    entry.last_attempt_at = now
+    if attempt.concurrency != entry.concurrency or entry.is_overridden or outcome == "paused":
+        _note_source(entry, attempt)
 
 
 def _count_errors(entry: Entry, outcome: str, now: float) -> None:

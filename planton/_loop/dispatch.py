@@ -1,6 +1,5 @@
 """Making attempts: asks the callbacks, hands over what was claimed, and plans what follows."""
 
-import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -117,15 +116,17 @@ class Dispatcher:
         entry.turn.trio_task = trio.lowlevel.current_task()
         try:
             if entry.task.lock is None:
-                await self._claim(attempt)
+                question = attempt.begin(self._plan, self._takers)
+                while question is not None:
+                    question = await self._answer(attempt, question)
             else:
-                await claim_in_lock(self._caller, attempt, partial(self._claim, attempt))
+                await claim_in_lock(self._caller, attempt, partial(self._begin, attempt))
             return await self._finish(attempt)
         except BaseException:
             attempt.keep_undelivered()
             raise
 
-    async def _claim(self, attempt: Attempt) -> None:
+    async def _begin(self, attempt: Attempt) -> None:
         await self._go_through(attempt, attempt.begin(self._plan, self._takers))
 
     async def _go_through(self, attempt: Attempt, question: Question | None) -> None:
@@ -253,8 +254,9 @@ class Dispatcher:
         entry = attempt.entry
         if not attempt.is_quiet:
             await self._delivery.settle(attempt)
-        attempt.reserve_only(0)
-        count(attempt, time.time())
+        if attempt.reserved:
+            attempt.reserve_only(0)
+        count(attempt)
         attempt.is_over = True
         if self._listeners.of(AttemptEvent):
             await self._listeners.attempted(attempt.end(attempt.outcome))

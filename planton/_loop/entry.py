@@ -165,6 +165,11 @@ class Entry:
         return cls(task, callback, turn or Turn())
 
     @property
+    def is_overridden(self) -> bool:
+        """Whether the source said something else than the task, when it was asked last."""
+        return self.concurrency_in_force is not None or self.is_source_paused
+
+    @property
     def is_attempting(self) -> bool:
         """Whether an attempt for the task's name is being made."""
         return self.turn.holder is not None

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from planton._errors import InvalidArgumentError
-from planton._events import EVENT_TYPES, AttemptEvent, ErrorEvent, Event
+from planton._events import EVENT_TYPES, AttemptEvent, ErrorEvent, Event, InstructionEvent
 from planton._failures import failure_of
 from planton._loop.callbacks import is_async
 from planton._loop.log import ErrorLog, log_error
@@ -16,12 +16,17 @@ Listener: TypeAlias = Callable[[Any], Awaitable[None] | None]
 
 
 class Listeners:
-    """Listeners by event type, called in the order in which they were added."""
+    """Listeners by event type, called in the order in which they were added.
+
+    Attributes:
+        hear_instructions: Whether one listens to instructions.
+    """
 
     def __init__(self) -> None:
         self._log = ErrorLog()
         self._by_type: dict[type[Event], tuple[Listener, ...]] = dict.fromkeys(EVENT_TYPES, ())
         self._async_types: frozenset[type[Event]] = frozenset()
+        self.hear_instructions = False
 
     def add(self, event_type: type[Event], listener: Listener) -> None:
         """Add `listener`; added twice it is called twice."""
@@ -73,6 +78,7 @@ class Listeners:
 
     def _replace(self, event_type: type[Event], listeners: tuple[Listener, ...]) -> None:
         self._by_type[event_type] = listeners
+        self.hear_instructions = bool(self._by_type[InstructionEvent])
         self._async_types = frozenset(
             key for key, value in self._by_type.items() if any(map(is_async, value))
         )

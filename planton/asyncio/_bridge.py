@@ -11,8 +11,8 @@ from typing import Any, Self, TypeVar, cast
 import trio
 
 from planton._errors import AlreadyRunningError, PlantonError
+from planton._failures import unwrapped
 from planton._loop.callbacks import is_async
-from planton._loop.groups import unwrapped
 from planton.asyncio._gate import Gate
 from planton.asyncio._guest import Guest
 
@@ -67,8 +67,11 @@ class Visit:
 
 
 async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call an async function of trio from asyncio code; starts trio if it does not run."""
-    if trio.lowlevel.in_trio_task():
+    """Call an async function of trio from asyncio code; starts trio if it does not run.
+
+    With a `connection` of the program's it runs in the program's own task, where that belongs.
+    """
+    if trio.lowlevel.in_trio_task() or kwargs.get("connection") is not None:
         return await function(*args, **kwargs)
     guest = await Guest.join()
     try:

@@ -69,7 +69,7 @@ class Handle(Stay):
         return await called(function, *args)
 
     def _abort(self) -> None:
-        self.planton._request_abort()
+        self.planton.abort()
 
 
 def running(planton: Planton) -> AbstractAsyncContextManager[Handle]:

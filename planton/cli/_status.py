@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from planton._errors import StorageError
-from planton.cli._output import Output, age, ago, printable, since, span
+from planton.cli._output import Output, age, ago, since, span
+from planton.cli._shown import printable
 from planton.storage import DispatcherRecord, TaskReport, TaskStats
 from planton.storage._fleet import BEAT
 

@@ -19,7 +19,8 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from planton import InvalidArgumentError, StorageError
+from planton import InvalidArgumentError, PlantonError, ScheduleRequest, StorageError
+from planton.hosting import call_blocking
 from planton.testing import MemoryStorage
 from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
@@ -41,6 +42,15 @@ async def postgres(postgres_dsn):
     async with PostgresStorage(postgres_dsn) as storage:
         await storage.migrate()
         yield storage
+
+
+REQUEST = ScheduleRequest(
+    task_name="task",
+    active_instructions=[],
+    limit=1,
+    concurrency=1,
+    attempt_number=0,
+)
 
 
 class UndoError(Exception):
@@ -288,3 +298,57 @@ async def test_an_error_of_a_library_is_a_storage_error(postgres):
             await postgres.enqueue("task", "a", connection=connection)
 
     assert isinstance(caught.value.__cause__, sqlalchemy.exc.SQLAlchemyError)
+
+
+@pytest.mark.parametrize(("kind", "of_library"), cases(BLOCKING))
+async def test_a_synchronous_program_queues_in_its_own_transaction(storage, of_library):
+    """In its own thread; the storage need not be open."""
+    where = where_of(storage)
+    producer = type(storage)(where)
+
+    def produce():
+        with of_library(where) as connection:
+            assert call_blocking(producer.enqueue, "task", "a", priority=2, connection=connection)
+        with pytest.raises(UndoError), of_library(where) as connection:
+            call_blocking(producer.enqueue, "task", "undone", connection=connection)
+            raise UndoError
+
+    await trio.to_thread.run_sync(produce)
+    (found,) = await storage.find()
+
+    assert ("a", 2) == (found.instruction, found.priority)
+
+
+@pytest.mark.parametrize("kind", ("sqlite", "postgres"))
+async def test_a_synchronous_program_enqueues_reports_and_operates(storage):
+    """Each call opens the storage and closes it."""
+    producer = type(storage)(where_of(storage))
+
+    def work():
+        assert call_blocking(producer.enqueue, "task", "a")
+        return [found.instruction for found in call_blocking(producer.find, task_name="task")]
+
+    assert ["a"] == await trio.to_thread.run_sync(work)
+    (claim,) = (await storage.queue_task("task").schedule(REQUEST)).claims
+    done = await trio.to_thread.run_sync(call_blocking, producer.complete, claim.receipt)
+
+    assert ((claim.receipt,), False) == (done.applied, producer.is_open)
+
+
+async def test_what_would_block_trio_is_refused(sqlite):
+    """And what is no method of a storage."""
+    with pytest.raises(PlantonError, match="await the method"):
+        call_blocking(sqlite.find)
+    with pytest.raises(InvalidArgumentError, match=r"storage\.enqueue"):
+        call_blocking(trio.sleep, 0)
+
+
+async def test_a_session_of_asyncio_is_no_connection_of_a_synchronous_program(path, sqlite):
+    """It is told so; nothing waits for ever."""
+    session = AsyncSession(create_async_engine(f"sqlite+aiosqlite:///{path}"))
+
+    def produce():
+        with pytest.raises(PlantonError, match="asyncio"):
+            call_blocking(sqlite.enqueue, "task", "a", connection=session)
+
+    await trio.to_thread.run_sync(produce)

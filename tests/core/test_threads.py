@@ -137,8 +137,9 @@ async def test_what_a_sync_schedule_claims_after_its_timeout_is_delivered(bench)
         assert 1 == gate.calls
         gate.event.set()
         await wait_for(lambda: one.seen.instructions)
+        errors = list(one.seen.errors)
 
-    assert all(isinstance(error, CallbackTimeoutError) for error in one.seen.errors)
+    assert all(isinstance(error, CallbackTimeoutError) for error in errors)
     assert "late" == one.seen.instructions[0]
 
 

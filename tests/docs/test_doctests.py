@@ -8,7 +8,6 @@ import planton._loop.reason
 import planton._text
 import planton.delays
 
-
 MODULES = (planton._loop.reason, planton._text, planton.delays)
 
 

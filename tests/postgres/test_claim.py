@@ -13,7 +13,6 @@ from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, P
 from planton.testing import EventCollector
 from planton.testing.conformance._base import attempt, claim, enqueue, names, request
 from planton_postgres import PostgresStorage
-from planton_postgres._driver import TrioConnection
 
 TABLE = "CREATE TABLE account (id bigint PRIMARY KEY, sent_at timestamptz)"
 CLAIM_SQL = """
@@ -116,9 +115,7 @@ async def test_a_cap_is_exact_whatever_the_default_isolation(schema_dsn, observe
     """Of dispatchers that offer other keys, so that they do not meet at the same rows."""
     options = conninfo_to_dict(schema_dsn)["options"]
     setting = isolation.replace(" ", "\\ ")
-    dsn = make_conninfo(
-        schema_dsn, options=f"{options} -c default_transaction_isolation={setting}"
-    )
+    dsn = make_conninfo(schema_dsn, options=f"{options} -c default_transaction_isolation={setting}")
     async with PostgresStorage(dsn) as storage, PostgresStorage(dsn) as other:
         await storage.migrate()
         for key in "ab":
@@ -144,9 +141,7 @@ async def test_a_cap_is_exact_whatever_the_default_isolation(schema_dsn, observe
 
 
 @pytest.mark.parametrize("isolation", ("REPEATABLE READ", "SERIALIZABLE"))
-async def test_a_claim_of_a_program_of_another_isolation_is_refused(
-    storage, connection, isolation
-):
+async def test_a_claim_of_a_program_of_another_isolation_is_refused(storage, connection, isolation):
     """It would count what is active in a snapshot that is too old."""
     await enqueue(storage, "task", "a")
     await claim(storage.queue_task("other"))
@@ -355,6 +350,7 @@ async def test_reports_get_through_while_claims_are_blocked(schema_dsn, storage,
         ("SELECT id FROM account WHERE id > %(least)s LIMIT %(limit)s", "%(least)s"),
         ("SELECT id FROM account WHERE 'a' LIKE 'a%' LIMIT %(limit)s", "write %% for"),
         ("SELECT id FROM account LIMIT %s", "lacks the parameter %(limit)s"),
+        ("SELECT '\0' LIMIT %(limit)s", "has a NUL character"),
         ("", "lacks"),
     ),
 )
@@ -391,6 +387,16 @@ async def test_a_statement_that_gives_nonsense_is_undone(storage, observer, sql,
     assert problem in str(caught.value)
     assert [(0,)] == await rows(observer, "SELECT count(sent_at) FROM account")
     assert [] == await storage.get_active_instructions("send")
+
+
+async def test_an_error_with_a_code_of_the_users_own_is_told(storage, observer):
+    """In the words that it has."""
+    await observer.execute(
+        "CREATE FUNCTION mine(n integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'out of stamps' USING ERRCODE = 'ZZ999'; END $$"
+    )
+    with pytest.raises(StorageError, match="out of stamps"):
+        await claim(storage.claim_task("send", sql="SELECT mine(%(limit)s)"))
 
 
 async def test_a_statement_that_claims_nothing_keeps_what_it_has_changed(storage, observer):
@@ -524,7 +530,9 @@ async def test_rows_that_failed_come_back_where_no_history_is_kept(schema_dsn, s
 # Reports
 
 
-@pytest.mark.parametrize("receipt", ("", "abc", "1", "1.", "1.2.3", "F55C8CA4-F970-48C1-9AD1-1B4919E87332"))
+@pytest.mark.parametrize(
+    "receipt", ("", "abc", "1", "1.", "1.2.3", "F55C8CA4-F970-48C1-9AD1-1B4919E87332")
+)
 async def test_a_malformed_receipt_is_an_error(storage, receipt):
     """It cannot be one of ours."""
     with pytest.raises(InvalidArgumentError, match="receipt"):

@@ -11,7 +11,6 @@ from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 from planton_postgres.demo import Accounts
 
-
 SETTINGS = "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%' ORDER BY name"
 PREPARED = "SELECT name FROM pg_prepared_statements"
 LOCKS = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
@@ -115,7 +114,10 @@ async def test_a_missing_migration_is_a_clear_error(schema_dsn):
 async def test_tables_that_are_newer_are_a_clear_error(schema_dsn, observer):
     """An old program does not touch them."""
     async with PostgresStorage(schema_dsn) as storage:
-        assert [len(load_migrations("planton_postgres")), 0] == [await storage.migrate(), await storage.migrate()]
+        assert [len(load_migrations("planton_postgres")), 0] == [
+            await storage.migrate(),
+            await storage.migrate(),
+        ]
         await observer.execute("INSERT INTO planton_schema VALUES (99)")
         with pytest.raises(StorageError, match="install a newer planton"):
             await storage.migrate()

@@ -93,6 +93,7 @@ BEGIN
         count := (
             SELECT count(*) FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+              AND expired.instruction LIKE asked.key AND expired.tags <@ asked.tags
         );
         RETURN QUERY
         UPDATE planton_active AS rescued
@@ -102,6 +103,7 @@ BEGIN
         WHERE rescued.id = ANY (ARRAY(
             SELECT expired.id FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+              AND expired.instruction LIKE asked.key AND expired.tags <@ asked.tags
             ORDER BY expired.lease_expires_at, expired.id
             LIMIT greatest(0, least(asked."limit", cap - (held - count))) FOR UPDATE SKIP LOCKED
         ))

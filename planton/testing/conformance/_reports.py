@@ -108,6 +108,8 @@ class ReportPromises(Hooks):
         await self.advance(storage, 300.0)
         done = await storage.heartbeat([*taken.receipts.values()])
 
+        assert before is not None
+        assert renewed is not None
         assert 500 < (renewed - before).total_seconds() < 600
         assert () == done.stale
 
