@@ -1,5 +1,9 @@
 """The user's side of `planton demo` on SQLite: a table of accounts."""
 
+import sqlite3
+from contextlib import closing
+from threading import Lock
+
 import sqlite_utils
 
 from planton_sqlite._storage import SQLiteStorage
@@ -22,6 +26,8 @@ class Accounts:
 
     def __init__(self, storage: SQLiteStorage) -> None:
         self._path = storage.path
+        # One at a time: many that wait for the file would wait for long, one of them too long.
+        self._turn = Lock()
 
     def prepare(self, count: int) -> None:
         """Make the table, and as many accounts as are missing, in one transaction."""
@@ -56,14 +62,9 @@ class Accounts:
 
     def note_sent(self, account_id: str) -> None:
         """Write down that the e-mail of an account was sent."""
-        database = sqlite_utils.Database(self._path)
-        try:
-            with database.conn:
-                database.execute(
-                    "UPDATE user_account SET sent_at = datetime() WHERE id = ?", [int(account_id)]
-                )
-        finally:
-            database.close()
+        sent = "UPDATE user_account SET sent_at = datetime() WHERE id = ?"
+        with self._turn, closing(sqlite3.connect(self._path, timeout=60)) as database, database:
+            database.execute(sent, [int(account_id)])
 
     def progress(self, task_name: str) -> tuple[int, int]:
         """Return the number of accounts, and of those whose e-mail is not done."""
