@@ -96,8 +96,7 @@ async def through_planton(storage: Any, cap: int, rows: int) -> float:
         new = [f"{number}" for number in range(start, min(start + 1000, rows))]
         await storage.enqueue_many("task", new)
     task = storage.queue_task("task", concurrency=cap, delay=0.05)
-    planton = Planton(tasks=[task], storages=[storage],
-    consumers=[executor])
+    planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
     began = time.process_time()
     async with planton:
         await done.wait()
