@@ -1,7 +1,7 @@
 """PostgreSQL as a backend of storages."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import attrs
 import psycopg
 import trio
 
+from planton import StorageError
 from planton.storage import (
     Claimed,
     ClaimRequest,
@@ -86,19 +87,21 @@ class PostgresBackend(Fleet):
     ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
         if requests and requests[0].rule.statement is not None:
             return [], [await self._claim_by_statement(requests[0])]
-        await self._introduce(requests)
-        begun = await self._begin(requests, looks=not reports)
+        begun: Sequence[Claim | Claimed | Exception]
+        try:
+            begun = await self._begin(requests, looks=not reports)
+        except StorageError as error:
+            begun = [error] * len(requests)  # the reports may get through
         claims = [each for each in begun if isinstance(each, Claim)]
         found, answers = await self._commit(reports, claims)
         rest = iter(answers)
-        return found, [each if isinstance(each, Claimed) else next(rest) for each in begun]
+        return found, [next(rest) if isinstance(each, Claim) else each for each in begun]
 
     async def _claim_by_statement(self, request: ClaimRequest) -> Claimed | Exception:
         """Claim for a task with a statement, in a commit of its own.
 
         A cancellation takes effect while the statement runs: it is undone then.
         """
-        await self._introduce([request])
         (begun,) = await self._begin([request], looks=True)
         if isinstance(begun, Claimed):
             return begun
@@ -124,11 +127,12 @@ class PostgresBackend(Fleet):
     async def _begin(
         self, requests: Sequence[ClaimRequest], *, looks: bool
     ) -> list[Claim | Claimed]:
-        """Return a claim for each request, or its answer if a look says that nothing is there.
+        """Introduce the tasks; return a claim for each request, or what a look says is its answer.
 
         What is expected to find something is not looked at, nor what comes with reports: they may
         free its slots. A cron task is, in any case: its kept time is needed.
         """
+        await self._introduce(requests)
         wanted = [
             place
             for place, request in enumerate(requests)
@@ -159,7 +163,7 @@ class PostgresBackend(Fleet):
 
     async def _kept_times(self, task_name: str) -> dict[str, datetime]:
         rows = await self._database.rows("kept_times", {"task_name": task_name})
-        return {key: at for key, at in rows}  # noqa: C416  for the types
+        return {key: to_datetime(at) for key, at in rows}
 
     async def _look(self, requests: Sequence[ClaimRequest]) -> list[Looked]:
         if len(requests) > _FEW and (busy := await self._busy(len(requests))) is not None:
@@ -203,11 +207,12 @@ class PostgresBackend(Fleet):
         """Apply reports and claim in one commit; if that fails, each by itself."""
         if not reports and not claims:
             return [], []
+        number = len(reports) + len(claims)
         try:
-            return await self._use(reports, claims)
-        except psycopg.Error as error:
-            if len(reports) + len(claims) == 1 or not _is_of_an_item(error):
-                raise to_storage_error(self.database, error) from error
+            return await self._use(reports, claims, tries=1 if number > 1 else 3)
+        except StorageError as error:
+            if number == 1 or not _is_of_an_item(error.__cause__):
+                raise
         found = [await self._alone([report], []) for report in reports]
         answers = [await self._alone([], [claim]) for claim in claims]
         return (
@@ -218,32 +223,15 @@ class PostgresBackend(Fleet):
     async def _alone(self, reports: Sequence[Report], claims: Sequence[Claim]) -> Any:
         try:
             return await self._use(reports, claims)
-        except psycopg.Error as error:
-            return to_storage_error(self.database, error)
+        except StorageError as error:
+            return error
 
     async def _use(
-        self, reports: Sequence[Report], claims: Sequence[Claim]
+        self, reports: Sequence[Report], claims: Sequence[Claim], tries: int = 3
     ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        """Apply reports and claim in one commit.
-
-        Raises:
-            psycopg.Error: The first error; all is undone.
-        """
-        failure: psycopg.Error | None = None
-
-        async def send(connection: Connection) -> tuple[list[Any], list[Any]] | None:
-            nonlocal failure
-            try:
-                return await self._together(connection, reports, claims)
-            except psycopg.Error as error:
-                failure = error
-                return None
-
-        done = await self._database.use(send)
-        if done is None:
-            assert failure is not None
-            raise failure
-        return done
+        return await self._database.use(
+            lambda connection: self._together(connection, reports, claims), tries=tries
+        )
 
     async def _together(
         self, connection: Connection, reports: Sequence[Report], claims: Sequence[Claim]
@@ -346,8 +334,10 @@ def _query(rule: Rule) -> Query:
     return Query(rule.task_name, rule.statement or "")
 
 
-def _is_of_an_item(error: psycopg.Error) -> bool:
-    return (error.sqlstate or "").startswith(_OF_AN_ITEM)
+def _is_of_an_item(error: BaseException | None) -> bool:
+    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+        return isinstance(error, psycopg.DataError)  # raised by psycopg, before it was sent
+    return error.sqlstate.startswith(_OF_AN_ITEM)
 
 
 def _is_first(added: set[tuple[str, str]], key: tuple[str, str]) -> bool:

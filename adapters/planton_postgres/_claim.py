@@ -17,6 +17,13 @@ _MANY = 1000
 # Then they are passed over for that many times as long as it took, for a second at the most: what
 # was committed late in front of the bound waits no longer.
 _TIMES, _MOST_SECONDS = 20.0, 1.0
+# No longer than that is it believed that no active row has a lower id: somebody may have set the
+# sequence back, and the next claim notices only as long as the sequence is still behind the bound.
+_BELIEVED_SECONDS = 1.0
+# With more priorities than that it is cheaper to look at dead rows than to pass over them.
+_MOST_PASSED = 100
+_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
+_MOST = 2**31 - 1  # of the function's integers
 
 
 @attrs.define(eq=False)
@@ -26,13 +33,15 @@ class Bounds:
     Attributes:
         server: The server and the sequence that they were learnt from; others ignore them.
         lowest: No active row of the task has a lower id.
+        learnt_at: When that was learnt.
         passed: By priority, the time and the id of the last row taken.
         until: When the queue is to be looked at from the front again.
-        mode: What is known of the user's statement: it reads, locks rows, or marks them.
+        mode: What is known of the user's statement; see planton_ask.
     """
 
     server: str = ""
     lowest: int = 0
+    learnt_at: float = -math.inf
     passed: dict[str, Any] = attrs.field(factory=dict)
     until: float = -math.inf
     mode: str = "reads"
@@ -63,9 +72,10 @@ class Claim:
     def parameters(self, *, is_alone: bool) -> dict[str, str]:
         """Return the parameters of the statement `claim`."""
         rule, bounds, request = self.request.rule, self._bounds, self.request
+        is_believed = self._clock() - bounds.learnt_at < _BELIEVED_SECONDS
         asked: dict[str, Any] = {
-            "limit": request.limit,
-            "concurrency": request.concurrency,
+            "limit": min(request.limit, _MOST),
+            "concurrency": min(request.concurrency, _MOST),
             "lease": rule.lease,
             "deliveries": rule.deliveries,
             "key": rule.key,
@@ -74,7 +84,7 @@ class Claim:
             "token": self._token,
             "keeps": rule.keeps,
             "passed": bounds.passed if self._uses_bounds else {},
-            "lowest": bounds.lowest,
+            "lowest": bounds.lowest if is_believed else 0,
             "server": bounds.server,
             "is_alone": is_alone,
         }
@@ -117,13 +127,12 @@ class Claim:
 
     def _learn(self, state: dict[str, Any]) -> None:
         bounds, now = self._bounds, self._clock()
-        bounds.server, bounds.lowest, bounds.passed = (
-            state["server"],
-            state["lowest"],
-            state["passed"],
-        )
+        bounds.server, bounds.passed = state["server"], state["passed"]
+        bounds.lowest, bounds.learnt_at = state["lowest"], now
         bounds.mode = state["mode"] or bounds.mode
-        if not self._uses_bounds:
+        if len(bounds.passed) > _MOST_PASSED:
+            bounds.until = now
+        elif not self._uses_bounds:
             seconds = min(state["took"] * _TIMES, _MOST_SECONDS)
             bounds.until = now + seconds if state["walked"] > _MANY else now
 
@@ -137,7 +146,7 @@ class Claim:
             times.append(state["next_due"])
             if self._fires is not None:
                 times.append(self._fires.next_at.timestamp())
-        waits = [at - state["clock"] for at in times if at is not None and at > state["clock"]]
+        waits = [max(at - state["clock"], 0.0) for at in times if at is not None]
         if has_slots and self._uses_bounds:
             waits.append(max(self._bounds.until - self._clock(), 0.0))
         return min(waits, default=None)
@@ -183,10 +192,11 @@ class Looked:
             times += [self.first_due, None if fires is None else self.kept]
         if any(at is not None and at <= self.clock for at in times):
             return None
-        wait = min((at - self.clock for at in times if at is not None), default=None)
+        waits = [at - self.clock for at in times if at is not None and at < _LAST]
+        wait = min(waits, default=None)
         return Claimed(active=self.active, concurrency=cap, due_in=wait)
 
 
 def to_datetime(seconds: float) -> datetime:
-    """Return a time of the server's clock."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """Return a time of the server's clock; the first or the last one for what is beyond."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)

@@ -53,7 +53,8 @@ UNION ALL
 (SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
 
 -- name: kept_times
-SELECT key, next_fire_at FROM planton_cron WHERE task_name = %(task_name)s;
+SELECT key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron
+WHERE task_name = %(task_name)s;
 
 -- name: heartbeat
 SELECT id, token, task_name FROM planton_heartbeat(%(ids)s, %(tokens)s);
@@ -207,7 +208,7 @@ GROUP BY task_name ORDER BY task_name;
 -- In parts, so that no transaction is long; by the place of a row, as the history has no key.
 DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM planton_ended
-    WHERE ended_at <= clock_timestamp() - %(older_than)s * interval '1 second'
+    WHERE ended_at <= now() - %(older_than)s * interval '1 second'  -- now(): the index needs it
       AND status = ANY (%(statuses)s::text[])
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ));
