@@ -25,6 +25,7 @@ DECLARE
     claimed integer := 0;
     count integer;
     level integer := NULL;          -- the priority that is looked at
+    levels integer := 0;            -- how many there were
     passed jsonb;                   -- by priority: (run_at, id) of the last row taken there
     places tid[];
     due tid[] := '{}';              -- the places of the rows that are taken; they are locked
@@ -98,7 +99,8 @@ BEGIN
     IF first_expiry <= clock THEN
         held := held - planton_end_exhausted(task, asked.deliveries, clock, asked.keeps);
         held := held - planton_requeue_not_offered(task, asked.key, asked.tags, clock);
-        -- They hold their slots already, but no more of them start than may run now.
+        -- The others hold their slots already, but no more of them start than may run now. What could
+        -- not be ended or given back, as somebody has locked it, stays.
         count := (
             SELECT count(*) FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
@@ -111,6 +113,8 @@ BEGIN
         WHERE rescued.id = ANY (ARRAY(
             SELECT expired.id FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
+              AND expired.delivery < coalesce(asked.deliveries, 2147483647)
+              AND expired.instruction LIKE asked.key AND expired.tags <@ asked.tags
             ORDER BY expired.lease_expires_at, expired.id
             LIMIT greatest(0, least(asked."limit", cap - (held - count))) FOR UPDATE SKIP LOCKED
         ))
@@ -134,6 +138,14 @@ BEGIN
     WHILE room > cardinality(due) LOOP
         level := planton_next_level(task, level, passed);
         EXIT WHEN level IS NULL;
+        levels := levels + 1;
+        IF levels > 32 THEN  -- very many priorities: the rest is sorted
+            due := due || planton_take_rest(
+                task, level, asked.key, asked.tags, names, clock, room - cardinality(due)
+            );
+            next_due := least(next_due, planton_next_due_of_rest(task, level, clock));
+            EXIT;
+        END IF;
         SELECT array_agg(taken.place), max(taken.run_at), (array_agg(taken.id))[count(*)]
         INTO places, last_run_at, last_id
         FROM (

@@ -38,6 +38,35 @@ BEGIN
     );
 END $planton$;
 
+-- What is due of a priority and all lower ones, where they are too many to be looked at one by one:
+-- some give each instruction a priority of its own.
+CREATE OR REPLACE FUNCTION planton_take_rest(
+    task text, level integer, key text, tags text[], names text[], clock timestamptz, room integer
+)
+RETURNS tid[] LANGUAGE plpgsql AS $planton$
+#variable_conflict use_variable
+BEGIN
+    RETURN ARRAY(
+        SELECT pending.ctid FROM planton_pending AS pending
+        WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at <= clock
+          AND pending.instruction LIKE key AND pending.tags <@ tags
+          AND pending.instruction NOT IN (SELECT unnest(names))
+        ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT room
+        FOR UPDATE SKIP LOCKED
+    );
+END $planton$;
+
+CREATE OR REPLACE FUNCTION planton_next_due_of_rest(task text, level integer, after timestamptz)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT min(pending.run_at) FROM planton_pending AS pending
+        WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at > after
+          AND pending.run_at < '9999-01-01'
+    );
+END $planton$;
+
 -- End claims whose lease is over for the last time, as dead; how many.
 CREATE OR REPLACE FUNCTION planton_end_exhausted(
     task text, deliveries integer, clock timestamptz, keeps boolean
@@ -349,6 +378,7 @@ LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
 DECLARE
     level integer := NULL;
+    levels integer := 0;
 BEGIN
     SELECT row.paused_at IS NOT NULL, row.concurrency INTO is_paused, concurrency
     FROM planton_task AS row WHERE row.task_name = task;
@@ -357,6 +387,11 @@ BEGIN
     LOOP
         level := planton_next_level(task, level, '{}');
         EXIT WHEN level IS NULL;
+        levels := levels + 1;
+        IF levels > 32 THEN
+            first_due := least(first_due, planton_next_due_of_rest(task, level, '-infinity'));
+            EXIT;
+        END IF;
         first_due := least(first_due, planton_next_due(task, level, key, tags, '-infinity'));
     END LOOP;
     IF cron IS NOT NULL THEN
