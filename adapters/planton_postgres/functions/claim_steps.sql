@@ -166,14 +166,16 @@ BEGIN
         given := '{}';
         BEGIN
             IF mode = 'marks' THEN
-                given := planton_marked(task, statement, room, names, clock, retries);
+                given := planton_run(statement, room, names, clock);
+                PERFORM planton_requeue_active(task, given, retries);
             ELSIF mode = 'locks' THEN
                 given := planton_found(task, statement, room, names, clock);
             ELSIF mode = 'writes' THEN
                 before := planton_traces();
-                given := planton_marked(task, statement, room, names, clock, retries);
+                given := planton_run(statement, room, names, clock);
                 mode := planton_mode_by_traces(before);
                 CONTINUE WHEN mode = 'locks';
+                PERFORM planton_requeue_active(task, given, retries);
             ELSE
                 PERFORM set_config('transaction_read_only', 'on', true);
                 given := planton_found(task, statement, room, names, clock);
@@ -253,20 +255,9 @@ BEGIN
     RETURN given;
 END $planton$;
 
--- What a statement that marks gives. It will not return these again: what is active is queued, and
--- comes when that claim has ended. Not for long: somebody's open transaction may have queued it; then
--- the statement is undone.
-CREATE OR REPLACE FUNCTION planton_marked(
-    task text, statement text, room integer, names text[], clock timestamptz, retries integer
-)
-RETURNS text[] LANGUAGE plpgsql AS $planton$
-DECLARE
-    given text[] := planton_run(statement, room, names, clock);
-BEGIN
-    PERFORM planton_requeue_active(task, given, retries);
-    RETURN given;
-END $planton$;
-
+-- A statement that marks will not return these again: what is active is queued, and comes when that
+-- claim has ended. Not for long: somebody's open transaction may have queued it; then the statement is
+-- undone.
 CREATE OR REPLACE FUNCTION planton_requeue_active(task text, given text[], granted integer)
 RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
