@@ -7,10 +7,10 @@ import pytest
 import trio
 
 from planton import InvalidArgumentError
+from planton.storage import load_migrations
 from planton.testing import StorageConformance
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
-from planton.storage import load_migrations
 
 CLAIM = """
 UPDATE user_account SET email_sent_at = %(now)s
