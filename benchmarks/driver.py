@@ -1,5 +1,8 @@
 """The round trip of SELECT 1: our driver on trio, psycopg without any loop, and asyncpg on asyncio.
 
+Ours is measured with `execute` and with `run_pipeline` of 1, 2 and 10 statements, which is told by
+the statement. The CPU is that of the client.
+
 Each driver is measured in a process of its own, in rounds that take turns, since machines change
 their speed by the hour: only the ratios within a round say something, and only with their spread.
 asyncpg is no dependency of the project: it is installed into a folder that is deleted afterwards,
@@ -24,12 +27,22 @@ import venv
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-Times = list[float]
+Times = list[tuple[float, float]]  # seconds on the clock, and of CPU
 Figures = dict[str, float]
 WARM_UP = 300
 QUERY = "SELECT 1"
+
+
+def clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def since(begun: tuple[float, float], count: int = 1) -> tuple[float, float]:
+    now, cpu = clock()
+    return (now - begun[0]) / count, (cpu - begun[1]) / count
 
 
 def measure_ours(dsn: str, queries: int) -> Times:
@@ -41,9 +54,27 @@ def measure_ours(dsn: str, queries: int) -> Times:
         times = []
         async with await TrioConnection.connect(dsn, prepare_threshold=0) as connection:
             for _ in range(queries + WARM_UP):
-                begun = time.perf_counter()
+                begun = clock()
                 await (await connection.execute(QUERY)).fetchone()
-                times.append(time.perf_counter() - begun)
+                times.append(since(begun))
+        return times
+
+    return trio.run(main)
+
+
+def measure_pipeline(count: int, dsn: str, queries: int) -> Times:
+    import trio
+
+    from planton_postgres._driver import Statement, TrioConnection
+
+    async def main() -> Times:
+        times = []
+        statements = [Statement(QUERY)] * count
+        async with await TrioConnection.connect(dsn, prepare_threshold=0) as connection:
+            for _ in range(queries // count + WARM_UP):
+                begun = clock()
+                await connection.run_pipeline(statements)
+                times.append(since(begun, count))
         return times
 
     return trio.run(main)
@@ -55,9 +86,9 @@ def measure_sync(dsn: str, queries: int) -> Times:
     times = []
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as connection:
         for _ in range(queries + WARM_UP):
-            begun = time.perf_counter()
+            begun = clock()
             connection.execute(QUERY).fetchone()
-            times.append(time.perf_counter() - begun)
+            times.append(since(begun))
     return times
 
 
@@ -70,9 +101,9 @@ def measure_asyncpg(dsn: str, queries: int) -> Times:
         times = []
         connection = await asyncpg.connect(dsn)
         for _ in range(queries + WARM_UP):
-            begun = time.perf_counter()
+            begun = clock()
             await connection.fetchrow(QUERY)
-            times.append(time.perf_counter() - begun)
+            times.append(since(begun))
         await connection.close()
         return times
 
@@ -81,18 +112,20 @@ def measure_asyncpg(dsn: str, queries: int) -> Times:
 
 DRIVERS: dict[str, Callable[[str, int], Times]] = {
     "ours on trio": measure_ours,
+    **{f"ours, {n} at once": partial(measure_pipeline, n) for n in (1, 2, 10)},
     "psycopg, sync": measure_sync,
     "asyncpg on asyncio": measure_asyncpg,
 }
 
 
 def figures(times: Times) -> Figures:
-    times = times[WARM_UP:]
-    percentiles = statistics.quantiles(times, n=100)
+    walls, cpus = zip(*times[WARM_UP:], strict=True)
+    percentiles = statistics.quantiles(walls, n=100)
     return {
         "p50 µs": percentiles[49] * 1e6,
         "p99 µs": percentiles[98] * 1e6,
-        "a second": len(times) / sum(times),
+        "a second": len(walls) / sum(walls),
+        "CPU µs": sum(cpus) / len(cpus) * 1e6,
     }
 
 
@@ -132,7 +165,7 @@ def measure_apart(python: str, name: str, dsn: str, queries: int) -> Figures:
 
 def run(rounds: int, queries: int) -> None:
     with tempfile.TemporaryDirectory() as folder, server() as dsn:
-        pythons = {"ours on trio": sys.executable, "psycopg, sync": sys.executable}
+        pythons = {name: sys.executable for name in DRIVERS if "asyncpg" not in name}
         if python := install_asyncpg(folder):
             pythons["asyncpg on asyncio"] = python
         results: dict[str, list[Figures]] = {name: [] for name in pythons}

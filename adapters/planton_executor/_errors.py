@@ -1,6 +1,8 @@
 """What handlers raise to say more, and what the executor reports."""
 
-from planton import PlantonError
+from collections.abc import Iterable
+
+from planton import PlantonError, UndeliveredInstructionsError
 
 
 class GiveUp(Exception):  # noqa: N818  what a handler does, not what went wrong
@@ -10,22 +12,27 @@ class GiveUp(Exception):  # noqa: N818  what a handler does, not what went wrong
     """
 
 
-class NoHandlerError(PlantonError, LookupError):
-    """An instruction came for a task that has no handler.
+class NoHandlerError(UndeliveredInstructionsError):
+    """An instruction came for a task that has no handler; it was not executed.
 
     Attributes:
         task_name: The task.
-        known: Tasks that have one.
+        instructions: What was claimed.
+        released: Whether it was given back to the storage; else the caller does so.
+        known: Tasks that have a handler.
     """
 
-    def __init__(self, task_name: str, known: tuple[str, ...]) -> None:
-        self.task_name = task_name
-        self.known = known
-        names = ", ".join(sorted(known)[:10]) or "none"
-        super().__init__(
-            f"the executor has no handler for task {task_name!r}, but for {names}: decorate a "
-            f"function with @executor.handler({task_name!r}), then retry what failed"
+    def __init__(
+        self, task_name: str, instruction: str, known: Iterable[str], *, released: bool
+    ) -> None:
+        self.known = tuple(known)
+        names = ", ".join(map(repr, sorted(self.known)[:10])) or "none"
+        problem = (
+            f"the executor has no handler for this task, but for {names}: decorate a function with "
+            f"@executor.handler({task_name!r}), or give the task "
+            f"capacity=lambda: executor.capacity({task_name!r}) or 0"
         )
+        super().__init__(task_name, [instruction], problem, released=released)
 
 
 class LostLeaseError(PlantonError):

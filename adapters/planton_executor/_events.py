@@ -7,7 +7,7 @@ import attrs
 from planton import ErrorEvent
 from planton_executor._work import Work
 
-Reason: TypeAlias = Literal["error", "timeout", "result", "state", "no_handler", "lost"]
+Reason: TypeAlias = Literal["error", "timeout", "result", "state", "lost"]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,17 +45,17 @@ class FailedEvent:
         error: What it raised, or what was wrong.
         reason: `"error"` (the handler raised), `"timeout"`, `"result"` (it returned what is not
             JSON), `"state"` (of work in steps: the state fits no step, or a step did not say what
-            comes next), `"no_handler"`, or `"lost"` (the claim is somebody else's or nobody's:
-            whatever the handler did, nothing was stored).
+            comes next), or `"lost"` (the claim is another consumer's or nobody's: whatever the
+            handler did, if it was called at all, nothing was stored).
         duration: Seconds that it took.
         retry_in: Seconds until the next try that was asked for; there is one if retries are left,
             which only the storage knows. None if none was asked for, so that there is none: after
-            `GiveUp`, where another try would not help, and of a claim that was lost, with which
-            somebody else does as they like.
+            `GiveUp`, where another try would not help, and of a claim that was lost: another
+            consumer may own it.
     """
 
     work: Work
-    error: Exception
+    error: BaseException
     reason: Reason
     duration: float
     retry_in: float | None = None

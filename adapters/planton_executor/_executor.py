@@ -1,5 +1,6 @@
 """The executor as users see it."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -9,42 +10,32 @@ import trio
 
 from planton import (
     AlreadyRunningError,
-    ErrorEvent,
     InstructionEvent,
     InvalidArgumentError,
     Planton,
     UndeliveredInstructionsError,
     UnknownTaskError,
 )
-from planton.storage import Storage, to_count, to_number
-from planton_executor._ends import Advance, Complete, Ends, Release
-from planton_executor._events import (
-    AdvancedEvent,
-    FailedEvent,
-    IdleEvent,
-    StartedEvent,
-    SucceededEvent,
-)
-from planton_executor._handlers import (
-    Function,
-    FunctionHandler,
-    Handler,
-    RetryDelay,
-    Terms,
-    checked_function,
-    checked_name,
-)
-from planton_executor._leases import Leases
-from planton_executor._listeners import Listener, Listeners, logger
+from planton.storage import Reports, to_count, to_name, to_number
+from planton_executor._ends import Release
+from planton_executor._errors import NoHandlerError
+from planton_executor._handlers import Handler, make_handler
+from planton_executor._listeners import Listener, Listeners
+from planton_executor._outage import Outage
+from planton_executor._reporters import StorageReporter
 from planton_executor._run import Run
+from planton_executor._senders import Answered, GroupSender, ManyReports, Sender, SingleSender
+from planton_executor._session import Session
+from planton_executor._terms import Function, RetryDelay, Terms, check_function
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)
 L = TypeVar("L", bound=Listener)
 
-# What ends when the grace period is over has this long to be stored; less if nobody waits for it.
-LAST_WORDS = 2.0
-ABORTED_LAST_WORDS = 0.5
+logger = logging.getLogger("planton.executor")
+
+# Seconds that what came for a task without a handler rests before it is released.
+REFUSAL_PAUSE = 1.0
 
 
 class Executor:
@@ -70,27 +61,22 @@ class Executor:
         InvalidArgumentError: If an argument cannot be used.
     """
 
-    _nursery: trio.Nursery
-    _patience: trio.CancelScope
+    _block: AbstractAsyncContextManager[Self]
 
-    def __init__(self, storage: Storage, *, concurrency: int = 10, grace: float = 10.0) -> None:
+    def __init__(self, storage: Reports, *, concurrency: int = 10, grace: float = 10.0) -> None:
         self._concurrency = to_count("concurrency", concurrency, 1)
         self._grace = to_number("grace", grace)
-        if not callable(getattr(storage, "heartbeat", None)):
-            remedy = "give an open storage, such as SQLiteStorage or PostgresStorage"
+        if not isinstance(storage, Reports):
+            remedy = "give a storage, such as SQLiteStorage or PostgresStorage"
             raise InvalidArgumentError("storage", storage, remedy)
+        self._reporter = StorageReporter(storage)
         self.storage = storage
         self._handlers: dict[str, Handler] = {}
         self._listeners = Listeners()
-        self._ends = Ends(storage, self._report)
-        self._leases = Leases(storage, self._report, self._listeners.tell_from_thread)
         self._plantons: set[Planton] = set()
-        self._runs: set[Run] = set()
-        self._waiting: set[Run] = set()
-        self._is_open = False
-        self._is_wanted = False
-        self._is_aborted = False
-        self._block: AbstractAsyncContextManager[Self]
+        self._wanted: set[str] = set()
+        self._refused: set[str] = set()
+        self._session: Session | None = None
 
     def handler(
         self,
@@ -120,7 +106,7 @@ class Executor:
         Raises:
             InvalidArgumentError: If an argument cannot be used, or the task has a handler.
         """
-        checked_name(task_name, self._handlers)
+        self._check_name(task_name)
         terms = Terms.of(
             timeout=timeout,
             retries=retries,
@@ -129,13 +115,21 @@ class Executor:
         )
 
         def decorate(function: F) -> F:
-            self._add(task_name, FunctionHandler(checked_function(function), terms))
+            self.add_handler(task_name, make_handler(check_function(function), terms))
             return function
 
         return decorate
 
-    def _add(self, task_name: str, handler: Handler) -> None:
-        self._handlers[checked_name(task_name, self._handlers)] = handler
+    def add_handler(self, task_name: str, handler: Handler) -> None:
+        """Add what does the work of a task, such as `Steps`."""
+        self._handlers[self._check_name(task_name)] = handler
+
+    def _check_name(self, task_name: object) -> str:
+        name = to_name(task_name)
+        if name in self._handlers:
+            remedy = "it has a handler already: one task, one handler"
+            raise InvalidArgumentError("task_name", name, remedy)
+        return name
 
     @overload
     def on(self, event_type: type[E], listener: L) -> L: ...
@@ -168,85 +162,83 @@ class Executor:
         """
         self._listeners.remove(event_type, listener)
 
-    def capacity(self) -> int:
-        """Tell how many more can start now: for `Task(capacity=executor.capacity)`.
+    def capacity(self, task_name: str | None = None) -> int | None:
+        """Return how many more instructions can start now; None for a task without a handler.
 
-        When it was 0, the tasks that have handlers are woken as soon as a slot is free, if the
-        executor is a service of their Planton.
+        Planton asks this of `consumers=[executor]`, and claims no more. By hand it is
+        `Task(capacity=executor.capacity)`, which does not say for which task.
+
+        When it was 0, the tasks that asked are woken as soon as a slot is free, if the executor
+        serves their Planton.
         """
-        free = max(0, self._concurrency - len(self._runs) - len(self._waiting))
-        self._is_wanted = self._is_wanted or free == 0
+        if task_name is not None and task_name not in self._handlers:
+            return None
+        free = self._concurrency if self._session is None else self._session.capacity
+        if free == 0:
+            self._wanted.update(self._handlers if task_name is None else (task_name,))
         return free
 
     async def submit(self, event: InstructionEvent) -> None:
         """Take an instruction; returns when its handler is about to be called.
 
         Waits while `concurrency` handlers run; the lease is renewed meanwhile. If it is
-        cancelled then, the instruction is still the caller's.
+        cancelled then, the instruction is still the caller's. A claim that may have waited for
+        too long is renewed before its handler is called, and one that came by
+        `InstructionEvent.from_json` is taken over: if it is another consumer's by then, its
+        handler is not called.
 
         Raises:
             UndeliveredInstructionsError: If the executor does not run, or ends before there was
                 a slot; it was given back in the latter case.
+            NoHandlerError: If the task has no handler.
             InvalidArgumentError: If the event has no receipt.
         """
-        run = Run.of(event)
-        if not self._is_open:
-            problem = "the executor does not run: give executor.serve to the services of Planton, "
-            raise _undelivered(run, f"{problem}or use it as a context manager", released=False)
-        self._leases.add(run, event.lease, event.timeout)
-        try:
-            # Without a turn for the others, as long as there are slots: a turn for each of a
-            # thousand instructions would take longer than all the rest.
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            await self._wait_for_slot(run)
+        run = Run(event, self._reporter.receipt(event), trio.current_time())
+        session = self._session
+        if session is None:
+            problem = "the executor does not run: give it to Planton(consumers=[…]), or use it as "
+            names = [event.instruction]
+            raise UndeliveredInstructionsError(
+                event.task_name, names, f"{problem}a context manager", released=False
+            )
+        if event.task_name in self._handlers:
+            await session.take(run)
         else:
-            self._start(run)
+            await self._refuse(session, run)
 
-    def _start(self, run: Run) -> None:
-        self._runs.add(run)
-        self._nursery.start_soon(self._execute, run)
+    async def _refuse(self, session: Session, run: Run) -> None:
+        """Leave an instruction to a process that has a handler for it.
 
-    async def _wait_for_slot(self, run: Run) -> None:
-        self._waiting.add(run)
-        try:
-            with run.scope:
-                await self._slots.acquire()
-                run.scope = trio.CancelScope()
-                self._start(run)
-            if run not in self._runs:
-                await self._refuse(run)
-        finally:
-            self._waiting.discard(run)
-            if run not in self._runs:
-                self._leases.discard(run)
-                self._note_end()
-
-    async def _refuse(self, run: Run) -> None:
-        """Deal with what was broken off before it began."""
-        if run.is_lost:
-            run.note_loss()
-            await self._listeners.tell(_failed(run))
-            return
-        with trio.move_on_after(LAST_WORDS, shield=True):
-            await self._ends.store(run.work.receipt, Release())
-        raise _undelivered(run, "the executor ended before there was a slot", released=True)
+        Planton releases it, with pauses. What came from elsewhere is released here, after a pause:
+        it may come back at once.
+        """
+        task_name = run.work.task_name
+        is_foreign = run.is_foreign
+        error = NoHandlerError(task_name, run.work.instruction, self._handlers, released=is_foreign)
+        if not is_foreign:
+            raise error
+        if task_name not in self._refused:
+            self._refused.add(task_name)
+            session.report_error(error, task_name)
+        await trio.sleep(min(REFUSAL_PAUSE, run.lease / 3))
+        await session.store(run, Release())
 
     async def serve(
         self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run as a service: `Planton(services=[storage.serve, executor.serve])`.
+        """Run for as long as a Planton does: `Planton(consumers=[executor])` calls it.
 
-        Services end after Planton has handed over all that it claimed; only then the drain
-        begins, so that the run may last `grace` seconds longer than Planton's own. Where the
-        executor runs already, as a context manager, this only lets it wake the tasks.
+        By hand: `Planton(services=[storage.serve, executor.serve])`. Services end after Planton has
+        handed over all that it claimed; only then the drain begins, so that the run may last
+        `grace` seconds longer than Planton's own. Where the executor runs already, as a context
+        manager, this only lets it wake the tasks.
         """
         unknown = self._handlers.keys() - {status.name for status in planton.status()}
         if unknown:
             logger.warning("there are handlers for tasks that are not registered: %s", unknown)
         self._plantons.add(planton)
         try:
-            if self._is_open:
+            if self._session is not None:
                 task_status.started()
                 await trio.sleep_forever()
             async with self:
@@ -261,7 +253,7 @@ class Executor:
         Raises:
             AlreadyRunningError: If it runs already.
         """
-        if self._is_open:
+        if self._session is not None:
             raise AlreadyRunningError("this executor runs already: make a second one")
         self._block = self._running()
         return await self._block.__aenter__()
@@ -280,130 +272,46 @@ class Executor:
     async def _running(self) -> AsyncIterator[Self]:
         failure: BaseException | None = None
         stop = trio.Event()
+        session = self._make_session()
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._run, stop)
+            await nursery.start(session.run, tuple(self._plantons), stop, self._grace)
+            self._session = session
             try:
                 yield self
             except (Exception, KeyboardInterrupt, SystemExit) as error:
                 failure = error  # kept back: raised in here it would leave wrapped in a group
             finally:
-                self._is_open = False
+                self._session = None
                 stop.set()
         if failure is not None:
             raise failure
 
-    async def _run(self, stop: trio.Event, *, task_status: "trio.TaskStatus[None]") -> None:
-        """Work until told to stop, then drain; a cancellation from outside has to wait."""
-        self._slots = trio.Semaphore(self._concurrency)
-        self._limiter = trio.CapacityLimiter(self._concurrency)
-        self._emptied = trio.Event()
-        self._is_aborted, self._patience = False, trio.CancelScope()
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as helpers:
-                for planton in self._plantons:
-                    helpers.start_soon(self._watch, planton)
-                self._ends.open(helpers)
-                helpers.start_soon(self._leases.beat)
-                async with trio.open_nursery() as self._nursery:
-                    self._is_open = True
-                    task_status.started()
-                    await stop.wait()
-                    await self._drain(self._nursery)
-                helpers.cancel_scope.cancel()
+    def _make_session(self) -> Session:
+        return Session(
+            handlers=self._handlers,
+            listeners=self._listeners,
+            reporter=self._reporter,
+            make_sender=self._make_sender,
+            concurrency=self._concurrency,
+            frees=self._wake_tasks,
+        )
 
-    async def _drain(self, nursery: trio.Nursery) -> None:
-        for run in self._waiting:
-            run.stop()
-        for run in self._runs:
-            run.is_leaving = True
-        self._patience.deadline = trio.current_time() + self._grace
-        with self._patience:
-            while self._runs or self._waiting:
-                self._emptied = trio.Event()
-                await self._emptied.wait()
-        for run in self._runs:
-            run.stop()
-        last_words = ABORTED_LAST_WORDS if self._is_aborted else LAST_WORDS
-        nursery.cancel_scope.deadline = trio.current_time() + last_words
+    def _make_sender(self, answered: Answered, outage: Outage) -> Sender:
+        if isinstance(self.storage, ManyReports):
+            return GroupSender(self.storage, answered, outage, self._wake_tasks)
+        return SingleSender(self._reporter, answered, outage)
 
-    async def _watch(self, planton: Planton) -> None:
-        """End the drain when whoever runs `planton` does not wait for it any more."""
-        await planton.wait_until_aborted()
-        self._is_aborted = True
-        self._patience.cancel()
-
-    async def _execute(self, run: Run) -> None:
-        """Call the handler, store what came of it, and free the slot."""
-        try:
-            handler = self._handlers.get(run.work.task_name)
-            if handler is not None and not (run.is_lost or run.is_stopped):
-                await self._listeners.tell(StartedEvent(work=run.work))
-                await run.call(handler, self._limiter)
-            await self._settle(run, handler)
-            if run.thread_ended is not None and not self._is_aborted:
-                await run.thread_ended.wait()
-        finally:
-            self._leases.discard(run)
-            self._runs.discard(run)
-            self._slots.release()
-            self._note_end()
-        if not self._runs and not self._waiting:
-            await self._listeners.tell(IdleEvent())
-
-    async def _settle(self, run: Run, handler: Handler | None) -> None:
-        duration = run.duration
-        end = run.end(handler, tuple(self._handlers))
-        if end is not None:
-            try:
-                if not await self._ends.store(run.work.receipt, end):
-                    run.note_loss()
-            except Exception as error:
-                await self._report(error, run.work.task_name)
-                return
-        elif not run.is_lost:
-            problem = (
-                "the thread of %r, task %r, goes on after the end; its lease is left to expire"
-            )
-            logger.warning(problem, run.work.instruction, run.work.task_name)
-        self._leases.discard(run)
-        if run.error is not None:
-            await self._listeners.tell(_failed(run, duration))
-        elif isinstance(end, Complete):
-            event = SucceededEvent(work=run.work, result=run.result, duration=duration)
-            await self._listeners.tell(event)
-        elif isinstance(end, Advance):
-            put_off = AdvancedEvent(work=run.work, state=end.state, run_in=end.run_in)
-            await self._listeners.tell(put_off)
-
-    def _note_end(self) -> None:
-        """Let the drain and the tasks know that something has ended."""
-        self._emptied.set()
-        if not self._is_wanted:
+    def _wake_tasks(self) -> None:
+        """Wake the tasks that found no free slot, if there is one now."""
+        if not self._wanted:
             return
-        self._is_wanted = False
+        session = self._session
+        if session is not None and session.capacity == 0:
+            return
+        wanted, self._wanted = self._wanted, set()
         for planton in self._plantons:
-            for name in self._handlers:
+            for name in wanted:
                 try:
                     planton.wake(name)
                 except UnknownTaskError:
                     pass  # a task of another Planton
-
-    async def _report(self, error: Exception, task_name: str | None = None) -> None:
-        event = ErrorEvent(task_name=task_name, error=error, stage="service")
-        await self._listeners.tell(event)
-
-
-def _failed(run: Run, duration: float = 0.0) -> FailedEvent:
-    assert run.error is not None
-    return FailedEvent(
-        work=run.work,
-        error=run.error,
-        reason=run.reason,
-        duration=duration,
-        retry_in=run.retry_in,
-    )
-
-
-def _undelivered(run: Run, problem: str, *, released: bool) -> UndeliveredInstructionsError:
-    names = [run.work.instruction]
-    return UndeliveredInstructionsError(run.work.task_name, names, problem, released=released)

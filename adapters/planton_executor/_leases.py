@@ -7,53 +7,82 @@ its loop: so a thread watches over the renewals and tells of a lease half of whi
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
-from planton.storage import Storage
+from planton import InvalidArgumentError, StorageError
 from planton_executor._events import LeaseAtRiskEvent
-from planton_executor._run import Run
-from planton_executor._watchdog import Lease, Watchdog
-
-# A lease that nobody told of: that of a task that was given none.
-USUAL = 60.0
+from planton_executor._outage import Outage, pause
+from planton_executor._reporters import Reporter
+from planton_executor._run import RENEWED_AFTER, Run
+from planton_executor._watchdog import Watchdog
 
 
 class Leases:
     """The leases of all claims that wait or run.
 
     Args:
-        storage: Where they are renewed.
-        report: Told of errors of the storage.
+        reporter: Where they are renewed.
+        outage: Told of errors of the storage.
+        lose: Called with each run whose claim is lost.
         warn: Told of leases at risk, in a thread.
     """
 
     def __init__(
         self,
-        storage: Storage,
-        report: Callable[[Exception], Awaitable[None]],
+        reporter: Reporter,
+        outage: Outage,
+        *,
+        lose: Callable[[Run], None],
         warn: Callable[[LeaseAtRiskEvent], None],
     ) -> None:
-        self._storage = storage
-        self._report = report
-        self._leases: dict[str, Lease] = {}
+        self._reporter = reporter
+        self._outage = outage
+        self._lose = lose
+        self._runs: dict[Run, None] = {}
         self._earlier = trio.Event()
         self._sleeps_until = 0.0
-        self._watchdog = Watchdog(self._leases, warn)
+        self._watchdog = Watchdog(self._runs, warn)
 
-    def add(self, run: Run, lease: float | None, timeout: float | None) -> None:
+    def add(self, run: Run) -> None:
         """Keep the lease of a claim alive."""
-        seconds = min(lease or USUAL, timeout or USUAL)
-        next_beat_at = trio.current_time() + seconds / 3
-        self._leases[run.work.receipt] = Lease(run, seconds, next_beat_at)
-        self._watchdog.watch(seconds)
-        if next_beat_at < self._sleeps_until:
+        self._runs[run] = None
+        self._watchdog.watch(run.lease)
+        if run.beat_at < self._sleeps_until:
             self._earlier.set()
 
     def discard(self, run: Run) -> None:
         """Let it expire, unless it was ended."""
-        self._leases.pop(run.work.receipt, None)
+        self._runs.pop(run, None)
+
+    async def confirm(self, run: Run) -> None:
+        """Renew the lease of a claim, or take it over if it comes from elsewhere.
+
+        If that cannot be done, because the claim is another's by now, it is lost.
+
+        Raises:
+            Exception: What the storage has against the receipt itself.
+        """
+        failures = 0
+        while True:
+            try:
+                await (self._take_over(run) if run.is_foreign else self._renew([run]))
+                return
+            except (StorageError, trio.TooSlowError) as error:
+                self._outage.note(error)
+            await trio.sleep(pause(failures))
+            failures += 1
+
+    async def _take_over(self, run: Run) -> None:
+        receipt = await self._reporter.take_over(run)
+        if receipt is None:
+            self._lose(run)
+            return
+        run.receipt = run.work.receipt = receipt
+        run.is_foreign = False
+        _note_renewal(run, time.monotonic())
+        self.add(run)
 
     async def beat(self) -> None:
         """Renew leases until cancelled."""
@@ -62,39 +91,44 @@ class Leases:
                 await self._sleep()
                 now = trio.current_time()
                 # Those that are due soon, too: they share the call from then on.
-                due = [
-                    lease
-                    for lease in self._leases.values()
-                    if lease.next_beat_at - lease.seconds / 6 <= now
-                ]
+                due = [run for run in self._runs if run.beat_at - run.lease / 6 <= now]
                 if due:
                     await self._beat(due)
 
     async def _sleep(self) -> None:
         self._earlier = trio.Event()
-        self._sleeps_until = min(
-            (lease.next_beat_at for lease in self._leases.values()), default=math.inf
-        )
+        self._sleeps_until = min((run.beat_at for run in self._runs), default=math.inf)
         with trio.move_on_at(self._sleeps_until):
             await self._earlier.wait()
 
-    async def _beat(self, leases: Sequence[Lease]) -> None:
-        began = time.monotonic()
-        shortest = min(lease.seconds for lease in leases)
-        for lease in leases:
-            lease.tried_at = began
-            lease.next_beat_at = trio.current_time() + lease.seconds / 12  # if this one fails
+    async def _beat(self, runs: Sequence[Run]) -> None:
         try:
-            with trio.fail_after(shortest / 3):
-                done = await self._storage.heartbeat([lease.run.work.receipt for lease in leases])
+            await self._renew(runs)
+        except InvalidArgumentError as error:
+            for run in runs if len(runs) > 1 else ():
+                await self._beat([run])  # one of them spoils the others
+            if len(runs) == 1:
+                self.discard(runs[0])
+                self._outage.note(error)
         except Exception as error:
-            await self._report(error)
-            return
-        stale = set(done.stale)
-        for lease in leases:
-            if lease.run.work.receipt in stale:
-                lease.run.lose()
-                self.discard(lease.run)
+            self._outage.note(error)
+
+    async def _renew(self, runs: Sequence[Run]) -> None:
+        began = time.monotonic()
+        for run in runs:
+            run.tried_at = began
+            run.beat_at = trio.current_time() + run.lease / 12  # if this one fails
+        with trio.fail_after(min(run.lease for run in runs) / 3):
+            lost = set(await self._reporter.heartbeat(runs))
+        self._outage.end()
+        for run in runs:
+            if run in lost:
+                self._lose(run)
+                self.discard(run)
             else:
-                lease.renewed_at, lease.is_told = began, False
-                lease.next_beat_at = trio.current_time() + lease.seconds / 3
+                _note_renewal(run, began)
+
+
+def _note_renewal(run: Run, at: float) -> None:
+    run.renewed_at, run.is_at_risk = at, False
+    run.beat_at = trio.current_time() + run.lease * RENEWED_AFTER

@@ -5,9 +5,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+import trio
+
 from planton import ErrorEvent, InvalidArgumentError
+from planton.storage import describe
+from planton_executor import _failures
 from planton_executor._events import EVENT_TYPES, FailedEvent, LeaseAtRiskEvent
-from planton_executor._handlers import is_async
+from planton_executor._terms import is_async
 
 logger = logging.getLogger("planton.executor")
 
@@ -19,11 +23,13 @@ class Listeners:
 
     def __init__(self) -> None:
         self._by_type: dict[type[Any], tuple[Listener, ...]] = dict.fromkeys(EVENT_TYPES, ())
+        self._async_types: frozenset[type[Any]] = frozenset()
+        self._wanted: frozenset[type[Any]] = frozenset([FailedEvent])
 
     def add(self, event_type: type[Any], listener: Listener) -> None:
         """Add a listener; added twice it is told twice."""
         self._check(event_type, listener)
-        self._by_type[event_type] += (listener,)
+        self._set(event_type, (*self._by_type[event_type], listener))
 
     def remove(self, event_type: type[Any], listener: Listener) -> None:
         """Remove a listener."""
@@ -33,29 +39,51 @@ class Listeners:
             remedy = f"it does not listen to {event_type.__name__}: give what `on` was given"
             raise InvalidArgumentError("listener", listener, remedy)
         listeners.remove(listener)
-        self._by_type[event_type] = tuple(listeners)
+        self._set(event_type, tuple(listeners))
+
+    def _set(self, event_type: type[Any], listeners: tuple[Listener, ...]) -> None:
+        self._by_type[event_type] = listeners
+        heard = {each: those for each, those in self._by_type.items() if those}
+        self._wanted = frozenset([*heard, FailedEvent])
+        self._async_types = frozenset(each for each in heard if any(map(is_async, heard[each])))
+
+    def want(self, event_type: type[Any] | None) -> bool:
+        """Return whether there is a listener of a type; for failures there is the log."""
+        return event_type in self._wanted
+
+    def must_wait(self, event_type: type[Any] | None) -> bool:
+        """Return whether telling an event of a type takes waiting."""
+        return event_type in self._async_types
 
     async def tell(self, event: Any) -> None:
-        """Tell all listeners of an event; errors and failures without any are logged."""
-        listeners = self._by_type[type(event)]
-        if not listeners:
-            _log(event)
-        for listener in listeners:
-            try:
-                result = listener(event)
-                if result is not None and inspect.isawaitable(result):
-                    await result
-            except Exception:
-                _log_failure(listener, event)
+        """Tell all listeners of an event, one after the other, and wait for them."""
+        for listener in self._listeners_of(event):
+            result = _call(listener, event)
+            if inspect.isawaitable(result):
+                await _wait_for(result, listener, event)
+
+    def tell_soon(self, event: Any, nursery: trio.Nursery) -> None:
+        """Tell all listeners of an event at once; the nursery waits for async ones."""
+        for listener in self._listeners_of(event):
+            result = _call(listener, event)
+            if inspect.isawaitable(result):
+                nursery.start_soon(_wait_for, result, listener, event)
 
     def tell_from_thread(self, event: LeaseAtRiskEvent) -> None:
-        """Tell those who listen to risks, here and now."""
-        _log(event)
+        """Tell the listeners of risks, in the thread of the caller; it is logged in any case."""
+        log(event)
         for listener in self._by_type[LeaseAtRiskEvent]:
             try:
                 listener(event)
-            except Exception:
+            except BaseException:  # noqa: ASYNC103  not on trio
                 _log_failure(listener, event)
+
+    def _listeners_of(self, event: Any) -> tuple[Listener, ...]:
+        """Return who listens to an event, which is logged if nobody does."""
+        listeners = self._by_type[type(event)]
+        if not listeners:
+            log(event)
+        return listeners
 
     def _check(self, event_type: object, listener: object) -> None:
         if event_type not in EVENT_TYPES:
@@ -69,23 +97,39 @@ class Listeners:
             raise InvalidArgumentError("listener", listener, remedy)
 
 
+def _call(listener: Listener, event: object) -> Any:
+    try:
+        return listener(event)
+    except BaseException as error:
+        if _failures.is_ours(error):
+            raise
+        _log_failure(listener, event)
+
+
+async def _wait_for(result: Awaitable[None], listener: Listener, event: object) -> None:
+    try:
+        await result
+    except BaseException as error:
+        if _failures.is_ours(error):
+            raise
+        _log_failure(listener, event)
+
+
+def _name(listener: object) -> str:
+    return getattr(listener, "__qualname__", type(listener).__name__)
+
+
 def _log_failure(listener: object, event: object) -> None:
-    logger.exception("listener %r of %s failed", listener, type(event).__name__)
+    logger.exception("listener %s of %s failed", _name(listener), type(event).__name__)
 
 
-def _log(event: object) -> None:
+def log(event: object) -> None:
     """Log what nobody listens to, if it is a problem."""
     if isinstance(event, FailedEvent):
-        work = event.work
-        logger.error(
-            "task %r, instruction %r, delivery %d failed (%s): %s",
-            *(work.task_name, work.instruction, work.delivery, event.reason, event.error),
-            exc_info=event.error if event.reason == "error" else None,
-            extra={"task_name": work.task_name, "instruction": work.instruction},
-        )
+        _log_failed(event)
     elif isinstance(event, ErrorEvent):
         logger.error(
-            *("%s failed: %s", event.stage, event.error),
+            *("%s failed: %s", event.stage, describe(event.error)),
             exc_info=event.error,
             extra={"task_name": event.task_name, "stage": event.stage},
         )
@@ -96,3 +140,16 @@ def _log(event: object) -> None:
             *(event.work.instruction, event.work.task_name, event.expires_in, cause, event.stack),
             extra={"task_name": event.work.task_name, "instruction": event.work.instruction},
         )
+
+
+def _log_failed(event: FailedEvent) -> None:
+    work, will_retry = event.work, event.retry_in is not None
+    after = f"; another try is asked for in {event.retry_in:g} s" if will_retry else ""
+    logger.log(
+        logging.WARNING if will_retry else logging.ERROR,
+        "task %r, instruction %r, delivery %d failed (%s): %s%s",
+        *(work.task_name, work.instruction, work.delivery, event.reason),
+        *(_failures.to_text(event.error), after),
+        exc_info=event.error if event.reason == "error" else None,
+        extra={"task_name": work.task_name, "instruction": work.instruction},
+    )

@@ -1,7 +1,7 @@
 """Work in steps: from one stored state to the next, until it is done or to go on later."""
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import attrs
@@ -9,12 +9,14 @@ import cattrs
 import trio
 
 from planton.storage import to_count, to_json
-from planton_executor._ends import Advance, End, Release
+from planton_executor._calls import call
+from planton_executor._ends import Advance, Release
 from planton_executor._errors import StateError
 from planton_executor._events import AdvancedEvent
-from planton_executor._handlers import Terms, called
+from planton_executor._handlers import Host
 from planton_executor._run import Run
 from planton_executor._step import Done, Later, Step, StepContext, Then
+from planton_executor._terms import Terms
 
 
 @attrs.frozen(eq=False)
@@ -27,8 +29,6 @@ class Machine:
         converter: Makes JSON of steps, and steps of JSON.
         resources: Given to every step.
         timeout: Seconds that one step may take.
-        store: Stores an end of a claim; whether it was the receipt's to end.
-        tell: Tells listeners.
     """
 
     name: str
@@ -36,39 +36,38 @@ class Machine:
     converter: cattrs.Converter
     resources: Any
     timeout: float | None
-    store: Callable[[str, End], Awaitable[bool]]
-    tell: Callable[[Any], Awaitable[None]]
 
     @property
     def terms(self) -> Terms:
         """For as long as it is not known which step it is."""
         return Terms(timeout=self.timeout)
 
-    async def call(self, run: Run, limiter: trio.CapacityLimiter) -> Any:
-        """Take step after step; gives the result, or what is to be stored instead."""
+    async def call(self, run: Run, host: Host) -> Any:
+        """Take step after step; return the result, or what is to be stored instead."""
         step = self.load(run.work.payload)
         run.begin(self._terms(step), run.tries)
         while True:
             context = StepContext(work=run.work, tries=run.tries, resources=self.resources)
-            answer: object = await called(step.step, context, run, limiter)
+            answer: object = await call(step.step, context, run, host.limiter)
             if isinstance(answer, Done):
                 return answer.result
             step, end = self._following(step, answer)
             if end.run_in is not None:
                 return end
-            if not await self._advance(run, end) or run.is_leaving:
+            if not await self._advance(run, end, host) or run.is_leaving:
                 return Release()
             run.begin(self._terms(step), 1)
 
-    async def _advance(self, run: Run, end: Advance) -> bool:
+    async def _advance(self, run: Run, end: Advance, host: Host) -> bool:
         """Store where the work is now; what is being stored is not broken off."""
+        assert run.scope is not None, "a worker has it"
         run.is_storing, run.scope.deadline = True, math.inf
-        if not await self.store(run.work.receipt, end):
-            run.is_lost = True
-            return False
-        run.is_storing = False
-        await self.tell(AdvancedEvent(work=run.work, state=end.state, run_in=None))
-        return True
+        is_ours = await host.store(run, end)
+        run.is_storing, run.is_lost = False, not is_ours
+        if is_ours:
+            run.claimed_at = trio.current_time()  # its time limit begins anew
+            await host.tell(AdvancedEvent(work=run.work, state=end.state, run_in=None))
+        return is_ours
 
     def _following(self, step: Step, answer: object) -> tuple[Step, Advance]:
         if not isinstance(answer, Then | Later):
@@ -90,7 +89,7 @@ class Machine:
         )
 
     def state(self, step: Step) -> dict[str, Any]:
-        """Give a step as it is stored.
+        """Return a step as it is stored.
 
         Raises:
             StateError: If it is no step of this machine, or holds what is not JSON.
@@ -106,7 +105,7 @@ class Machine:
         return state
 
     def load(self, state: Any) -> Step:
-        """Give the step of a stored state.
+        """Return the step of a stored state.
 
         Raises:
             StateError: If there is no such step, or its class no longer fits.
@@ -131,12 +130,12 @@ class Machine:
 
 
 def retry_limit(step: Step) -> int:
-    """Tell how often a step may be tried again."""
+    """Return how often a step may be tried again."""
     return to_count("retry_limit", _setting(step, "retry_limit"))
 
 
 def _setting(step: Step, name: str) -> Any:
-    """Give what the class says, or the instance if it is a field.
+    """Return what the class says, or the instance if it is a field.
 
     Not of the instance in any case: that would make a method of a function.
     """

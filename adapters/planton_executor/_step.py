@@ -8,7 +8,7 @@ import attrs
 
 from planton import InvalidArgumentError
 from planton.storage import to_number
-from planton_executor._handlers import RetryDelay
+from planton_executor._terms import RetryDelay
 from planton_executor._work import Work
 
 

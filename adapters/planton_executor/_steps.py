@@ -8,11 +8,11 @@ from cattrs import Converter
 from cattrs.preconf.json import make_converter
 
 from planton import InvalidArgumentError
-from planton.storage import to_name, to_number
+from planton.storage import Storage, to_name, to_number
 from planton_executor._executor import Executor
-from planton_executor._handlers import is_generator, takes
 from planton_executor._machine import Machine, retry_limit
 from planton_executor._step import Step
+from planton_executor._terms import is_generator, takes
 
 
 class Steps:
@@ -50,17 +50,18 @@ class Steps:
         converter: Converter | None = None,
     ) -> None:
         self.name = to_name(name)
-        self._executor = executor
+        if not isinstance(executor.storage, Storage):
+            remedy = "steps need one that has a storage"
+            raise InvalidArgumentError("executor", executor, remedy)
+        self._storage = executor.storage
         self._machine = Machine(
             name=self.name,
             steps={step.__name__: step for step in map(_checked, steps)},
             converter=converter or make_converter(forbid_extra_keys=True),
             resources=resources,
             timeout=None if timeout is None else to_number("timeout", timeout, above=0),
-            store=executor._ends.store,
-            tell=executor._listeners.tell,
         )
-        executor._add(self.name, self._machine)
+        executor.add_handler(self.name, self._machine)
 
     async def enqueue(self, instruction: str, step: Step, **options: Any) -> bool:
         """Queue some work that begins with a step; False if it is queued already.
@@ -79,12 +80,10 @@ class Steps:
         """
         state = self.state(step)
         options["retries"] = retry_limit(step)
-        return await self._executor.storage.enqueue(
-            self.name, instruction, payload=state, **options
-        )
+        return await self._storage.enqueue(self.name, instruction, payload=state, **options)
 
     def state(self, step: Step) -> dict[str, Any]:
-        """Give a step as it is stored, for those who queue it in other ways.
+        """Return a step as it is stored, for those who queue it in other ways.
 
         Raises:
             StateError: If it is no step of this machine, or holds what is not JSON.
@@ -92,7 +91,7 @@ class Steps:
         return self._machine.state(step)
 
     def load(self, state: object) -> Step:
-        """Give the step of a stored state, such as the payload of an `InstructionRecord`.
+        """Return the step of a stored state, such as the payload of an `InstructionRecord`.
 
         Raises:
             StateError: If there is no such step, or its class no longer fits.

@@ -4,10 +4,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from types import TracebackType
-
-import attrs
+from collections.abc import Callable, Iterable
 
 from planton_executor._events import LeaseAtRiskEvent
 from planton_executor._run import Run
@@ -16,39 +13,16 @@ from planton_executor._run import Run
 FRAMES = 8
 
 
-@attrs.define(eq=False)
-class Lease:
-    """The lease of one claim.
-
-    Attributes:
-        run: Whose it is.
-        seconds: How long it lasts.
-        next_beat_at: When it is to be renewed, by trio's clock.
-        renewed_at: When it was last renewed at the latest, by the clock of `time.monotonic`.
-        tried_at: When a renewal was last begun, by the same clock.
-        is_told: Whether it was told that it is at risk.
-    """
-
-    run: Run
-    seconds: float
-    next_beat_at: float
-    renewed_at: float = attrs.field(factory=time.monotonic)
-    tried_at: float = 0.0
-    is_told: bool = False
-
-
 class Watchdog:
     """Warns once half of a lease has passed without a renewal.
 
     Args:
-        leases: What to watch; changed by the thread of trio meanwhile.
+        runs: What to watch; changed by the thread of trio meanwhile.
         warn: Called in the thread of the watchdog.
     """
 
-    def __init__(
-        self, leases: Mapping[str, Lease], warn: Callable[[LeaseAtRiskEvent], None]
-    ) -> None:
-        self._leases = leases
+    def __init__(self, runs: Iterable[Run], warn: Callable[[LeaseAtRiskEvent], None]) -> None:
+        self._runs = runs
         self._warn = warn
         self._shortest: float | None = None
         self._bell = threading.Event()
@@ -63,21 +37,16 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
         self._thread.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it, and do not wait for a listener that hangs."""
         self._is_over = True
         self._bell.set()
         self._thread.join(timeout=1.0)
 
-    def watch(self, seconds: float) -> None:
+    def watch(self, lease: float) -> None:
         """Look often enough for a lease of so many seconds."""
-        if self._shortest is None or seconds < self._shortest:
-            self._shortest = seconds
+        if self._shortest is None or lease < self._shortest:
+            self._shortest = lease
             self._bell.set()
 
     def _watch(self) -> None:
@@ -89,13 +58,13 @@ class Watchdog:
 
     def _look(self, now: float) -> None:
         # One step for the interpreter, so that nobody can change it meanwhile.
-        for lease in list(self._leases.values()):
-            if now - lease.renewed_at > lease.seconds / 2 and not lease.is_told:
-                lease.is_told = True
-                is_blocked = lease.tried_at < lease.renewed_at
+        for run in list(self._runs):
+            if now - run.renewed_at > run.lease / 2 and not run.is_at_risk:
+                run.is_at_risk = True
+                is_blocked = run.tried_at < run.renewed_at
                 event = LeaseAtRiskEvent(
-                    work=lease.run.work,
-                    expires_in=lease.renewed_at + lease.seconds - now,
+                    work=run.work,
+                    expires_in=run.renewed_at + run.lease - now,
                     is_blocked=is_blocked,
                     stack=self._stack() if is_blocked else "",
                 )

@@ -4,10 +4,8 @@ from typing import Any
 
 import attrs
 
-from planton import InstructionEvent
 
-
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False)
 class Work:
     """One delivery of one instruction: what a handler is called with.
 
@@ -17,26 +15,16 @@ class Work:
         payload: Whatever came with it.
         delivery: How often it has been handed out, this time included; above 1 it may have been
             worked on before, in part or in full.
-        receipt: Names the claim, for reports of your own to the storage.
+        receipt: Names the claim, for reports of your own to the storage; empty if the claim has
+            none.
         is_cancelled: Whether the result is not wanted any more: the time is up, the claim was
             lost, or the executor's grace period is over. An async handler is cancelled then; a
             sync one cannot be, and should look here now and then. Safe from any thread.
     """
 
-    task_name: str = attrs.field(on_setattr=attrs.setters.frozen)
-    instruction: str = attrs.field(on_setattr=attrs.setters.frozen)
-    payload: Any = attrs.field(on_setattr=attrs.setters.frozen)
-    delivery: int = attrs.field(on_setattr=attrs.setters.frozen)
-    receipt: str = attrs.field(on_setattr=attrs.setters.frozen)
+    task_name: str
+    instruction: str
+    payload: Any
+    delivery: int
+    receipt: str
     is_cancelled: bool = attrs.field(default=False, init=False)
-
-    @classmethod
-    def of(cls, event: InstructionEvent, receipt: str) -> "Work":
-        """Make it from an event."""
-        return cls(
-            task_name=event.task_name,
-            instruction=event.instruction,
-            payload=event.payload,
-            delivery=event.delivery,
-            receipt=receipt,
-        )

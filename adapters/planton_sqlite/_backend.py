@@ -2,8 +2,9 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import sqlite_utils
 import trio
@@ -29,11 +30,12 @@ from planton_sqlite import _fleet, _open, _operate, _schema
 from planton_sqlite._claim import CLAIM, Claim
 from planton_sqlite._query import Query
 from planton_sqlite._reports import Reports
-from planton_sqlite._watch import watch
+from planton_sqlite._watch import Sights, watch
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-Found = Mapping[Receipt, str]
+Found: TypeAlias = Mapping[Receipt, str]
+Exchanged: TypeAlias = tuple[list[Found | Exception], list[Claimed | Exception]]
 
 
 class Runner(Protocol):
@@ -50,12 +52,6 @@ class Runner(Protocol):
     def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None: ...
 
 
-def database_time(connection: sqlite3.Connection) -> float:
-    """Return the time by the database's clock, in seconds since 1970."""
-    (now,) = connection.execute(CLAIM["now"]).fetchone()
-    return float(now)
-
-
 class SQLiteBackend:
     """A `planton.storage.Backend`; see there for what its methods promise.
 
@@ -63,7 +59,7 @@ class SQLiteBackend:
         path: The database file, or what to call it.
         runner: Runs work on its connection.
         keeps: Whether there is a history.
-        clock: Returns the time by the database's clock.
+        clock: Returns the time in seconds since 1970; that of the machine, which is SQLite's own.
     """
 
     def __init__(
@@ -72,7 +68,7 @@ class SQLiteBackend:
         runner: Runner,
         *,
         keeps: bool,
-        clock: Callable[[sqlite3.Connection], float] = database_time,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.database = path
         self.identity: Hashable = ("sqlite", os.path.realpath(path))
@@ -80,6 +76,7 @@ class SQLiteBackend:
         self._keeps = keeps
         self._clock = clock
         self._is_checked = False
+        self._sights = Sights(clock)
 
     async def open(self) -> None:
         self._is_checked = False
@@ -106,24 +103,34 @@ class SQLiteBackend:
 
     async def exchange(
         self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        def run(own: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
-            found = self._report(own, reports) if reports else []
-            return found, [self._claim(own, request) for request in requests]
+    ) -> Exchanged:
+        def run(own: sqlite3.Connection) -> Exchanged:
+            return self.exchange_within(own, reports, requests)
 
-        def look(own: sqlite3.Connection) -> tuple[list[Any], list[Any]] | None:
-            claimed = [self._look(own, request) for request in requests]
-            return None if None in claimed else ([], claimed)
+        def look(own: sqlite3.Connection) -> Exchanged | None:
+            looked = [self._look(own, request) for request in requests]
+            nothing: list[Claimed | Exception] = [one for one in looked if one is not None]
+            return ([], nothing) if len(nothing) == len(looked) else None
 
         is_write = bool(reports) or any(request.is_expected for request in requests)
         return await self._write(run, None if is_write else look)
+
+    def exchange_within(
+        self,
+        own: sqlite3.Connection,
+        reports: Sequence[Report],
+        requests: Sequence[ClaimRequest],
+    ) -> Exchanged:
+        """Apply reports, then claim, within a transaction."""
+        found = self._report(own, reports) if reports else []
+        return found, [self._claim(own, request) for request in requests]
 
     def _report(
         self, own: sqlite3.Connection, reports: Sequence[Report]
     ) -> list[Found | Exception]:
         """Apply reports together; if that fails, each by itself, so that each harms only itself."""
-        applied = Reports(own, self._now(own), keeps=self._keeps)
-        together = _undone(own, lambda: applied.apply(reports))
+        applied = Reports(own, self._clock, keeps=self._keeps)
+        together = self._undone(own, lambda: applied.apply(reports))
         if isinstance(together, Exception):
             if len(reports) == 1:
                 return [together]
@@ -131,10 +138,38 @@ class SQLiteBackend:
         return [*together]
 
     def _claim(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | Exception:
-        return _undone(own, lambda: Claim(own, request, self._now(own)).run())
+        claim = Claim(own, request, self._clock)
+        answer = self._undone(own, claim.run)
+        if isinstance(answer, Claimed):
+            self._sights.note(request.rule, claim, answer)
+        return answer
+
+    def _undone(self, own: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:
+        """Return what `function` does, or its error, which undoes only what it did itself."""
+        own.execute("SAVEPOINT item")
+        try:
+            result: T | Exception = function()
+        except Exception as error:
+            # A full disk or a lost file is an error of all of them.
+            if not own.in_transaction or _open.is_of_database(error):
+                raise
+            own.execute("ROLLBACK TO item")
+            result = error
+            if isinstance(error, sqlite3.Error):
+                result = _open.to_storage_error(self.database, error)
+        own.execute("RELEASE item")
+        return result
 
     def _look(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | None:
-        return Claim(own, request, self._now(own)).look()
+        claim = Claim(own, request, self._clock)
+        answer = claim.look()
+        if answer is not None:
+            self._sights.note(request.rule, claim, answer)
+        return answer
+
+    def _has_changed(self, own: sqlite3.Connection, request: ClaimRequest) -> bool:
+        claim = Claim(own, request, self._clock)
+        return self._sights.has_changed(request.rule, claim, claim.look())
 
     async def active(self, task_names: Sequence[str]) -> list[list[str]]:
         return await self._read(
@@ -146,18 +181,22 @@ class SQLiteBackend:
 
     async def enqueue(self, new: Sequence[NewInstruction], connection: Any = None) -> list[bool]:
         if connection is None:
-            return await self._write(lambda own: _operate.enqueue(own, new, self._clock(own)))
+            return await self._write(lambda own: _operate.enqueue(own, new, self._clock()))
         if isinstance(connection, sqlite_utils.Database):
             connection = connection.conn
         if not isinstance(connection, sqlite3.Connection):
             remedy = "give a sqlite3.Connection or a sqlite_utils.Database"
             raise InvalidArgumentError("connection", connection, remedy)
-        _open.check_connection(connection, self.database)
+        self.check_connection(connection)
         try:
             _schema.check(connection, self.database)
-            return _operate.enqueue(connection, new, self._clock(connection))
+            return _operate.enqueue(connection, new, self._clock())
         except sqlite3.Error as error:
             raise _open.to_storage_error(self.database, error) from error
+
+    def check_connection(self, connection: sqlite3.Connection) -> None:
+        """Raise `InvalidArgumentError` for a connection to another database."""
+        _open.check_connection(connection, self.database)
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._write(
@@ -165,7 +204,7 @@ class SQLiteBackend:
                 own,
                 "pause" if is_paused else "resume",
                 task_name=task_name,
-                now=self._clock(own),
+                now=self._clock(),
             )
         )
 
@@ -175,18 +214,18 @@ class SQLiteBackend:
 
     async def retry(self, task_name: str, instructions: Sequence[str] | None) -> int:
         return await self._write(
-            lambda own: _operate.retry(own, task_name, instructions, self._clock(own))
+            lambda own: _operate.retry(own, task_name, instructions, self._clock())
         )
 
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
-        return await self._read(lambda own: _operate.find(own, wanted, self._clock(own)))
+        return await self._read(lambda own: _operate.find(own, wanted, self._clock()))
 
     async def stats(self) -> list[TaskStats]:
-        return await self._read(lambda own: _operate.stats(own, self._clock(own)))
+        return await self._read(lambda own: _operate.stats(own, self._clock()))
 
     async def prune(self, older_than: float, statuses: Collection[Status], limit: int) -> int:
         return await self._write(
-            lambda own: _operate.prune(own, older_than, statuses, limit, self._clock(own))
+            lambda own: _operate.prune(own, older_than, statuses, limit, self._clock())
         )
 
     async def wake_on_change(self, table: str, task_name: str, *, is_wanted: bool) -> bool:
@@ -195,24 +234,24 @@ class SQLiteBackend:
         )
 
     async def register(self, registration: Registration) -> None:
-        await self._write(lambda own: _fleet.register(own, registration, self._clock(own)))
+        await self._write(lambda own: _fleet.register(own, registration, self._clock()))
 
     async def beat(
         self, dispatcher_id: str, tasks: int, reports: Mapping[str, str], gone: Collection[str]
     ) -> Answer:
         return await self._write(
-            lambda own: _fleet.beat(own, dispatcher_id, tasks, reports, gone, self._clock(own))
+            lambda own: _fleet.beat(own, dispatcher_id, tasks, reports, gone, self._clock())
         )
 
     async def deregister(self, dispatcher_id: str) -> None:
         await self._write(lambda own: _fleet.deregister(own, dispatcher_id))
 
     async def dispatchers(self) -> list[DispatcherRecord]:
-        return await self._read(lambda own: _fleet.dispatchers(own, self._clock(own)))
+        return await self._read(lambda own: _fleet.dispatchers(own, self._clock()))
 
     async def request_stop(self, dispatcher_ids: Sequence[str] | None) -> list[str]:
         return await self._write(
-            lambda own: _fleet.request_stop(own, dispatcher_ids, self._clock(own))
+            lambda own: _fleet.request_stop(own, dispatcher_ids, self._clock())
         )
 
     async def decisions(self, task_name: str | None) -> list[TaskReport]:
@@ -222,10 +261,7 @@ class SQLiteBackend:
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         await self._read(lambda _: None)  # the tables are there, and of this version
-        await watch(self._runner, watcher, self._now, self.database, task_status)
-
-    def _now(self, own: sqlite3.Connection) -> Callable[[], float]:
-        return lambda: self._clock(own)
+        await watch(self._runner, watcher, self._has_changed, self.database, task_status)
 
     async def _read(self, function: Work[T]) -> T:
         return await self._runner.read(self._checked(function))
@@ -246,18 +282,3 @@ class SQLiteBackend:
             return function(own)
 
         return checked
-
-
-def _undone(connection: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:
-    """Return what `function` does, or its error, which undoes only what it did itself."""
-    connection.execute("SAVEPOINT item")
-    try:
-        result: T | Exception = function()
-    except Exception as error:
-        # A full disk or a lost file ends the transaction of all of them.
-        if not connection.in_transaction:
-            raise
-        connection.execute("ROLLBACK TO item")
-        result = error
-    connection.execute("RELEASE item")
-    return result

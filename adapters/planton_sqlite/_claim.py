@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, load_statements
+from planton_sqlite._open import is_of_database
 from planton_sqlite._query import Query
 
 CLAIM = load_statements(__package__, "claim.sql")
@@ -27,7 +28,20 @@ class Claim:
         connection: In a transaction that nobody else can write beside; for `look` in none.
         request: What is asked for.
         clock: Returns the time by the database's clock, in seconds since 1970.
+
+    Attributes:
+        is_paused: Whether the task is paused.
+        concurrency: The one in force.
+        changes: What the triggers of `wake_on_change` have counted.
+        active: How many were active before.
+        held: How many slots are taken by now.
     """
+
+    is_paused: bool
+    concurrency: int
+    changes: int
+    active = 0
+    held = 0
 
     def __init__(
         self, connection: sqlite3.Connection, request: ClaimRequest, clock: Callable[[], float]
@@ -79,13 +93,13 @@ class Claim:
     def _lock(self) -> None:
         row = self._execute("task").fetchone() or (False, None, 0)
         self.is_paused, override, self.changes = bool(row[0]), row[1], row[2]
-        self.concurrency: int = self._request.concurrency if override is None else override
+        self.concurrency = self._request.concurrency if override is None else override
 
     # 2. count what is active; the time is read after that
 
     def _count(self) -> None:
         self.active, first_expiry = self._execute("count").fetchone()
-        self._held = self.active
+        self.held = self.active
         self._first_expiry = math.inf if first_expiry is None else first_expiry
         self._now = self._parameters["now"] = self._clock()
 
@@ -96,12 +110,12 @@ class Claim:
             return
         if self._rule.deliveries is not None:
             self._execute("end_exhausted")
-            self._held -= self._execute("drop_exhausted").rowcount
+            self.held -= self._execute("drop_exhausted").rowcount
         self._execute("requeue_not_offered")
-        self._held -= self._execute("drop_not_offered").rowcount
+        self.held -= self._execute("drop_not_offered").rowcount
         (expired,) = self._execute("expired").fetchone()
         # They hold their slots already, but no more of them start than may run now.
-        room = min(self._request.limit, self.concurrency - (self._held - expired))
+        room = min(self._request.limit, self.concurrency - (self.held - expired))
         if room > 0:
             self._add(self._execute("rescue", room=room).fetchall())
 
@@ -109,7 +123,7 @@ class Claim:
 
     @property
     def _room(self) -> int:
-        held: int = self._held
+        held: int = self.held
         return min(self._request.limit - len(self._rows), self.concurrency - held)
 
     # 5. take due rows of the queue, priority by priority
@@ -153,15 +167,15 @@ class Claim:
         if self._rule.statement is None or self._room <= 0:
             return None
         self._connection.execute("SAVEPOINT ask")
-        rows, held = list(self._rows), self._held
+        rows, held = list(self._rows), self.held
         try:
             self._claim_given(Query(self._rule.task_name, self._rule.statement))
         except Exception as error:
-            if not self._connection.in_transaction:
-                raise  # a full disk, or a COMMIT in the statement: nothing of the claim is left
+            if not self._connection.in_transaction or is_of_database(error):
+                raise  # a full disk, or OR ROLLBACK in the statement: nothing of the claim is left
             self._connection.execute("ROLLBACK TO ask")
             self._connection.execute("RELEASE ask")
-            self._rows, self._held = rows, held
+            self._rows, self.held = rows, held
             return error
         self._connection.execute("RELEASE ask")
         return None
@@ -182,7 +196,7 @@ class Claim:
     def _claim_found(self, query: Query, parameters: dict[str, Any]) -> None:
         """Claim rows of a plain SELECT, which finds them again while they are left out here."""
         left_out = set(self._names("left_out"))
-        limit, most = self._room + self._held, self._room + len(left_out)
+        limit, most = self._room + self.held, self._room + len(left_out)
         while True:
             found = query.run(self._connection, {**parameters, "limit": limit})
             new = [name for name in found if name not in left_out]
@@ -205,6 +219,7 @@ class Claim:
         self._record_given(self._fired(fires))
         if kept.get(times.key) != fires.next_at:
             self._execute("keep_time", cron=times.key, next_fire_at=fires.next_at.timestamp())
+            self._execute("forget_expressions")
             self._execute("forget_fired")
         self._next_due.append(fires.next_at.timestamp())
 
@@ -231,7 +246,7 @@ class Claim:
         return {instruction for _, instruction, *_ in rows}
 
     def _record(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._held += len(rows)
+        self.held += len(rows)
         self._add(rows)
 
     def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -253,7 +268,7 @@ class Claim:
 
     def _due_in(self) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
-        has_slots = self._held < self.concurrency
+        has_slots = self.held < self.concurrency
         if has_slots and len(self._rows) >= self._request.limit:
             return 0.0
         if self._first_expiry <= self._now:  # some were over: look at what is left

@@ -5,22 +5,41 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
 
-from planton import Batch, Claim, ScheduleRequest, Task
-from planton.storage import ClaimRequest, NewInstruction, Rule, Storage, Watcher
+from planton import Batch, Claim, InvalidArgumentError, ScheduleRequest, StorageError, Task
+from planton.storage import (
+    Claimed,
+    ClaimRequest,
+    NewInstruction,
+    Report,
+    Rule,
+    Storage,
+    Watcher,
+)
 from planton_sqlite import _operate, _schema
-from planton_sqlite._backend import SQLiteBackend
-from planton_sqlite._open import open_memory, to_storage_error
+from planton_sqlite._backend import Exchanged, Found, SQLiteBackend
+from planton_sqlite._open import BUSY_TIMEOUT, open_memory, to_storage_error
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Observer: TypeAlias = Callable[
+    [
+        Sequence[Report],
+        Sequence[Found | Exception],
+        Sequence[ClaimRequest],
+        Sequence[Claimed | Exception],
+    ],
+    None,
+]
 # As good as for ever: a claim of the advisory schedule has no lease.
 _NO_LEASE = 1e8
 _MOST = 2**31 - 1
+_NAP = 1 / 64
 _NO_SQL: Any = object()
 _STATUSES = {
     "pending": ("queued",),
@@ -30,25 +49,30 @@ _STATUSES = {
 
 
 class Clock:
-    """The time of trio's clock as seconds since 1970, from a start on."""
+    """The time of trio's clock as seconds since 1970, from a start on.
+
+    Each `trio.run` has a clock of its own: in the next one time goes on from where it was.
+    """
 
     def __init__(self, start: datetime | None) -> None:
-        self._start = start
-        self._zero: float | None = None
+        # Whole seconds: sums of small times are exact then.
+        start = start or datetime.now(UTC).replace(microsecond=0)
+        self._last = start.timestamp()
+        self._zeros: WeakKeyDictionary[trio.lowlevel.TrioToken, float] = WeakKeyDictionary()
 
     def __call__(self, _: object = None) -> float:
-        now = trio.current_time() if trio.lowlevel.in_trio_run() else 0.0
-        if self._zero is None:
-            # Whole seconds: sums of small times are exact then.
-            start = self._start or datetime.now(UTC).replace(microsecond=0)
-            self._zero = start.timestamp() - now
-        return self._zero + now
+        if trio.lowlevel.in_trio_run():
+            now = trio.current_time()
+            zero = self._zeros.setdefault(trio.lowlevel.current_trio_token(), self._last - now)
+            self._last = zero + now
+        return self._last
 
 
 class Inline:
-    """A runner that calls: every call takes `latency` seconds of trio's clock, then happens.
+    """A runner that calls: every call takes `latency` seconds of trio's clock.
 
-    Nothing comes between the commit and the return, so no cancellation can.
+    Half of them pass before it happens and half before its answer arrives. Once it has happened a
+    cancellation does not cut it off.
 
     Args:
         clock: What SQL is told of the time.
@@ -70,13 +94,31 @@ class Inline:
         """There is no other process whose commits would have to be noticed."""
 
     async def read(self, function: Work[T]) -> T:
-        await trio.sleep(self.latency)
-        return self._within_time(lambda: function(self.connection))
+        await trio.sleep(self.latency / 2)
+        result = self._within_time(lambda: function(self.connection))
+        await self._answer()
+        return result
 
     async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
-        await trio.sleep(self.latency)
+        await trio.sleep(self.latency / 2)
+        await self._wait_for_the_caller()
         seen = None if look is None else self._within_time(lambda: look(self.connection))
-        return self.transact(function) if seen is None else seen
+        result = self.transact(function) if seen is None else seen
+        await self._answer()
+        return result
+
+    async def _answer(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.latency / 2)
+
+    async def _wait_for_the_caller(self) -> None:
+        """Wait until the caller has ended a transaction on the connection, which is theirs, too."""
+        deadline = trio.current_time() + BUSY_TIMEOUT
+        while self.connection.in_transaction:
+            if trio.current_time() >= deadline:
+                problem = "a transaction on its connection is open: commit it, or roll it back"
+                raise StorageError("memory", problem)
+            await trio.sleep(_NAP)
 
     def transact(self, function: Work[T]) -> T:
         """Run `function` in a transaction, here and now."""
@@ -107,6 +149,24 @@ class MemoryBackend(SQLiteBackend):
     def __init__(self, runner: Inline, clock: Clock, *, keeps: bool) -> None:
         super().__init__("memory", runner, keeps=keeps, clock=clock)
         self.identity = ("memory", id(self))
+        self._own = runner.connection
+        self.observers: list[Observer] = []
+
+    def exchange_within(
+        self,
+        own: sqlite3.Connection,
+        reports: Sequence[Report],
+        requests: Sequence[ClaimRequest],
+    ) -> Exchanged:
+        found, claimed = super().exchange_within(own, reports, requests)
+        for observe in self.observers:
+            observe(reports, found, requests, claimed)
+        return found, claimed
+
+    def check_connection(self, connection: sqlite3.Connection) -> None:
+        if connection is not self._own:
+            remedy = "give storage.connection: no other sees this database"
+            raise InvalidArgumentError("connection", connection, remedy)
 
     async def watch(
         self,
@@ -148,8 +208,8 @@ class MemoryStorage(Storage):
     ) -> None:
         self._clock = Clock(start)
         self._runner = Inline(self._clock, latency, timeout)
-        backend = MemoryBackend(self._runner, self._clock, keeps=retention != 0)
-        super().__init__(backend, name=name, retention=retention)
+        self._memory = MemoryBackend(self._runner, self._clock, keeps=retention != 0)
+        super().__init__(self._memory, name=name, retention=retention)
         self._runner.transact(lambda own: _schema.migrate(own, "memory"))
 
     @property
@@ -170,6 +230,15 @@ class MemoryStorage(Storage):
         """Return the date of a time of trio's clock."""
         zero = self._clock() - trio.current_time()
         return datetime.fromtimestamp(zero + seconds, UTC)
+
+    def observe(self, observer: Observer) -> None:
+        """Call a function in each transaction of reports and claims: who sees all commits in order.
+
+        Args:
+            observer: Called with reports, what each has changed, requests, and what each has
+                claimed; see `planton.storage.Backend.exchange`.
+        """
+        self._memory.observers.append(observer)
 
     @property
     def schedule(self) -> "AdvisorySchedule":

@@ -21,6 +21,15 @@ T = TypeVar("T")
 # give all of them the same chance at no loss of throughput.
 SHORTEST_NAP, LONGEST_NAP = 0.0001, 0.001
 BUSY_TIMEOUT = 10.0
+_OF_WHAT_WAS_ASKED = {
+    0,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_INTERRUPT,
+}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -97,7 +106,9 @@ def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
         place = 1 if name == "strftime" else 0
 
         def function(*arguments: object) -> Any:
-            given: list[Any] = [*arguments] if len(arguments) > place else [*arguments, "now"]
+            given: list[Any] = [*arguments]
+            if given[place : place + 1] in ([], ["subsec"], ["subsecond"]):
+                given.insert(place, "now")
             if given[place] == "now":
                 # As a Julian day: the only form of which the date functions keep the fraction.
                 given[place] = clock() / 86400.0 + 2440587.5
@@ -109,14 +120,14 @@ def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
 
         return function
 
-    for name in ("date", "time", "datetime", "julianday", "strftime"):
-        connection.create_function(name, -1, overridden(name))
+    for name in ("date", "time", "datetime", "julianday", "strftime", "unixepoch"):
+        connection.create_function(name, -1, overridden(name), deterministic=True)
     for name, expression in {
         "current_timestamp": "datetime",
         "current_date": "date",
         "current_time": "time",
     }.items():
-        connection.create_function(name, 0, overridden(expression))
+        connection.create_function(name, 0, overridden(expression), deterministic=True)
     return connection
 
 
@@ -129,13 +140,14 @@ def connect_existing(path: str) -> sqlite3.Connection:
     """Connect to a database that is there already.
 
     Raises:
-        StorageError: If it is not there.
+        StorageError: If it cannot be opened.
     """
     try:
-        return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
+        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
     except sqlite3.Error as error:
-        problem = f"{error}: make tasks inside the block of `async with storage`"
-        raise StorageError(path, problem) from error
+        raise to_storage_error(path, error) from error
+    _read_all_text(connection)
+    return connection
 
 
 def patiently(function: Callable[[], T]) -> T:
@@ -171,16 +183,29 @@ def _remedy(path: str, error: sqlite3.Error) -> str:
         return ": look at the disk and its quotas, nothing is lost meanwhile"
     if "not a database" in text:
         return ": the file is something else, give another path"
-    if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
+    if _is_busy(error):
         return f": another process has been writing for {BUSY_TIMEOUT:g} s, look for it"
     return ""
 
 
+def is_of_database(error: Exception) -> bool:
+    """Tell whether an error is the database's fault, not that of what it was asked to do.
+
+    Whatever else shares its transaction fails as well.
+    """
+    return isinstance(error, sqlite3.Error) and _code(error) not in _OF_WHAT_WAS_ASKED
+
+
 def is_read_only(error: sqlite3.Error) -> bool:
     """Tell whether a write failed because the file could only be opened for reading."""
-    # sqlite3 itself raises errors that have no code.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    return _code(error) == sqlite3.SQLITE_READONLY
 
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary code of an error; 0 of one that sqlite3 itself raises."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

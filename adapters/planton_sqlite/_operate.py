@@ -125,7 +125,6 @@ def prune(
     now: float,
 ) -> int:
     """Delete from the history what ended that long ago, the oldest first; how many."""
-    _execute(connection, "forget_expressions", now=now)
     parameters = {"older_than": older_than, "statuses": json.dumps(list(statuses)), "limit": limit}
     return _execute(connection, "prune", **parameters, now=now).rowcount
 

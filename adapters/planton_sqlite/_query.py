@@ -6,7 +6,9 @@ from typing import Any
 
 import attrs
 
-from planton import InvalidQueryError
+from planton import InvalidArgumentError, InvalidQueryError
+from planton.storage import to_instruction
+from planton_sqlite._open import is_of_database
 
 _PARAMETER = re.compile(r"[:@$]([A-Za-z_]\w*)")
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -82,31 +84,37 @@ class Query:
         """Run the statement; return the instructions, each once.
 
         Raises:
-            InvalidQueryError: If it fails, ends the transaction, or returns more than one column,
-                a NULL, an empty text, or more than the limit.
+            InvalidQueryError: If it fails, ends the transaction, or returns more than the limit or
+                what is no instruction.
         """
+        factory, connection.text_factory = connection.text_factory, bytes
         try:
             cursor = connection.execute(self.sql, parameters)
             self._check_columns(len(cursor.description or ()))
             values = [value for (value,) in cursor]
-        except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
-                raise  # the database's fault, not the statement's
-            raise self._error(f"cannot be run ({error})") from error
-        except (sqlite3.IntegrityError, sqlite3.DataError) as error:
-            raise self._error(f"cannot be run ({error})") from error
-        if not connection.in_transaction:
-            raise self._error("ended the transaction of the claim: leave out OR ROLLBACK")
-        return self._checked(values, parameters["limit"])
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            if is_of_database(error):
+                raise
+            raise self._failed(connection, error) from error
+        finally:
+            connection.text_factory = factory
+        if len(values) > parameters["limit"]:
+            given = f"gave {len(values)} instructions"
+            raise self._error(f"{given}, more than its :limit of {parameters['limit']}")
+        return list(dict.fromkeys(map(self._to_instruction, values)))
 
-    def _checked(self, values: list[Any], limit: int) -> list[str]:
-        if None in values or "" in values:
-            what = "a NULL" if None in values else "an empty text"
-            raise self._error(f"gave {what}: an instruction must name its work")
-        if len(values) > limit:
-            problem = f"gave {len(values)} instructions, more than its :limit of {limit}"
-            raise self._error(problem)
-        return list(dict.fromkeys(map(_to_text, values)))
+    def _failed(self, connection: sqlite3.Connection, error: Exception) -> InvalidQueryError:
+        if connection.in_transaction:
+            return self._error(f"cannot be run ({error})")
+        return self._error(f"undid the whole claim ({error}): leave out OR ROLLBACK")
+
+    def _to_instruction(self, value: object) -> str:
+        if value is None:
+            raise self._error("gave a NULL: an instruction must name its work")
+        try:
+            return to_instruction(value.decode() if isinstance(value, bytes) else str(value))
+        except (UnicodeDecodeError, InvalidArgumentError) as error:
+            raise self._error(f"gave {value!r:.60}, which is no instruction: {error}") from error
 
     def _check_columns(self, count: int) -> None:
         if count != 1:
@@ -115,7 +123,3 @@ class Query:
 
     def _error(self, problem: str) -> InvalidQueryError:
         return InvalidQueryError(self.task_name, self.sql, problem)
-
-
-def _to_text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -9,14 +9,15 @@ that took ten times the code.
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
 
 from planton import StorageError
-from planton.storage import ClaimRequest, Watcher
+from planton.storage import Claimed, ClaimRequest, Rule, Watcher
 from planton_sqlite._claim import Claim
 
 INTERVAL = 0.02
@@ -34,19 +35,50 @@ class Idler(Protocol):
     ) -> None: ...
 
 
-@attrs.define
-class _Seen:
-    """What was seen of a task at the last look.
+@attrs.frozen
+class _Sight:
+    """How a task looked.
 
     Attributes:
-        active: How many were active.
-        changes: What the triggers of `wake_on_change` have counted.
+        is_paused: Whether it was paused.
+        slots: How many were free, of those that the concurrency allows.
+        changes: What its triggers had counted.
         due_at: When something is due.
     """
 
-    active: int
+    is_paused: bool
+    slots: int
     changes: int
     due_at: float
+
+
+class Sights:
+    """How the tasks of this process looked at their last claims, or when they were woken.
+
+    Used by the connection's thread alone.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._seen: WeakKeyDictionary[Rule, _Sight] = WeakKeyDictionary()
+
+    def note(self, rule: Rule, claim: Claim, answer: Claimed | None) -> None:
+        """Note what a claim of this process has seen and left."""
+        wait = math.inf if answer is None or answer.due_in is None else answer.due_in
+        slots = claim.concurrency - claim.held
+        self._seen[rule] = _Sight(claim.is_paused, slots, claim.changes, self._clock() + wait)
+
+    def has_changed(self, rule: Rule, claim: Claim, answer: Claimed | None) -> bool:
+        """Tell whether there may be more for a task than it has seen; that is seen then."""
+        before = self._seen.get(rule)
+        self.note(rule, claim, answer)
+        now = self._seen[rule]
+        if now.is_paused or before is None or before.is_paused:
+            return not now.is_paused
+        if rule.statement is None:
+            return answer is None or now.due_at < before.due_at - _TOLERANCE
+        # What the user's table holds is not known: a slot was freed, or a trigger has counted.
+        return now.slots > before.slots or now.changes > before.changes
 
 
 class _Look:
@@ -55,14 +87,13 @@ class _Look:
     def __init__(
         self,
         watcher: Watcher,
-        now: Callable[[sqlite3.Connection], Callable[[], float]],
+        look: Callable[[sqlite3.Connection, ClaimRequest], bool],
         token: trio.lowlevel.TrioToken,
         fail: Callable[[sqlite3.Error], None],
     ) -> None:
-        self._watcher, self._now, self._token, self._fail = watcher, now, token, fail
+        self._watcher, self._look, self._token, self._fail = watcher, look, token, fail
         self._version = -1
         self._rest_until = 0.0
-        self._seen: dict[str, _Seen] = {}
 
     def __call__(self, connection: sqlite3.Connection) -> None:
         began = time.monotonic()
@@ -72,7 +103,11 @@ class _Look:
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
-            names = set(self._find(connection))
+            names = {
+                request.rule.task_name
+                for request in self._watcher.requests()
+                if self._look(connection, request)
+            }
         except sqlite3.Error as error:
             self._tell(self._fail, error)
             return
@@ -80,26 +115,6 @@ class _Look:
         self._rest_until = time.monotonic() + (time.monotonic() - began) / SHARE
         if names:
             self._tell(self._watcher.changed, names)
-
-    def _find(self, connection: sqlite3.Connection) -> Iterator[str]:
-        for request in self._watcher.requests():
-            if self._has_changed(connection, request):
-                yield request.rule.task_name
-
-    def _has_changed(self, connection: sqlite3.Connection, request: ClaimRequest) -> bool:
-        now = self._now(connection)
-        claim = Claim(connection, request, now)
-        found = claim.look()
-        if claim.is_paused:
-            return False
-        name, before = request.rule.task_name, self._seen.get(request.rule.task_name)
-        wait = math.inf if found is None or found.due_in is None else found.due_in
-        seen = self._seen[name] = _Seen(claim.active, claim.changes, now() + wait)
-        if request.rule.statement is None:
-            is_sooner = before is not None and seen.due_at < before.due_at - _TOLERANCE
-            return found is None or is_sooner
-        # What the user's table holds is not known: a slot was freed, or a trigger has counted.
-        return before is not None and (seen.active < before.active or seen.changes > before.changes)
 
     def _tell(self, function: Callable[[Any], None], argument: object) -> None:
         try:
@@ -111,11 +126,18 @@ class _Look:
 async def watch(
     idler: Idler,
     watcher: Watcher,
-    now: Callable[[sqlite3.Connection], Callable[[], float]],
+    look: Callable[[sqlite3.Connection, ClaimRequest], bool],
     database: str,
     task_status: "trio.TaskStatus[None]",
 ) -> None:
     """Tell `watcher` of what other processes commit, until cancelled.
+
+    Args:
+        idler: Calls on the connection's thread.
+        watcher: Whom to tell.
+        look: Tells whether there may be more for a task than it has seen.
+        database: What to call the database in errors.
+        task_status: Started once nothing is missed any more.
 
     Raises:
         StorageError: If the database cannot be read.
@@ -127,8 +149,8 @@ async def watch(
         errors.append(error)
         failed.set()
 
-    look = _Look(watcher, now, trio.lowlevel.current_trio_token(), fail)
-    idler.when_idle(look, INTERVAL)
+    token = trio.lowlevel.current_trio_token()
+    idler.when_idle(_Look(watcher, look, token, fail), INTERVAL)
     try:
         watcher.is_live(is_live=True)
         task_status.started()

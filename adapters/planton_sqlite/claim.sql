@@ -1,8 +1,5 @@
 -- The statements of the claim, by its steps; see _claim.py.
 
--- name: now
-SELECT (julianday('now') - 2440587.5) * 86400.0;
-
 -- name: task
 SELECT paused_at IS NOT NULL, concurrency, changes FROM planton_task WHERE task_name = :task_name;
 
@@ -147,6 +144,10 @@ SELECT key, next_fire_at FROM planton_cron WHERE task_name = :task_name;
 -- name: keep_time
 INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (:task_name, :cron, :next_fire_at)
 ON CONFLICT (task_name, key) DO UPDATE SET next_fire_at = excluded.next_fire_at;
+
+-- name: forget_expressions
+-- Those that no dispatcher has come to for a week: none has them any more.
+DELETE FROM planton_cron WHERE task_name = :task_name AND next_fire_at < :now - 604800.0;
 
 -- name: fire
 INSERT INTO planton_fired (task_name, fire_at) VALUES (:task_name, :fire_at)

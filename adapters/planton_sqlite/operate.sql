@@ -117,13 +117,6 @@ DELETE FROM planton_ended WHERE id IN (
     ORDER BY ended_at LIMIT :limit
 );
 
--- name: forget_expressions
--- Of cron tasks that have another expression by now: nobody has come to its next time for a week.
-DELETE FROM planton_cron AS old WHERE next_fire_at < :now - 604800.0 AND EXISTS (
-    SELECT 1 FROM planton_cron AS other
-    WHERE other.task_name = old.task_name AND other.next_fire_at >= :now - 604800.0
-);
-
 -- name: table
 -- The table's name as it was made: SQLite does not mind the case of letters.
 SELECT name FROM sqlite_master

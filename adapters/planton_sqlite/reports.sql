@@ -47,7 +47,8 @@ INSERT INTO planton_pending (
     task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
     failures, error, created_at, run_at
 )
-SELECT task_name, instruction, payload, priority - json_extract(given.value, '$[5]'), tags,
+SELECT task_name, instruction, payload,
+    max(priority - json_extract(given.value, '$[5]'), -2147483648), tags,
     iif(retries > 0, retries, json_extract(given.value, '$[6]')) - 1, timeout, "partition", delivery,
     failures + 1, json_extract(given.value, '$[2]'), created_at,
     :now + json_extract(given.value, '$[3]')

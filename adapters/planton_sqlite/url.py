@@ -26,4 +26,4 @@ def from_url(url: str, *, create: bool = True) -> SQLiteStorage:
         raise InvalidArgumentError("url", f"{parts.scheme}:…", remedy)
     if not create and not Path(path).exists():
         raise StorageError(path, "there is no such file: `planton migrate URL` makes it")
-    return SQLiteStorage(path)
+    return SQLiteStorage(path, migrate=False)

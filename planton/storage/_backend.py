@@ -12,7 +12,7 @@ raised from the driver's own error.
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -29,7 +29,7 @@ Kind: TypeAlias = Literal[
 Answer: TypeAlias = Literal["go on", "stop", "unknown"]
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Report:
     """What a consumer says about some claims. A receipt that names no claim changes nothing.
 
@@ -107,8 +107,7 @@ class ClaimRequest:
     is_expected: bool = False
 
 
-@attrs.frozen
-class ClaimedRow:
+class ClaimedRow(NamedTuple):
     """One claim, as it is stored.
 
     Attributes:

@@ -10,13 +10,13 @@ import trio
 
 from planton import delays
 from planton._errors import InvalidArgumentError, StorageError
+from planton._task import Claim
 from planton.storage import _wakeups
 from planton.storage._arguments import to_claimant, to_number
 from planton.storage._backend import (
     Backend,
     Claimed,
     ClaimRequest,
-    Receipt,
     Report,
 )
 from planton.storage._fleet import keep_registered
@@ -35,7 +35,7 @@ REST = 30.0
 PORTION, SOONEST, LATEST = 5_000, 1.0, 60.0
 # Receipts of which it is remembered which task they are of; a hint, so the oldest are dropped.
 _REMEMBERED = 100_000
-_ENDING = frozenset({"complete", "fail", "postpone", "release"})
+ENDING = frozenset({"complete", "fail", "postpone", "release"})
 _restart_delay = delays.exponential(initial=1.0, maximum=60.0, jitter="equal")
 
 
@@ -69,7 +69,8 @@ class Base:
         self._migrates = migrate
         self._token: trio.lowlevel.TrioToken | None = None
         self._gather = Gatherer(self._exchange)
-        self._held: dict[Receipt, str] = {}
+        self._held: dict[str, str] = {}
+        self._woken: set[str] = set()
         self._served: list[_wakeups.Served] = []
         self._schedules: WeakSet[Schedule] = WeakSet()
         self._live: set[object] = set()
@@ -168,36 +169,45 @@ class Base:
         self._check_open()
         if requests[0].rule.statement is not None:
             _, claimed = await self._backend.exchange([], requests)
-        else:
-            claimed = (await self._gather(Entry(None, requests))).claimed
-        for request, one in zip(requests, claimed, strict=True):
-            if isinstance(one, Claimed):
-                self._held.update((row.receipt, request.rule.task_name) for row in one.rows)
+            return claimed
+        return (await self._gather(Entry(requests=requests))).claimed
+
+    def remember(self, claims: Sequence[Claim], task_name: str) -> None:
+        """Remember of which task claims are, for as long as they are not many."""
+        self._held.update((claim.receipt or "", task_name) for claim in claims)
         while len(self._held) > _REMEMBERED:
             del self._held[next(iter(self._held))]
-        return claimed
 
     async def report(self, report: Report) -> Found:
-        """Report, with whatever else is reported or claimed at the same time.
+        """Report, with whatever else is reported or claimed at the same time."""
+        (found,) = await self.report_all([report])
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-        The tasks whose slots it frees are woken at once: their claims join the same commit.
-        """
+    async def report_all(self, reports: Sequence[Report]) -> list[Found | Exception]:
+        """Send several reports in one commit; one that fails undoes only itself."""
         self._check_open()
-        if report.kind in _ENDING:
-            held = self._held
-            freed = {name for receipt in report.receipts if (name := held.pop(receipt, None))}
-            for served in self._served:
-                served.wake(freed)
-        return (await self._gather(Entry(report))).found
+        return (await self._gather(Entry(reports))).found
+
+    def _free(self, receipts: Iterable[str]) -> None:
+        """Wake the tasks whose slots a report is about to free: their claims join its commit."""
+        for receipt in receipts:
+            name = self._held.pop(receipt, None)
+            if name is not None and name not in self._woken:
+                self._woken.add(name)
+                for served in self._served:
+                    served.wake((name,))
 
     async def _exchange(
         self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
     ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
+        self._woken.clear()
         found, claimed = await self._backend.exchange(reports, requests)
         freed = {
             name
             for report, names in zip(reports, found, strict=True)
-            if report.kind in _ENDING and isinstance(names, Mapping)
+            if report.kind in ENDING and isinstance(names, Mapping)
             for name in names.values()
         }
         self.wake(freed.difference(request.rule.task_name for request in requests))

@@ -15,7 +15,8 @@ from planton.storage._arguments import (
     to_number,
 )
 from planton.storage._backend import Kind, Receipt, Report
-from planton.storage._base import Base
+from planton.storage._base import ENDING, Base
+from planton.storage._gather import Found
 from planton.storage._records import Acknowledged, TakenOver
 
 Receipts: TypeAlias = str | Iterable[str]
@@ -197,16 +198,59 @@ class Consumers(Base):
         }
         return TakenOver(taken, tuple(old for old in parsed if old not in taken))
 
+    async def report_many(
+        self, reports: Sequence[tuple[Kind, Sequence[str], tuple[Any, ...]]]
+    ) -> list[Acknowledged | Exception]:
+        """Send different reports in one commit, for consumers that end many claims at a time.
+
+        Args:
+            reports: Of each its kind, its receipts and its values, checked and as
+                `planton.storage.Report` has them.
+
+        Returns:
+            What became of each. One that fails is answered by its exception and undoes only
+            itself.
+
+        Raises:
+            StorageError: If the database fails.
+        """
+        parsed = [_try_receipts(receipts) for _, receipts, _ in reports]
+        for kind, receipts, _ in reports:
+            if kind in ENDING:
+                self._free(receipts)
+        found = iter(
+            await self.report_all(
+                [
+                    Report(kind, list(each.values()), values)
+                    for (kind, _, values), each in zip(reports, parsed, strict=True)
+                    if not isinstance(each, InvalidArgumentError)
+                ]
+            )
+        )
+        return [
+            each if isinstance(each, InvalidArgumentError) else _answer(each, next(found))
+            for each in parsed
+        ]
+
     async def _acknowledged(self, kind: Kind, receipts: Receipts, *values: Any) -> Acknowledged:
         parsed = to_receipts(receipts)
         if not parsed:
             self._check_open()
             return Acknowledged((), ())
-        found = await self.report(Report(kind, list(parsed.values()), values))
-        if len(found) == len(parsed):
-            return Acknowledged(tuple(parsed), ())
-        applied = {text for text, receipt in parsed.items() if receipt in found}
-        return Acknowledged.of(list(parsed), applied)
+        if kind in ENDING:
+            self._free(parsed)
+        return _acknowledge(parsed, await self.report(Report(kind, list(parsed.values()), values)))
+
+
+def _answer(parsed: Mapping[str, Receipt], found: Found | Exception) -> Acknowledged | Exception:
+    return found if isinstance(found, Exception) else _acknowledge(parsed, found)
+
+
+def _acknowledge(parsed: Mapping[str, Receipt], found: Found) -> Acknowledged:
+    if len(found) == len(parsed):
+        return Acknowledged(tuple(parsed), ())
+    applied = {text for text, receipt in parsed.items() if receipt in found}
+    return Acknowledged.of(list(parsed), applied)
 
 
 def to_receipts(receipts: object) -> Mapping[str, Receipt]:
@@ -221,6 +265,13 @@ def to_receipts(receipts: object) -> Mapping[str, Receipt]:
         receipts = (receipts,)
     many: Iterable[Any] = receipts
     return {receipt: _to_receipt(receipt) for receipt in many}
+
+
+def _try_receipts(receipts: Receipts) -> Mapping[str, Receipt] | InvalidArgumentError:
+    try:
+        return to_receipts(receipts)
+    except InvalidArgumentError as error:
+        return error
 
 
 def _to_receipt(receipt: object) -> Receipt:

@@ -21,26 +21,28 @@ TURNS = 4
 
 
 class Entry:
-    """A report, or some claims, that wait.
+    """Some reports, or some claims, that wait.
 
     Attributes:
-        report: What is reported; None for claims.
+        reports: What is reported.
         requests: What is claimed.
         task: The trio task to wake; None while it leads.
         is_done: Whether it was sent and answered.
-        found: The claims that the report changed.
+        found: The claims that each report changed, or what is wrong with it.
         claimed: What became of the claims.
-        error: What is wrong with it.
+        error: Why nothing at all was sent.
     """
 
-    __slots__ = ("claimed", "error", "found", "is_done", "report", "requests", "task")
+    __slots__ = ("claimed", "error", "found", "is_done", "reports", "requests", "task")
 
-    def __init__(self, report: Report | None, requests: Sequence[ClaimRequest] = ()) -> None:
-        self.report = report
+    def __init__(
+        self, reports: Sequence[Report] = (), requests: Sequence[ClaimRequest] = ()
+    ) -> None:
+        self.reports = reports
         self.requests = requests
         self.task: trio.lowlevel.Task | None = None
         self.is_done = False
-        self.found: Found = {}
+        self.found: list[Found | Exception] = []
         self.claimed: list[Claimed | Exception] = []
         self.error: BaseException | None = None
 
@@ -71,7 +73,7 @@ class Gatherer:
         returned.
 
         Raises:
-            Exception: What the backend has against this report.
+            Exception: Why the batch could not be sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._waiting[entry] = None
@@ -115,7 +117,7 @@ class Gatherer:
 
     async def _let_claims_join(self) -> None:
         for _ in range(TURNS):
-            if all(entry.report is None for entry in self._waiting):
+            if not any(entry.reports for entry in self._waiting):
                 return
             await trio.lowlevel.checkpoint()
 
@@ -126,8 +128,7 @@ class Gatherer:
         return batch
 
     async def _send_batch(self, batch: Sequence[Entry]) -> None:
-        reported = [entry for entry in batch if entry.report is not None]
-        reports = [entry.report for entry in reported if entry.report is not None]
+        reports = [each for entry in batch for each in entry.reports]
         requests = [each for entry in batch for each in entry.requests]
         try:
             found, claimed = await self._send(reports, requests)
@@ -135,11 +136,7 @@ class Gatherer:
             for entry in batch:
                 entry.error = error
             return  # noqa: ASYNC104
-        for entry, answer in zip(reported, found, strict=True):
-            if isinstance(answer, Exception):
-                entry.error = answer
-            else:
-                entry.found = answer
-        rest = iter(claimed)
+        answers, outcomes = iter(found), iter(claimed)
         for entry in batch:
-            entry.claimed = [next(rest) for _ in entry.requests]
+            entry.found = [next(answers) for _ in entry.reports]
+            entry.claimed = [next(outcomes) for _ in entry.requests]

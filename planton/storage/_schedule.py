@@ -21,8 +21,9 @@ from planton.storage._backend import (
     Rule,
 )
 
-# Another dispatcher is claiming for the task: that takes a few milliseconds.
-_LOCKED_FOR = (0.005, 0.05)
+# Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the
+# user's statement does.
+_SHORTEST, _LONGEST, _DOUBLINGS = 0.005, 0.05, 4
 # A delay of that many seconds at most may be replaced by a rest, which is half as long.
 _LONGEST_DELAY = 60.0
 
@@ -37,6 +38,8 @@ class Claimer(Protocol):
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claimed | Exception]: ...
 
+    def remember(self, claims: Sequence[Claim], task_name: str) -> None: ...
+
     async def report(self, report: Report) -> Mapping[Receipt, str]: ...
 
 
@@ -49,12 +52,14 @@ class _Terms:
         may_rest: Whether a rest may replace its delay while changes would wake it.
         last: What it asked for last.
         is_expected: Whether its next claim is likely to find something.
+        locked: How often in a row another dispatcher was claiming.
     """
 
     rule: Rule
     may_rest: bool
     last: ClaimRequest
     is_expected: bool = True
+    locked: int = 0
 
 
 class Schedule:
@@ -118,6 +123,7 @@ class Schedule:
             await self._end_unreadable(unreadable)
         if claimed.rows:
             terms.is_expected = True
+            self._storage.remember(claims, task_name)
         elif claimed.error is not None:
             raise claimed.error
         return Batch(
@@ -126,8 +132,19 @@ class Schedule:
             next_in=None
             if claimed.outcome or not terms.may_rest or claims
             else self._storage.rest(),
-            due_in=_due_in(claimed, claims),
+            due_in=self._due_in(terms, claimed, claims),
         )
+
+    def _due_in(self, terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
+        if claimed.outcome == "locked":
+            factor = 2 ** min(terms.locked, _DOUBLINGS)
+            terms.locked, terms.is_expected = terms.locked + 1, True
+            return random.uniform(_SHORTEST, _LONGEST) * factor
+        terms.locked = 0
+        waits = [] if claimed.due_in is None else [claimed.due_in]
+        for claim in claims:
+            waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
+        return min(waits, default=None)
 
     async def _end_unreadable(self, unreadable: Mapping[Receipt, str]) -> None:
         """End what no consumer could be given: its payload was written by hand, and is broken."""
@@ -183,15 +200,6 @@ def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[R
             )
         )
     return claims, unreadable
-
-
-def _due_in(claimed: Claimed, claims: Sequence[Claim]) -> float | None:
-    if claimed.outcome == "locked":
-        return random.uniform(*_LOCKED_FOR)
-    waits = [] if claimed.due_in is None else [claimed.due_in]
-    for claim in claims:
-        waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
-    return min(waits, default=None)
 
 
 def _may_rest(task: Task, rule: Rule) -> bool:

@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, StorageError, Task, TaskStatus
-from planton.storage import Registration, keep_registered
-from planton.storage._fleet import TaskReport, _within_size, to_text, version_of
-from planton.storage._reporter import Reporter, State
+from planton.storage import TaskReport
+from planton.storage._fleet import _within_size, keep_registered, new_registration, version_of
+from planton.storage._reporter import Reporter
 from planton.testing import EventCollector, MemoryStorage
 
 STATUS = TaskStatus(
@@ -217,8 +217,8 @@ async def test_what_a_task_did_between_two_beats_is_told_at_the_second(storage):
     assert idle.reported_at == reported_at[-1]
 
 
-def named(*names, news=0, **changes):
-    return [State(attrs.evolve(STATUS, name=name, **changes), news) for name in names]
+def named(*names, **changes):
+    return [attrs.evolve(STATUS, name=name, **changes) for name in names]
 
 
 def test_what_changed_is_told_first_and_what_went_on_once_a_minute():
@@ -240,8 +240,8 @@ def test_busy_tasks_take_turns_after_those_whose_health_has_changed():
     reporter = Reporter()
     for at, state in enumerate(named("c", "b", "a")):
         reporter.note([state], [], at)
-    busy = named("a", "b", "c", news=1)
-    (hung,) = named("a", news=1, overdue=True)
+    busy = named("a", "b", "c", decisions=1)
+    (hung,) = named("a", decisions=1, overdue=True)
 
     assert ["c", "b", "a"] == [each.name for each in reporter.choose(busy, 3)]
     assert ["a", "c", "b"] == [each.name for each in reporter.choose([hung, *busy[1:]], 3)]
@@ -261,7 +261,7 @@ def test_very_many_tasks_are_looked_at_in_turn():
 def test_a_beat_has_a_size():
     """About 64 KiB; what is left comes with the next."""
     chosen = named(*map(str, range(1000)), last_error="x" * 10_000)
-    told = list(_within_size((each.status, ["y" * 300] * 20) for each in chosen))
+    told = list(_within_size((each, ["y" * 300] * 20) for each in chosen))
 
     assert 10 < len(told) < 30
     assert sum(len(text) for _, text in told) < 70_000
@@ -287,12 +287,12 @@ def test_a_report_is_what_every_database_takes_and_reads_as_it_was():
         last_attempt_at=now - timedelta(seconds=10),
         next_attempt_at=now + timedelta(seconds=20),
     )
-    text = to_text(status, [str(number) for number in range(20)])
+    text = TaskReport.to_text(status, [str(number) for number in range(20)])
     stored_at = datetime(2000, 1, 1, tzinfo=UTC)
-    read = TaskReport.read("id", "task", stored_at, text[:-1] + ', "of a later version": 1}')
+    read = TaskReport.of("id", "task", stored_at, text[:-1] + ', "of a later version": 1}')
 
     assert "\\u0000" not in text
-    assert ("NUL  and ?", "id", stored_at) == (
+    assert ("NUL ␀ and ?", "id", stored_at) == (
         read.status.last_error,
         read.dispatcher_id,
         read.reported_at,
@@ -305,7 +305,7 @@ def test_a_report_is_what_every_database_takes_and_reads_as_it_was():
 def test_a_bundle_without_metadata_has_a_version_all_the_same():
     """It is not known."""
     assert "?" == version_of("no-such-distribution")
-    assert Registration().version == version_of("planton") != "?"
+    assert new_registration().version == version_of("planton") != "?"
 
 
 async def test_attempts_begin_once_it_is_registered(storage):

@@ -1,38 +1,108 @@
-"""The in-memory storage has the transactions of a real one, and the core keeps its word on it."""
+"""The storage in memory has the transactions of a real one, and the core keeps its word on it."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
+import trio.testing
 
-from planton import InstructionEvent, InvalidArgumentError, Planton, Task
+from planton import InstructionEvent, InvalidArgumentError, Planton, StorageError, Task
 from planton.testing import EventCollector, MemoryStorage
+from planton_sqlite import SQLiteStorage
 
 
-async def test_an_uncommitted_claim_is_invisible_and_locked():
-    """Others neither see it nor get it."""
+async def test_a_write_waits_for_a_transaction_of_the_callers():
+    """Like a lock: in trio's time, for ten seconds."""
     storage = MemoryStorage()
     storage.add("task", "a", "b")
-    async with storage.transaction() as mine, storage.transaction() as other:
-        assert ["a"] == [claim.instruction for claim in mine.claim("task", 1)]
-        assert ["a"] == [row.instruction for row in mine.rows("task", "active")]
-        assert [] == other.rows("task", "active")
-        assert [] == await storage.get_active_instructions("task")
-        assert ["b"] == [claim.instruction for claim in other.claim("task", 2)]
+    storage.connection.execute("BEGIN")
+    storage.connection.execute("CREATE TABLE account (id INTEGER PRIMARY KEY)")
 
-    assert ["a", "b"] == await storage.get_active_instructions("task")
+    async def commit():
+        await trio.sleep(2.99)
+        storage.connection.execute("COMMIT")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit)
+        await storage.pause("task")
+
+    assert 3 == trio.current_time()
+    storage.connection.execute("BEGIN")
+    with pytest.raises(StorageError, match="transaction on its connection is open"):
+        await storage.resume("task")
+    assert 13 == trio.current_time()
 
 
-async def test_a_transaction_that_raises_leaves_nothing_behind():
-    """Neither changes nor locks."""
+async def test_what_is_queued_within_a_transaction_of_the_callers_is_rolled_back_with_it():
+    """As on a file, with the connection of the storage itself."""
     storage = MemoryStorage()
-    storage.add("task", "a")
-    with pytest.raises(OSError, match="down"):
-        async with storage.transaction(lock="task") as transaction:
-            transaction.claim("task", 1)
-            raise OSError("down")
-    async with storage.transaction(lock="task") as transaction:
-        assert ["a"] == [claim.instruction for claim in transaction.claim("task", 5)]
+    storage.connection.execute("BEGIN")
+    await storage.enqueue("task", "a", connection=storage.connection)
+    storage.connection.execute("ROLLBACK")
+    with pytest.raises(InvalidArgumentError, match=r"storage\.connection"):
+        await storage.enqueue("task", "a", connection=sqlite3.connect(":memory:"))
+
+    assert [] == await storage.find()
+
+
+async def test_a_write_that_raises_leaves_nothing_behind():
+    """Neither changes nor a lock."""
+    storage = MemoryStorage()
+    storage.connection.execute("CREATE TABLE item (id INTEGER)")
+    storage.connection.execute("INSERT INTO item VALUES (1), (NULL)")
+    sql = "UPDATE item SET id = id RETURNING id + 0 * :limit"
+    task = storage.claim_task("task", sql=sql, concurrency=5)
+    planton = Planton(tasks=[task])
+    seen = EventCollector(planton)
+    await planton.attempt("task")
+
+    assert "NULL" in str(seen.errors[0])
+    assert not storage.connection.in_transaction
+    assert [] == await storage.find()
+
+
+async def test_a_statement_that_takes_too_long_is_ended():
+    """The event loop stands still meanwhile."""
+    storage = MemoryStorage(timeout=0.05)
+    endless = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) "
+    task = storage.claim_task("task", sql=f"{endless} SELECT max(n) FROM n LIMIT :limit")
+    planton = Planton(tasks=[task])
+    seen = EventCollector(planton)
+    await planton.attempt("task")
+
+    assert "interrupted" in str(seen.errors[0])
+
+
+async def test_the_dates_of_sql_follow_the_clock_of_trio():
+    """Of functions and of defaults."""
+    storage = MemoryStorage(start=datetime(2030, 1, 1, tzinfo=UTC))
+    await storage.find()
+    storage.connection.execute("CREATE TABLE item (made_at TEXT DEFAULT CURRENT_TIMESTAMP)")
+    storage.connection.execute("CREATE INDEX item_by_day ON item (date(made_at))")
+    await trio.sleep(90)
+    storage.connection.execute("INSERT INTO item DEFAULT VALUES")
+    expressions = (
+        "(SELECT made_at FROM item)",
+        "datetime()",
+        "datetime('now', '+1 day')",
+        "CURRENT_DATE",
+        "CURRENT_TIME",
+        "strftime('%Y', 'now')",
+        "strftime('%M')",
+        "date('2020-02-28', '+1 day')",
+    )
+
+    assert [
+        "2030-01-01 00:01:30",
+        "2030-01-01 00:01:30",
+        "2030-01-02 00:01:30",
+        "2030-01-01",
+        "00:01:30",
+        "2030",
+        "01",
+        "2020-02-29",
+    ] == [storage.connection.execute(f"SELECT {each}").fetchone()[0] for each in expressions]
 
 
 @pytest.mark.parametrize(("is_strict", "most"), ((True, 1), (False, 4)))
@@ -79,12 +149,12 @@ async def test_an_expired_lease_is_delivered_again_and_the_late_write_refused():
         first, second = seen.of(InstructionEvent)
         late = await storage.complete(first.receipt)
         await storage.heartbeat(second.receipt)
-        done = await storage.complete([second.receipt, "0" * 16])
+        done = await storage.complete([second.receipt, "999.7"])
 
     assert (1, 2) == (first.delivery, second.delivery)
     assert {"to": "x"} == second.payload
     assert ((), (first.receipt,)) == (late.applied, late.stale)
-    assert ((second.receipt,), ("0" * 16,)) == (done.applied, done.stale)
+    assert ((second.receipt,), ("999.7",)) == (done.applied, done.stale)
     assert ["a"] == storage.instructions("task", "ended")
 
 
@@ -135,28 +205,6 @@ async def test_what_is_released_is_claimed_again():
     assert 2 == seen.of(InstructionEvent)[0].delivery
 
 
-async def test_a_write_waits_for_the_lock_of_another_transaction():
-    """Like a row lock."""
-    storage = MemoryStorage()
-    storage.add("task", "a")
-    async with storage.transaction() as transaction:
-        (claim,) = transaction.claim("task", 1, lease=5)
-    await trio.sleep(6)
-
-    async def take_over():
-        async with storage.transaction() as transaction:
-            transaction.claim("task", 1)
-            await trio.sleep(3)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take_over)
-        await trio.sleep(1)
-        late = await storage.complete(claim.receipt)
-
-    assert (claim.receipt,) == late.stale
-    assert 9 == trio.current_time()
-
-
 async def test_what_is_there_already_is_not_added_again():
     """Whatever has become of it."""
     storage = MemoryStorage()
@@ -181,9 +229,9 @@ async def test_it_is_used_like_any_other_storage():
                 await seen.wait_for(InstructionEvent)
 
 
-def test_there_is_no_sql():
-    """Nobody has to apply any."""
-    assert "" == MemoryStorage().schema()
+def test_its_tables_are_those_of_a_file():
+    """What looks into them works on both."""
+    assert SQLiteStorage("app.db").schema() == MemoryStorage().schema()
 
 
 async def test_dates_follow_the_clock_of_trio_from_a_start_on():
@@ -199,6 +247,27 @@ async def test_dates_follow_the_clock_of_trio_from_a_start_on():
     assert (start, timedelta(hours=1)) == (a.created_at, b.created_at - a.created_at)
     (stats,) = await storage.stats()
     assert start == stats.oldest_due_at
+
+
+def test_time_goes_on_in_the_next_run():
+    """Whatever each clock of trio begins with."""
+    storage = MemoryStorage(start=datetime(2030, 1, 1, tzinfo=UTC))
+    storage.add("task", "a")
+    clocks = [trio.testing.MockClock(autojump_threshold=0) for _ in range(2)]
+    clocks[0].jump(1e6)
+    for name, clock in zip("bc", clocks, strict=True):
+
+        async def add(name=name):
+            storage.add("task", name)
+            await trio.sleep(10)
+            await storage.pause("other")
+
+        trio.run(add, clock=clock)
+    times = storage.connection.execute("SELECT created_at FROM planton_pending ORDER BY id")
+    first, *rest = (seconds for (seconds,) in times)
+
+    assert datetime(2030, 1, 1, tzinfo=UTC).timestamp() == first
+    assert [first, first + 10] == rest
 
 
 @pytest.mark.parametrize("name", ("", 7))

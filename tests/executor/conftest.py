@@ -1,12 +1,12 @@
 """One executor, three storages."""
 
+import attrs
 import pytest
 import trio.testing
 
 from planton import InstructionEvent, Planton
 from planton.testing import MemoryStorage
 from planton_executor import Executor, FailedEvent, IdleEvent, StartedEvent, SucceededEvent
-from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 
 STORAGES = ("memory", "sqlite", "postgres")
@@ -14,9 +14,11 @@ STORAGES = ("memory", "sqlite", "postgres")
 
 def open_storage(kind, where):
     """Open the storage of a test."""
-    return {"memory": lambda _: MemoryStorage(), "sqlite": SQLiteStorage}.get(
-        kind, PostgresStorage
-    )(where)
+    if kind == "postgres":
+        from planton_postgres import PostgresStorage
+
+        return PostgresStorage(where)
+    return MemoryStorage() if kind == "memory" else SQLiteStorage(where)
 
 
 @pytest.fixture(params=STORAGES)
@@ -35,6 +37,12 @@ async def storage(kind, where):
     async with open_storage(kind, where) as storage:
         await storage.migrate()
         yield storage
+
+
+@attrs.frozen(kw_only=True)
+class _ForeignEvent(InstructionEvent):
+    is_foreign: bool = True
+    claimed_at: float | None = None
 
 
 class Seen:
@@ -88,6 +96,21 @@ class Bench:
     async def enqueue(self, *instructions, name="task", **options):
         for instruction in instructions:
             assert await self.storage.enqueue(name, instruction, **options)
+
+    async def claim(self, *instructions, **options):
+        """Queue instructions and claim all that are queued, as a dispatcher would."""
+        await self.enqueue(*instructions)
+        events = []
+        planton = Planton(tasks=[self.storage.queue_task("task", concurrency=10, **options)])
+        planton.on(InstructionEvent, events.append)
+        await planton.attempt("task")
+        return events
+
+    @staticmethod
+    def through_broker(event):
+        """Return the event as a consumer in another process gets it."""
+        got = InstructionEvent.from_json(event.to_json())
+        return _ForeignEvent(**attrs.asdict(got, recurse=False))
 
     async def record(self, instruction="a", name="task"):
         found = await self.storage.find(task_name=name)

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
+from planton.testing import MemoryStorage
 from planton_executor import (
     Executor,
     FailedEvent,
@@ -19,14 +20,9 @@ from planton_executor import (
 )
 
 
-class _Storage:
-    def heartbeat(self):
-        pass
-
-
 def test_listeners_come_and_go():
     """Types that there are, functions, and for risks plain ones."""
-    executor = Executor(_Storage())
+    executor = Executor(MemoryStorage())
 
     @executor.on(IdleEvent)
     def listener(event):
@@ -91,9 +87,9 @@ async def test_failures_and_errors_without_a_listener_are_logged(memory_bench, c
         await trio.sleep(1)
     failed, *_, error = caplog.records
 
-    assert ("task", "a", logging.ERROR) == (failed.task_name, failed.instruction, failed.levelno)
-    assert "instruction 'a', delivery 1 failed (error): no such user" in failed.message
-    assert "receipt is 'strange'" in error.message
+    assert ("task", "a", logging.WARNING) == (failed.task_name, failed.instruction, failed.levelno)
+    assert "'a', delivery 1 failed (error): ValueError: no such user; another try" in failed.message
+    assert "strange" in error.message
     assert (
         "retry_delay raised InvalidArgumentError: retry_delay is -2" in (await one.record()).error
     )
@@ -236,4 +232,4 @@ async def test_errors_of_the_storage_have_their_event(memory_bench):
         )
         await trio.sleep(11)
 
-    assert "receipt is 'strange'" in str(errors[0].error)
+    assert "strange" in str(errors[0].error)

@@ -4,8 +4,9 @@ import threading
 
 import trio
 
-from planton import CallbackTimeoutError, InstructionEvent, Planton
-from planton_executor import GiveUp
+from planton import CallbackTimeoutError, ErrorEvent, InstructionEvent, Planton
+from planton.testing import EventCollector
+from planton_executor import GiveUp, NoHandlerError
 
 
 async def test_what_a_handler_returns_is_the_result(bench):
@@ -108,22 +109,49 @@ async def test_a_handler_may_give_up(bench):
     assert ("failed", "no such user", 2) == (found.status, found.error, found.retries)
 
 
-async def test_work_without_a_handler_ends_as_failed(bench):
-    """With an error that names what there is."""
-    one = bench()
+async def test_nothing_is_claimed_for_a_task_without_a_handler(bench):
+    """Where the executor is a consumer, which says for which tasks it has room."""
+    one = bench(concurrency=3)
 
     @one.executor.handler("known")
     async def handle(work):
         pass
 
-    await one.enqueue("a", retries=2)
-    async with one.planton():
-        await one.seen.until(1)
-    found = await one.record()
+    assert [None, 3] == [one.executor.capacity(name) for name in ("task", "known")]
 
-    assert "failed" == found.status
-    assert "no handler for task 'task', but for known" in found.error
-    assert ["no_handler"] == [event.reason for event in one.seen.failed]
+
+async def test_work_without_a_handler_is_given_back(bench):
+    """By Planton, with pauses: a misspelt handler fails nothing."""
+    one = bench()
+    one.executor.handler("known")(print)
+    await one.enqueue("a")
+    planton = one.planton()
+    seen = EventCollector(planton)
+    async with planton:
+        with trio.fail_after(10):
+            while not seen.errors:
+                await trio.sleep(0.01)
+    found = await one.record()
+    error = seen.errors[0]
+
+    assert ("queued", None) == (found.status, found.error)
+    assert isinstance(error, NoHandlerError)
+    assert "no handler for this task, but for 'known'" in str(error)
+
+
+async def test_a_foreign_event_without_a_handler_is_released_and_told_once(memory_bench):
+    """After a pause: a broker brings it back at once."""
+    one = memory_bench()
+    errors = []
+    one.executor.on(ErrorEvent, errors.append)
+    await one.enqueue("a", "b")
+    async with one.executor:
+        for event in await one.claim():
+            await one.executor.submit(one.through_broker(event))
+
+        assert 2 == trio.current_time()
+    assert ["queued", "queued"] == [(await one.record(name)).status for name in "ab"]
+    assert [NoHandlerError] == [type(event.error) for event in errors]
 
 
 async def test_a_result_that_is_not_json_is_told(bench):

@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 
+from planton.testing import MemoryStorage
 from planton_executor import (
     AdvancedEvent,
     Executor,
@@ -248,9 +249,10 @@ async def test_a_step_that_lost_its_lease_changes_nothing(memory_bench):
     async with one.planton(name="Slow", delay=60) as planton:
         planton.wake()
         await trio.sleep(1)
-        (row,) = one.storage.committed.values()
-        await one.storage.release(row.receipt)
+        sql = "SELECT id, token FROM planton_active"
+        ((number, token),) = one.storage.connection.execute(sql)
         planton.pause("Slow")
+        await one.storage.release(f"{number}.{token}")
         await trio.sleep(30)
     found = await one.record("a", "Slow")
 
@@ -316,7 +318,7 @@ class Generator(Step):
 def test_a_step_that_cannot_be_called_is_refused(step):
     """When it is given, not when there is work."""
     with pytest.raises(ValueError, match=f"{step.__name__}.*a method `step"):
-        Steps(Executor(_Storage()), "Greeter", [step])
+        Steps(Executor(MemoryStorage()), "Greeter", [step])
 
 
 def test_steps_must_be_attrs_classes_of_their_own():
@@ -325,7 +327,7 @@ def test_steps_must_be_attrs_classes_of_their_own():
     class NotAttrs(SayHello):
         pass
 
-    executor = Executor(_Storage())
+    executor = Executor(MemoryStorage())
     for step in (NotAttrs, dict, SayHello("x"), None):
         with pytest.raises(ValueError, match="attrs"):
             Steps(executor, "Greeter", [step])
@@ -338,14 +340,9 @@ def test_steps_must_be_attrs_classes_of_their_own():
         later(SayHello("x"), -1)
 
 
-class _Storage:
-    def heartbeat(self):
-        pass
-
-
 def test_a_step_is_stored_as_plain_json():
     """Which can be written by hand."""
-    steps = Steps(Executor(_Storage()), "Greeter", [ReadName, SayHello])
+    steps = Steps(Executor(MemoryStorage()), "Greeter", [ReadName, SayHello])
     state = steps.state(ReadName("name.txt"))
 
     assert '{"Greeter": {"ReadName": {"filename": "name.txt"}}}' == json.dumps(state)
@@ -370,7 +367,7 @@ def test_fields_may_be_all_that_cattrs_knows():
     converter = make_converter()
     converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(seconds=value))
-    steps = Steps(Executor(_Storage()), "Rich", [Rich], converter=converter)
+    steps = Steps(Executor(MemoryStorage()), "Rich", [Rich], converter=converter)
     step = Rich(Path("a"), timedelta(minutes=1))
 
     assert step == steps.load(json.loads(json.dumps(steps.state(step))))

@@ -13,8 +13,6 @@ import trio
 
 from planton import InstructionEvent, Planton
 from planton_executor import Executor, FailedEvent, Step, Steps, SucceededEvent, done, then
-from planton_postgres import PostgresStorage
-from planton_sqlite import SQLiteStorage
 
 KIND, WHERE, MODE, MARKS = sys.argv[1:]
 
@@ -52,7 +50,11 @@ async def handle(work):
 
 
 async def main() -> None:
-    storage = (PostgresStorage if KIND == "postgres" else SQLiteStorage)(WHERE)
+    if KIND == "postgres":
+        from planton_postgres import PostgresStorage as Storage
+    else:
+        from planton_sqlite import SQLiteStorage as Storage
+    storage = Storage(WHERE)
     async with storage:
         executor = Executor(storage, concurrency=3)
         executor.handler("task")(handle)

@@ -24,11 +24,10 @@ async def assert_usable(connection):
     assert ("next",) == await (await connection.execute("SELECT 'next'")).fetchone()
 
 
-async def count_busy(observer):
-    """How many other connections to this database execute something now."""
+async def state_of(connection, observer):
+    """What its process on the server is doing."""
     cursor = await observer.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle'"
-        " AND datname = current_database() AND pid <> pg_backend_pid()"
+        "SELECT state FROM pg_stat_activity WHERE pid = %s", (connection.info.backend_pid,)
     )
     return (await cursor.fetchone())[0]
 
@@ -50,7 +49,7 @@ async def test_a_cancelled_query_ends_at_once_here_and_on_the_server(connection,
 
     assert scope.cancelled_caught
     assert trio.current_time() - started < 1
-    assert 0 == await count_busy(observer)
+    assert "idle" == await state_of(connection, observer)
     await assert_usable(connection)
 
 
@@ -63,6 +62,19 @@ async def test_in_a_cancelled_scope_nothing_is_sent(connection):
 
     assert scope.cancelled_caught
     assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
+
+
+async def test_in_a_cancelled_scope_no_transaction_is_begun(connection):
+    """Nor is one counted that was not: the next one is an outermost one again."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with connection.transaction():
+            pytest.fail("entered")
+
+    assert scope.cancelled_caught
+    async with connection.transaction():
+        await connection.execute("CREATE TABLE t (i int)")
+    await assert_usable(connection)
 
 
 async def test_a_statement_cancelled_in_a_transaction_is_rolled_back_with_it(connection):
@@ -235,9 +247,10 @@ async def test_a_commit_that_does_not_end_closes_the_connection(connection, capl
     await make_commit_slow(connection, 2)
     connection.settle_limit = 0.05
     started = trio.current_time()
-    with trio.move_on_after(0.05) as scope:
+    with trio.CancelScope() as scope:
         async with connection.transaction():
             await connection.execute("INSERT INTO t VALUES (1)")
+            scope.cancel()
 
     assert scope.cancelled_caught
     assert trio.current_time() - started < 1
@@ -291,6 +304,21 @@ async def test_a_server_that_dies_while_it_is_asked_to_cancel_does_not_hide_the_
 
     assert scope.cancelled_caught
     assert connection.closed
+
+
+async def test_a_cancelled_transaction_waits_for_the_statement_of_another_task_to_roll_back(
+    connection, nursery
+):
+    """Trap 1, where somebody else has the lock that the cleaning up needs."""
+    await connection.execute("CREATE TABLE t (i int)")
+    with trio.move_on_after(0.05):
+        async with connection.transaction():
+            await connection.execute("INSERT INTO t VALUES (1)")
+            nursery.start_soon(connection.execute, "SELECT pg_sleep(0.2)")
+            await trio.sleep_forever()
+
+    await assert_usable(connection)
+    assert [] == await (await connection.execute("SELECT i FROM t")).fetchall()
 
 
 async def test_a_transaction_that_cannot_get_the_lock_to_roll_back_closes_the_connection(

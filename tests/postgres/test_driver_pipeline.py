@@ -179,6 +179,30 @@ async def test_a_row_that_cannot_be_loaded_is_an_error(connection):
     await assert_usable(connection)
 
 
+async def test_a_row_that_cannot_be_loaded_undoes_what_is_not_committed(connection):
+    """As any other failure of the pipeline does."""
+    await connection.run_pipeline([CREATE])
+    with pytest.raises(psycopg.DataError, match="digits"):
+        await connection.run_pipeline([BEGIN, INSERT, Statement("SELECT repeat('9', 5000)::jsonb")])
+
+    await assert_usable(connection)
+    assert [] == await rows(connection, "SELECT * FROM t")
+
+
+async def test_a_cancellation_does_not_hide_that_a_row_cannot_be_loaded(connection):
+    """It was committed: who is told of a cancellation believes that nothing was done."""
+    await connection.run_pipeline([CREATE])
+    undeterred = """DO $$ BEGIN
+        PERFORM pg_sleep(10); EXCEPTION WHEN query_canceled THEN INSERT INTO t VALUES (1);
+    END $$"""
+    with trio.move_on_after(0.05), pytest.raises(psycopg.DataError, match="digits"):
+        await connection.run_pipeline(
+            [Statement(undeterred), Statement("SELECT repeat('9', 5000)::jsonb")]
+        )
+
+    assert [(1,)] == await rows(connection, "SELECT i FROM t")
+
+
 async def terminate(connection, observer, server):
     await observer.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
 
@@ -316,6 +340,16 @@ async def test_statements_that_fail_again_and_again_leave_nothing_prepared_behin
     assert ["SELECT 1 / $1"] == await prepared(connection)
 
 
+async def test_statements_that_are_rarely_used_make_room_for_others(connection):
+    """The server keeps no more of them than the connection counts."""
+    connection.prepared_max = 3
+    for i in range(10):
+        await connection.run_pipeline([Statement(f"SELECT {i}", prepare=True)])
+    await connection.run_pipeline([])
+
+    assert [f"SELECT {i}" for i in (7, 8, 9)] == await prepared(connection)
+
+
 async def test_what_was_not_reached_is_not_taken_for_prepared(connection):
     """A statement that fails keeps those after it from being prepared."""
     after = Statement("SELECT %s::int", (1,), prepare=True)
@@ -396,3 +430,29 @@ async def test_describe_can_be_cancelled(connection, observer):
     assert scope.cancelled_caught
     assert trio.current_time() - started < 1
     await assert_usable(connection)
+
+
+async def test_pipelines_and_descriptions_work_through_a_pooler(pgbouncer, schema_dsn, connection):
+    """In transaction mode: each goes to one server process, and leaves nothing there."""
+    await connection.run_pipeline([CREATE])
+    (((schema,),),) = await connection.run_pipeline([Statement("SELECT current_schema()")])
+
+    clients = [
+        await TrioConnection.connect(pgbouncer(schema_dsn), prepare_threshold=None)
+        for _ in range(8)
+    ]
+    async with trio.open_nursery() as nursery:
+        for i, client in enumerate(clients):
+            nursery.start_soon(use_often, client, schema, i)
+    for client in clients:
+        await client.close()
+
+    expected = [(i,) for i in range(80)]
+    assert expected == await rows(connection, "SELECT i FROM t ORDER BY i")
+
+
+async def use_often(client, schema, i):
+    for j in range(10):
+        insert = Statement(f"INSERT INTO {schema}.t VALUES (%s)", (10 * i + j,))
+        await client.run_pipeline([BEGIN, insert, COMMIT])
+        assert [("i", INT4)] == await client.describe(f"SELECT i FROM {schema}.t", [])

@@ -17,19 +17,19 @@ import pytest
 import trio
 
 from planton_sqlite import SQLiteStorage
-from planton_sqlite._receipts import to_receipt
 
 WORKER = Path(__file__).parent / "fault_worker.py"
 # What happens to each claim, noted by the database itself in the transaction that does it.
 AUDIT = """
-CREATE TABLE taken_over (instruction, receipt, lease_expires_at REAL, at REAL);
+CREATE TABLE rescued (instruction, receipt, lease_expires_at REAL, at REAL);
 CREATE TABLE gone (instruction, receipt);
-CREATE TRIGGER take_over AFTER UPDATE OF receipt ON planton_active BEGIN
-    INSERT INTO taken_over
-    VALUES (OLD.instruction, OLD.receipt, OLD.lease_expires_at, NEW.claimed_at);
+CREATE TRIGGER rescue AFTER UPDATE OF token ON planton_active BEGIN
+    INSERT INTO rescued VALUES (
+        OLD.instruction, OLD.id || '.' || OLD.token, OLD.lease_expires_at, NEW.claimed_at
+    );
 END;
 CREATE TRIGGER go AFTER DELETE ON planton_active BEGIN
-    INSERT INTO gone VALUES (OLD.instruction, OLD.receipt);
+    INSERT INTO gone VALUES (OLD.instruction, OLD.id || '.' || OLD.token);
 END;
 """
 
@@ -102,28 +102,28 @@ class Fleet:
         """Nothing is lost, ended twice, given to another too soon, or accepted late."""
         names = {str(number) for number in range(count)}
         ended = self.query("SELECT instruction, delivery, status FROM planton_ended")
-        taken_over = self.query("SELECT * FROM taken_over")
-        gone = [(name, to_receipt(n)) for name, n in self.query("SELECT * FROM gone")]
+        rescued = self.query("SELECT * FROM rescued")
+        gone = self.query("SELECT * FROM gone")
         notes = self.all_notes()
         applied = {tuple(rest) for what, *rest in notes if what == "applied"}
         stale = {tuple(rest) for what, *rest in notes if what == "stale"}
-        old = {(instruction, to_receipt(receipt)) for instruction, receipt, *_ in taken_over}
+        old = {(instruction, receipt) for instruction, receipt, *_ in rescued}
 
         assert Counter(names) == Counter(instruction for instruction, *_ in ended)
         assert {"succeeded"} == {status for *_, status in ended}
         assert [(0,)] == self.query("SELECT count(*) FROM planton_active")
         assert [("ok",)] == self.query("PRAGMA integrity_check")
-        late = [(until, at) for *_, until, at in taken_over if until > at]
+        late = [(until, at) for *_, until, at in rescued if until > at]
         assert [] == late, "given to another before its lease was over"
         released = len(gone) - count
-        again = Counter(instruction for instruction, *_ in taken_over)
+        again = Counter(instruction for instruction, *_ in rescued)
         if not released:
             assert [] == [row for row in ended if row[1] != 1 + again[row[0]]]
         assert applied <= set(gone), "what was accepted was the claim at that time"
         assert set() == applied & old, "no late write was accepted"
         assert set() == stale & (set(gone) - old), "nor a timely one refused"
         assert [] == [note for note in notes if note[0] == "error"]
-        return len(taken_over), len(stale)
+        return len(rescued), len(stale)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_who_is_stopped_for_longer_than_its_leases_does_no_harm(fleet, role):
     # What it held goes to this one.
     fleet.start(role, **options)
     time.sleep(1)
-    fleet.wait_until(lambda: fleet.query("SELECT count(*) FROM taken_over")[0][0] > 0)
+    fleet.wait_until(lambda: fleet.query("SELECT count(*) FROM rescued")[0][0] > 0)
     os.kill(stopped.pid, signal.SIGCONT)
     fleet.wait_for_all(100)
     fleet.wait_until(lambda: fleet.query("SELECT count(*) FROM planton_active") == [(0,)])

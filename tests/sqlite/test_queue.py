@@ -1,5 +1,6 @@
 """What is special about SQLite's queue, its history and its plans."""
 
+import re
 import sqlite3
 from contextlib import closing
 
@@ -8,11 +9,13 @@ import sqlite_utils
 import trio
 
 from planton import InstructionEvent, InvalidArgumentError, Planton
+from planton.storage import _base
 from planton.testing import EventCollector
 from planton.testing.conformance._base import claim, enqueue, names, receipts
-from planton_sqlite import SQLiteStorage, _history
-from planton_sqlite._sources import to_glob
-from planton_sqlite._statements import CLAIM, OPERATE
+from planton_sqlite import SQLiteStorage
+from planton_sqlite._claim import CLAIM, to_glob
+from planton_sqlite._operate import OPERATE
+from planton_sqlite._reports import REPORTS
 
 
 async def test_a_database_of_sqlite_utils_is_a_connection(storage, path):
@@ -105,32 +108,28 @@ async def test_without_a_retention_time_no_history_is_kept(path, rows):
         assert [] == await storage.find()
 
 
-async def test_old_history_is_pruned_along_with_reports(path, rows, monkeypatch):
-    """A portion at a time, and then not for a while."""
-    monkeypatch.setattr(_history, "PORTION", 2)
-    monkeypatch.setattr(_history, "INTERVAL", 0.0)
+async def test_old_history_is_pruned_while_it_is_served(path, rows, monkeypatch):
+    """As fast as it grows; what failed stays until somebody has looked."""
+    monkeypatch.setattr(_base, "PORTION", 2)
+    monkeypatch.setattr(_base, "SOONEST", 0.01)
+    monkeypatch.setattr(_base, "LATEST", 0.1)
     async with SQLiteStorage(path, retention=100) as storage:
-        await storage.migrate()
-        await enqueue(storage, "send", *"abc")
-        await storage.complete(receipts(await claim(storage.queue_task("send", concurrency=3))))
+        await enqueue(storage, "send", *"abcdefg")
+        claimed = receipts(await claim(storage.queue_task("send", concurrency=7)))
+        await storage.fail(claimed.pop(), "broken")
+        await storage.complete(claimed)
         rows("UPDATE planton_ended SET ended_at = ended_at - 101")
-        left = []
-        for _ in range(2):
-            await storage.complete([])
-            left.append(len(await storage.find()))
+        await enqueue(storage, "send", "late")
+        await storage.complete(receipts(await claim(storage.queue_task("send"))))
+        async with Planton(services=[storage.serve]):
+            with trio.fail_after(10):
+                while len(await storage.find()) > 2:
+                    await trio.sleep(0.01)
 
-        assert [1, 0] == left
-        monkeypatch.setattr(_history, "INTERVAL", 60.0)
-        await storage.complete([])
-        await enqueue(storage, "other", "d")
-        await storage.complete(receipts(await claim(storage.queue_task("other"))))
-        rows("UPDATE planton_ended SET ended_at = ended_at - 101")
-        await storage.complete([])
-
-        assert 1 == len(await storage.find())
+        assert ["g", "late"] == [record.instruction for record in await storage.find()]
 
 
-@pytest.mark.parametrize("retention", (-1, True, "7", None, float("nan")))
+@pytest.mark.parametrize("retention", (-1, True, "7", float("nan")))
 def test_a_retention_that_makes_no_sense_is_refused(retention):
     """Before anything is opened."""
     with pytest.raises(InvalidArgumentError, match="retention"):
@@ -146,59 +145,53 @@ def test_patterns_for_like_become_patterns_for_glob(like, glob):
     assert glob == to_glob(like)
 
 
+PARAMETERS = dict.fromkeys(
+    ("now", "level", "after", "room", "deliveries", "lease", "token", "claimed_by"), 1
+)
+PARAMETERS |= {"task_name": "send", "key": "*", "tags": "[]", "ids": "[]", "rows": "[]"}
+PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_than": 1, "limit": 1}
+
+
+@pytest.mark.parametrize("is_analysed", (False, True))
 @pytest.mark.parametrize(
-    ("statement", "index"),
+    ("statements", "statement", "index"),
     (
-        ("due", "planton_pending_due"),
-        ("next_run", "planton_pending_run_at"),
-        ("state", "planton_pending_run_at"),
-        ("state", "planton_active_lease"),
-        ("take_over", "planton_active_lease"),
-        ("active", "sqlite_autoindex_planton_active"),
+        (CLAIM, "next_level", "planton_pending_due (task_name=? AND priority<?)"),
+        (CLAIM, "due", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
+        (CLAIM, "next_due", "planton_pending_due (task_name=? AND priority=? AND run_at>?)"),
+        (CLAIM, "count", "planton_active_lease (task_name=?)"),
+        (CLAIM, "expired", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
+        (CLAIM, "rescue", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
+        (CLAIM, "end_exhausted", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
+        (CLAIM, "record_due", "INTEGER PRIMARY KEY (rowid=?)"),
+        (CLAIM, "drop_due", "INTEGER PRIMARY KEY (rowid=?)"),
+        (CLAIM, "left_out", "planton_ended_failed (task_name=?"),
+        (REPORTS, "find", "INTEGER PRIMARY KEY (rowid=?)"),
+        (REPORTS, "complete", "INTEGER PRIMARY KEY (rowid=?)"),
+        (REPORTS, "drop", "INTEGER PRIMARY KEY (rowid=?)"),
+        (REPORTS, "supersede", "planton_ended_failed"),
+        (REPORTS, "has_failed", "planton_ended_failed"),
+        (OPERATE, "failed_ends", "planton_ended_failed (task_name=?"),
+        (OPERATE, "prune", "planton_ended_at (ended_at<?)"),
     ),
 )
-@pytest.mark.parametrize("is_analysed", (False, True))
-async def test_a_long_backlog_is_read_through_an_index(
-    storage, rows, statement, index, is_analysed
+async def test_long_tables_are_read_through_an_index(
+    storage, rows, statements, statement, index, is_analysed
 ):
-    """Whether or not the planner has seen how the rows are spread; nothing is sorted."""
+    """Whether or not the planner has seen how the rows are spread; none is read whole or sorted."""
     rows(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 5000) "
         "INSERT INTO planton_pending (task_name, instruction) SELECT 'send', n FROM n"
     )
     rows("ANALYZE" if is_analysed else "SELECT 1")
-    parameters = {"task_name": "send", "now": 9e9, "key": "*", "tags": "[]", "limit": 1, "lease": 1}
-    parameters |= {"cron": None, "claimed_by": "me"}
     with closing(sqlite3.connect(storage.path)) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {CLAIM[statement]}", parameters).fetchall()
-    steps = [step for *_, step in plan]
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {statements[statement]}", PARAMETERS)
+        steps = [step for *_, step in plan]
 
     assert any(index in step for step in steps), steps
-    assert not any("SCAN pl" in step or "TEMP B-TREE FOR ORDER" in step for step in steps), steps
-
-
-async def test_a_time_table_reads_no_more_of_the_history_than_it_needs(storage):
-    """A time may have been dispatched since it came: older ends are not read."""
-    options = dict.fromkeys(("task_name", "now", "lease", "retries", "limit", "is_select"))
-    parameters = {**options, "claimed_by": "me", "instructions": "[]", "since": 0}
-    with closing(sqlite3.connect(storage.path)) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {CLAIM['record']}", parameters).fetchall()
-    steps = [step for *_, step in plan]
-
-    assert any("INDEX planton_ended_at (ended_at>?)" in step for step in steps), steps
-
-
-async def test_a_retry_reads_no_more_of_the_history_than_it_needs(storage):
-    """What failed is in an index of its own; what succeeded since then is read by its number."""
-    steps = []
-    with closing(sqlite3.connect(storage.path)) as connection:
-        for statement in ("failed_ends", "succeeded_since"):
-            parameters = {"task_name": "send", "instructions": "[]", "since": 0}
-            plan = connection.execute(f"EXPLAIN QUERY PLAN {OPERATE[statement]}", parameters)
-            steps += [step for *_, step in plan]
-
-    assert any("INDEX planton_ended_failed (task_name=?" in step for step in steps), steps
-    assert any("INTEGER PRIMARY KEY (rowid>?)" in step for step in steps), steps
+    assert not any(re.match("SCAN (planton_|pending|active)(?!.*INDEX)", each) for each in steps)
+    if statement in ("due", "next_due", "rescue"):  # the others sort what one batch has
+        assert not any("TEMP B-TREE FOR ORDER" in step for step in steps), steps
 
 
 async def test_the_last_end_of_an_instruction_counts(storage, rows):

@@ -9,38 +9,23 @@ import pytest
 import sqlite_utils
 
 from planton import Planton, ScheduleRequest, StorageError
-from planton.storage import CronTimes
 from planton.testing.conformance._base import claim
 from planton_sqlite import SQLiteStorage, _schema
-from planton_sqlite._receipts import to_receipt
+
+SECOND = "ALTER TABLE planton_pending ADD COLUMN color TEXT NOT NULL DEFAULT 'red';"
 
 
 @pytest.fixture
-def older(path):
-    """A database as the first version left it, with work at each stage."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.executescript(_schema.migrations()[0])
-    connection.execute("CREATE TABLE planton_schema (version INTEGER NOT NULL)")
-    connection.execute("INSERT INTO planton_schema VALUES (1)")
-    connection.execute("INSERT INTO planton_pending (task_name, instruction) VALUES ('send', 'a')")
-    connection.execute(
-        "INSERT INTO planton_active (receipt, task_name, instruction, delivery, created_at, "
-        "claimed_at, lease, lease_expires_at) VALUES (7, 'send', 'b', 1, 1, 1, 60, 9e9)"
-    )
-    connection.execute(
-        "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at, "
-        "claimed_at, ended_at) VALUES ('send', 'c', 1, 'dead', 1, 1, 9e9)"
-    )
-    connection.executemany(
-        "INSERT INTO planton_ended (task_name, instruction, delivery, status, created_at, "
-        "claimed_at, ended_at) VALUES ('failed', ?, 1, ?, 1, 1, 9e9)",
-        [("x", "dead"), ("x", "succeeded"), ("y", "succeeded"), ("y", "dead"), ("z", "failed")],
-    )
-    connection.execute(
-        "INSERT INTO planton_task (task_name, next_fire_at, cron) VALUES ('hourly', 3600, ?)",
-        (CronTimes.of("0 * * * *", timezone="UTC", misfire="once").key,),
-    )
-    connection.close()
+async def older(path, monkeypatch):
+    """A database of the version before that of the code, with work at each stage."""
+    async with SQLiteStorage(path) as storage:
+        for name in "cba":
+            await storage.enqueue("send", name)
+        task = storage.queue_task("send", concurrency=2)
+        dead, running = await claim(task)
+        await storage.fail(dead.receipt, "broken")
+        await storage.heartbeat(running.receipt)
+    monkeypatch.setattr(_schema, "_MIGRATIONS", (*_schema._MIGRATIONS, SECOND))
     return path
 
 
@@ -56,9 +41,9 @@ def methods(storage, connection=None):
         "active": lambda: storage.get_active_instructions("send"),
         "enqueue": lambda: storage.enqueue("send", "x"),
         "enqueue within": lambda: storage.enqueue("send", "x", connection=connection),
-        "complete": lambda: storage.complete(to_receipt(7)),
-        "heartbeat": lambda: storage.heartbeat(to_receipt(7)),
-        "release": lambda: storage.release(to_receipt(7)),
+        "complete": lambda: storage.complete("7.7"),
+        "heartbeat": lambda: storage.heartbeat("7.7"),
+        "release": lambda: storage.release("7.7"),
         "pause": lambda: storage.pause("send"),
         "retry": lambda: storage.retry("send"),
         "find": lambda: storage.find(),
@@ -70,7 +55,7 @@ def methods(storage, connection=None):
 async def check_refused(path, match):
     database = sqlite_utils.Database(path)
     before = list(database.conn.iterdump())
-    async with SQLiteStorage(path) as storage:
+    async with SQLiteStorage(path, migrate=False) as storage:
         for name, method in methods(storage, database).items():
             with pytest.raises(StorageError, match=match) as caught:
                 await method()
@@ -103,46 +88,68 @@ async def test_newer_tables_are_refused_with_the_remedy(storage, path, rows):
     """An old program does not touch them, not even to migrate."""
     rows("INSERT INTO planton_schema VALUES (99)")
     await check_refused(path, "version 99, .* install a newer planton")
-    async with SQLiteStorage(path) as late:
-        with pytest.raises(StorageError, match="install a newer planton"):
-            await late.migrate()
+    with pytest.raises(StorageError, match="install a newer planton"):
+        await storage.migrate()
+    with pytest.raises(StorageError, match="install a newer planton"):
+        async with SQLiteStorage(path):
+            pass  # pragma: no cover
 
 
-async def test_older_tables_are_migrated_with_all_that_is_in_them(older):
+async def test_opening_brings_older_tables_up_to_date_with_all_that_is_in_them(older, rows):
     """Work that was under way goes on."""
     async with SQLiteStorage(older) as storage:
-        assert len(_schema.migrations()) - 1 == await storage.migrate()
-        claimed = await methods(storage)["schedule"]()
+        assert 0 == await storage.migrate()
+        (claimed,) = await claim(storage.queue_task("send", concurrency=2))
 
-        assert ["a"] == [each.instruction for each in claimed.claims]
-        assert (to_receipt(7),) == (await storage.complete(to_receipt(7))).applied
-        assert 1 == await storage.retry("send")
-        (last,) = await claim(storage.cron_task("hourly", "0 * * * *"))
-        assert last.instruction > "2026", "the last of those that were missed"
-
-
-async def test_failures_before_a_success_are_past_in_older_tables_too(older, rows):
-    """A plain SELECT finds their rows again."""
-    async with SQLiteStorage(older) as storage:
-        await storage.migrate()
-
-    past = rows("SELECT instruction, status FROM planton_ended WHERE is_past ORDER BY id")
-    assert [("x", "dead")] == past
+        assert ("a", 1) == (claimed.instruction, await storage.retry("send"))
+        assert ["a", "b"] == sorted(await storage.get_active_instructions("send"))
+    assert [(1,), (2,)] == rows("SELECT version FROM planton_schema")
+    assert [("c", "red")] == rows("SELECT instruction, color FROM planton_pending")
 
 
 async def test_the_storage_works_as_soon_as_somebody_has_migrated(older):
     """Another process may do it; nobody has to be started again."""
-    async with SQLiteStorage(older) as storage, SQLiteStorage(older) as other:
+    async with (
+        SQLiteStorage(older, migrate=False) as storage,
+        SQLiteStorage(older, migrate=False) as other,
+    ):
         with pytest.raises(StorageError, match="migrate"):
             await storage.stats()
-        await other.migrate()
+        assert 1 == await other.migrate()
 
         assert 1 == {each.task_name: each.running for each in await storage.stats()}["send"]
 
 
+async def test_what_is_inserted_by_sql_must_be_what_a_claim_can_use(storage, rows):
+    """The table refuses it: one row that cannot be read would spoil the claims of others."""
+    bad = {
+        "task_name": ("''", "x'00'", "printf('%0501d', 1)"),
+        "instruction": ("''", "x'00'", "printf('%02001d', 1)", "char(0)"),
+        "payload": ("'{'", "x'00'", "''"),
+        "priority": ("'high'", "1.5", "2147483648"),
+        "run_at": ("'soon'", "NULL"),
+        "tags": ("'a'", "'{}'", "NULL"),
+        "retries": ("-1", "0.5", "2147483648", "'many'"),
+        "timeout": ("0", "-1", "'long'", "9e999"),
+        "delivery": ("-1", "2147483647", "'x'"),
+        "partition": ("x'00'", "NULL"),
+        "created_at": ("'yesterday'",),
+    }
+    for column, values in bad.items():
+        columns = {"task_name": "'send'", "instruction": "'a'"}
+        for value in values:
+            columns[column] = value
+            names = ", ".join(f'"{name}"' for name in columns)
+            given = ", ".join(columns.values())
+            with pytest.raises(sqlite3.DatabaseError):
+                rows(f"INSERT INTO planton_pending ({names}) VALUES ({given})")
+
+    assert [] == await storage.find()
+
+
 async def test_a_missing_migration_is_told_in_one_line(path, caplog):
     """Attempt by attempt, without a traceback that leads nowhere."""
-    async with SQLiteStorage(path) as storage:
+    async with SQLiteStorage(path, migrate=False) as storage:
         await Planton(tasks=[storage.queue_task("send")]).attempt("send")
     (record,) = caplog.records
 
@@ -181,7 +188,7 @@ from planton_sqlite import SQLiteStorage
 
 @asynccontextmanager
 async def app():
-    async with SQLiteStorage("app.db") as storage:
+    async with SQLiteStorage("app.db", migrate=False) as storage:
         planton = Planton(tasks=[storage.queue_task("send")])
 
         @planton.on(ErrorEvent)
@@ -192,12 +199,12 @@ async def app():
 """
 
 
-def test_planton_run_says_so_too(older):
+def test_planton_run_says_so_too(path):
     """A line for the attempt, and no traceback."""
-    (older.parent / "app.py").write_text(APP)
+    (path.parent / "app.py").write_text(APP)
     command = [sys.executable, "-c", "from planton.cli import main; main()", "run", "app:app"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=older.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=path.parent)
 
-    assert "of version 1" in done.stderr
+    assert "has no planton tables" in done.stderr
     assert "call `await storage.migrate()` first" in done.stderr
     assert "Traceback" not in done.stderr

@@ -162,6 +162,34 @@ async def test_rows_that_name_no_work_are_an_error_and_undone(storage, rows):
     assert [(0,)] == rows("SELECT count(*) FROM user_account WHERE email_sent_at IS NOT NULL")
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    (
+        ("''", "non-empty"),
+        ("CAST(x'636166e9' AS TEXT)", "b'caf\\xe9'"),
+        ("x'636166e9'", "b'caf\\xe9'"),
+        ("'a' || char(0)", "NUL"),
+        ("printf('%02001d', 7)", "at most 2000"),
+        ("zeroblob(5000)", "at most 2000"),
+    ),
+)
+async def test_what_is_no_instruction_is_an_error_and_undone(storage, rows, value, problem):
+    """It could not be stored, or not be found again."""
+    sql = f"UPDATE user_account SET email_sent_at = 1 WHERE id <= :limit RETURNING {value}"
+    _, seen = await attempt(storage, sql)
+
+    assert problem in str(seen.errors[0])
+    assert isinstance(seen.errors[0], InvalidQueryError)
+    assert [(0,)] == rows("SELECT count(*) FROM user_account WHERE email_sent_at IS NOT NULL")
+
+
+async def test_a_blob_that_is_text_is_an_instruction(storage):
+    """As some programs store names."""
+    _, seen = await attempt(storage, "SELECT x'636166c3a9' LIMIT :limit")
+
+    assert ["café"] == seen.instructions
+
+
 async def test_a_table_that_gets_a_second_column_is_an_error_of_the_attempt(storage, rows):
     """The statement was right when the task was made."""
     rows("CREATE TABLE item (id INTEGER PRIMARY KEY)")
@@ -212,12 +240,15 @@ async def test_an_option_that_the_task_refuses_leaves_the_name_free(storage, cla
     """Before anything is changed."""
     with pytest.raises(InvalidTaskError, match="concurrency"):
         storage.claim_task("send", sql=claim_sql, concurrency=0)
-    task = storage.claim_task("send", sql=claim_sql)
+    with pytest.raises(InvalidTaskError, match="concurrency"):
+        storage.queue_task("send", concurrency=0)
 
-    assert storage.queue_task("beside").schedule is task.schedule
+    assert storage.queue_task("send").schedule is storage.queue_task("beside").schedule
 
 
-@pytest.mark.parametrize("receipt", ("", "abc", "1.5", "1", "-17", "r1", "r" + "0" * 15 + "G"))
+@pytest.mark.parametrize(
+    "receipt", ("", "abc", "1.-5", "1", "1.", ".5", "1.5.6", "٣.5", f"{2**63}.5")
+)
 async def test_a_malformed_receipt_is_an_error(storage, receipt):
     """It cannot be one of ours."""
     with pytest.raises(InvalidArgumentError, match="receipt"):
@@ -369,10 +400,24 @@ async def test_a_storage_can_be_opened_again_but_not_twice(path):
                 await storage.__aenter__()
 
 
-async def test_making_a_task_before_the_database_is_there_says_so(tmp_path, claim_sql):
-    """The statement cannot be checked yet."""
-    with pytest.raises(StorageError, match="async with storage"):
-        SQLiteStorage(tmp_path / "app.db").claim_task("send", sql=claim_sql)
+async def test_a_task_may_be_made_before_the_database_is_there(tmp_path, claim_sql):
+    """What needs no database is checked at once, the rest with the first attempt."""
+    storage = SQLiteStorage(tmp_path / "app.db")
+    with pytest.raises(InvalidQueryError, match=":limit"):
+        storage.claim_task("send", sql="SELECT 1")
+    planton = Planton(tasks=[storage.claim_task("send", sql=claim_sql)])
+    seen = EventCollector(planton)
+    assert not (tmp_path / "app.db").exists()
+    async with storage:
+        await planton.attempt("send")
+
+    assert "no such table: user_account" in str(seen.errors[0])
+
+
+async def test_a_database_that_cannot_be_opened_says_so_when_a_task_is_made(tmp_path, claim_sql):
+    """Whatever is there is no database."""
+    with pytest.raises(StorageError, match="folder"):
+        SQLiteStorage(tmp_path).claim_task("send", sql=claim_sql)
 
 
 async def test_what_a_storage_of_a_name_claims_bears_it(path):

@@ -7,11 +7,10 @@ import sys
 
 import attrs
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planton import Claim, ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
+from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
 from planton.testing import MemoryStorage, SimulationError, simulate
 from planton.testing.simulation._ledger import Ledger
 from planton.testing.simulation._many import main
@@ -78,13 +77,30 @@ class BreaksTheCap(MemoryStorage):
 
 
 class LocksNothing(MemoryStorage):
-    def transaction(self, lock=None):
-        return super().transaction()
+    """Claims by what it has counted before, in another transaction."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        backend, counted = self._backend, {}
+        exchange, claim = backend.exchange, backend._claim
+
+        async def count_then_exchange(reports, requests):
+            names = [request.rule.task_name for request in requests]
+            counted.update(zip(names, map(len, await backend.active(names)), strict=True))
+            return await exchange(reports, requests)
+
+        def claim_by_count(own, request):
+            name = request.rule.task_name
+            active = len(self.instructions(name, "active"))
+            more = request.concurrency + active - counted[name]
+            return claim(own, attrs.evolve(request, concurrency=more))
+
+        backend.exchange, backend._claim = count_then_exchange, claim_by_count
 
 
 class KeepsClaimsForEver(MemoryStorage):
     def queue_task(self, name, **options):
-        return super().queue_task(name, **{**options, "lease": 1e9})
+        return super().queue_task(name, **{**options, "lease": 1e8})
 
 
 class RescuesLiveWork(MemoryStorage):
@@ -93,28 +109,24 @@ class RescuesLiveWork(MemoryStorage):
 
 
 class LosesReleasedClaims(MemoryStorage):
-    async def _release_claims(self, claims):
-        names = {claim.instruction for claim in claims}
-        await super()._release_claims(claims)
-        for row in list(self.committed.values()):
-            if row.status == "pending" and row.instruction in names:
-                del self.committed[row.id]
+    async def _give_back(self, claims):
+        await super()._give_back(claims)
+        for claim in claims:
+            sql = "DELETE FROM planton_pending WHERE instruction = ?"
+            self.connection.execute(sql, [claim.instruction])
 
 
 class ChecksNoReceipt(MemoryStorage):
-    """Ends whatever claim an instruction has now."""
+    """Changes the claim that an instruction has now, whoever has it."""
 
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.names = {}
+    async def report(self, report):
+        current = {self.current(receipt): receipt for receipt in report.receipts}
+        found = await super().report(attrs.evolve(report, receipts=list(current)))
+        return {current[receipt]: name for receipt, name in found.items()}
 
-    async def _report(self, receipts, change, **options):
-        for row in self.committed.values():
-            self.names.setdefault(row.receipt, row.key)
-        key = self.names.get(receipts)
-        current = [row.receipt for row in self.committed.values() if key == row.key and row.receipt]
-        done = await super()._report(current or receipts, change, **options)
-        return attrs.evolve(done, applied=(receipts,), stale=()) if done.applied else done
+    def current(self, receipt):
+        sql = "SELECT id, token FROM planton_active WHERE id = ?"
+        return self.connection.execute(sql, receipt[:1]).fetchone() or receipt
 
 
 class EndsNothing(MemoryStorage):
@@ -123,8 +135,8 @@ class EndsNothing(MemoryStorage):
 
 
 class WakesNobody(MemoryStorage):
-    def _wake(self, *arguments):
-        pass
+    async def serve(self, planton, *, task_status):
+        task_status.started()
 
 
 class TellsNoTimes(MemoryStorage):
@@ -224,8 +236,8 @@ async def test_a_late_write_is_seen_whatever_it_writes(write):
     problems = []
     ledger = Ledger(problems.append, {"task": 1}, {"task": 10.0})
     ledger.enqueued(("task", "a"), retries=0)
-    ledger.claimed("task", [Claim(instruction="a", receipt="new")], trio.current_time())
-    getattr(ledger, write)(("task", "a"), "old", *([0.0] if write == "renewed" else []))
+    ledger.claimed("task", {"a": "new"})
+    getattr(ledger, write)(("task", "a"), "old")
 
     assert ["late write applied"] == [problem.split(":")[0] for problem in problems]
     assert "new" == ledger.held["task", "a"].receipt

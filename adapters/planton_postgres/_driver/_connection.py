@@ -17,7 +17,7 @@ from ._connect import open_connection
 from ._interrupt import end_statement
 from ._lock import Lock, abandon, is_active, wake_waiting_tasks
 from ._notifications import Notifications
-from ._pipeline import Rows, Statement, describing, running
+from ._pipeline import Rows, Statement, describing, rows_of, running
 from ._wait import Exchange, outlast
 
 
@@ -113,10 +113,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         async with self.lock:
             was_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
             try:
-                return await self.wait(running(self, statements))
+                return rows_of(self, await self.wait(running(self, statements)))
             except BaseException:
-                if was_idle:
-                    await self._undo()  # noqa: ASYNC102  bounded by settle_limit
+                if was_idle and not (self.closed or is_active(self.pgconn)):
+                    await self.settle(_internals.rolling_back(self))  # noqa: ASYNC102  bounded
                 raise
 
     async def describe(self, query: str, types: Sequence[int]) -> list[tuple[str, int]]:
@@ -177,7 +177,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             return await outlast(Exchange(gen, self.pgconn.socket).run, self.settle_limit)
         except (trio.Cancelled, KeyboardInterrupt):
             if is_active(self.pgconn):
-                self._abandon(f"no answer for {self.settle_limit:g} s after a cancellation")
+                reason = f"no answer for {self.settle_limit:g} s after a cancellation"
+                abandon(self.pgconn, reason)
             raise
 
     @asynccontextmanager
@@ -194,8 +195,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                 nothing is committed.
         """
         block = AsyncTransaction(self)
-        await self._begin(block)
         try:
+            await self._begin(block)
             yield block
         except BaseException as error:  # noqa: ASYNC103  swallows psycopg.Rollback alone
             if not await self._end(block, error):  # noqa: ASYNC102  bounded by settle_limit
@@ -206,16 +207,12 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     async def _begin(self, block: AsyncTransaction) -> None:
         async with self.lock:
             await trio.lowlevel.checkpoint_if_cancelled()
-            try:
-                await self.settle(_internals.entering(block))
-            except BaseException as error:
-                # Nobody else will count this block out, nor roll back what part of it was begun.
-                if not self.closed:
-                    await self.settle(_internals.leaving(block, error))  # noqa: ASYNC102  bounded
-                raise
+            await self.settle(_internals.entering(block))
 
     async def _end(self, block: AsyncTransaction, error: BaseException | None) -> bool:
         """Return whether the error asked for no more than a rollback and is dealt with."""
+        if block.status == block.Status.NOT_STARTED:
+            return False
         async with self._surely_locked():
             if not self.closed:
                 return await self.settle(_internals.leaving(block, error))
@@ -230,21 +227,14 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         async with self._surely_locked():
             await self.settle(_internals.rolling_back(self))
 
-    async def _undo(self) -> None:
-        """Roll back what failed; what goes wrong with that would hide why."""
-        try:
-            if not (self.closed or is_active(self.pgconn)):
-                await self.settle(_internals.rolling_back(self))
-        except psycopg.Error:
-            self._abandon("what failed could not be rolled back")
-
     @asynccontextmanager
     async def _surely_locked(self) -> AsyncIterator[None]:
         """Take the lock whatever is cancelled meanwhile, or close the connection."""
         try:
             await outlast(self.lock.acquire, self.settle_limit)
         except (trio.Cancelled, KeyboardInterrupt):
-            self._abandon(f"another task held it for {self.settle_limit:g} s after a cancellation")
+            reason = f"another task held it for {self.settle_limit:g} s after a cancellation"
+            abandon(self.pgconn, reason)
             raise
         try:
             yield
@@ -285,6 +275,3 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     async def __aexit__(self, *_: object) -> None:
         """Close it; no checkpoint."""
         await self.close()  # noqa: ASYNC102  no checkpoint
-
-    def _abandon(self, reason: str) -> None:
-        abandon(self.pgconn, reason)

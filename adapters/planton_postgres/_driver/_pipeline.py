@@ -44,8 +44,8 @@ class Statement(NamedTuple):
 
 def running(
     connection: psycopg.AsyncConnection[Any], statements: Iterable[Statement]
-) -> PQGen[list[Rows]]:
-    """Execute statements; the rows of each."""
+) -> PQGen[list[PGresult]]:
+    """Execute statements; the result of each."""
     transformer = psycopg.adapt.Transformer(connection)
     queries = [(_converted(transformer, each), each[2]) for each in statements]
     prepared = _internals.prepared_statements(connection)
@@ -60,15 +60,30 @@ def running(
         # table was changed: all are deallocated before the next statement.
         prepared.clear()
         raise
-    found = []
+    results = []
     for key, prepare, name in sent:
         if prepare is Prepare.SHOULD:
             next(answers)
         answer = next(answers)
         if key is not None:
             prepared.validate(key, prepare, name, answer)
-        found.append(_rows(transformer, answer[0]))
-    return found
+        results += answer
+    return results
+
+
+def rows_of(connection: psycopg.AsyncConnection[Any], results: Iterable[PGresult]) -> list[Rows]:
+    """Load the rows of results.
+
+    Raises:
+        psycopg.DataError: one cannot be loaded, for whatever reason.
+    """
+    transformer = psycopg.adapt.Transformer(connection)
+    try:
+        return [_rows(transformer, result) for result in results]
+    except psycopg.Error:
+        raise
+    except Exception as error:
+        raise psycopg.DataError(f"{type(error).__name__}: {error}") from error
 
 
 def describing(

@@ -40,8 +40,8 @@ class Exchange(Generic[RV]):
         """Run the generator to its end and return its value.
 
         Raises:
-            psycopg.DataError: something that is no error of psycopg went wrong, as adapting a
-                parameter or loading a value may.
+            psycopg.DataError: what was raised is no error of psycopg, as adapting a parameter may
+                raise anything.
         """
         send = self._generator.send
         try:

@@ -18,18 +18,25 @@ CREATE TABLE planton_pending (
         typeof(instruction) = 'text' AND length(instruction) BETWEEN 1 AND 2000
     ),
     payload TEXT CHECK (payload IS NULL OR json_valid(payload)),     -- JSON
-    priority INTEGER NOT NULL DEFAULT 0 CHECK (typeof(priority) = 'integer'),  -- high first
+    priority INTEGER NOT NULL DEFAULT 0 CHECK (    -- high first
+        typeof(priority) = 'integer' AND priority BETWEEN -2147483648 AND 2147483647
+    ),
     run_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
         CHECK (typeof(run_at) = 'real'),
     tags TEXT NOT NULL DEFAULT '[]' CHECK (json_type(tags) = 'array'),
-    retries INTEGER NOT NULL DEFAULT 0 CHECK (typeof(retries) = 'integer' AND retries >= 0),
-    timeout REAL CHECK (timeout IS NULL OR typeof(timeout) = 'real' AND timeout > 0),
-    "partition" TEXT NOT NULL DEFAULT '',
-    delivery INTEGER NOT NULL DEFAULT 0 CHECK (delivery BETWEEN 0 AND 1000000000),
+    retries INTEGER NOT NULL DEFAULT 0 CHECK (
+        typeof(retries) = 'integer' AND retries BETWEEN 0 AND 2147483647
+    ),
+    timeout REAL CHECK (timeout IS NULL OR typeof(timeout) = 'real' AND timeout > 0 AND timeout < 1e9),
+    "partition" TEXT NOT NULL DEFAULT '' CHECK (typeof("partition") = 'text'),
+    delivery INTEGER NOT NULL DEFAULT 0 CHECK (
+        typeof(delivery) = 'integer' AND delivery BETWEEN 0 AND 1000000000
+    ),
     failures INTEGER NOT NULL DEFAULT 0,           -- since it was enqueued or retried
     undelivered INTEGER NOT NULL DEFAULT 0,        -- how often in a row a dispatcher gave it back
     error TEXT,                                    -- of the last try
-    created_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+    created_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+        CHECK (typeof(created_at) = 'real'),
     UNIQUE (task_name, instruction)
 );
 CREATE INDEX planton_pending_due ON planton_pending (task_name, priority, run_at, id);

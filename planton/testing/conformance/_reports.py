@@ -5,6 +5,7 @@ from typing import Any
 
 import trio
 
+from planton._errors import InvalidArgumentError
 from planton.testing.conformance._base import (
     Hooks,
     claim,
@@ -57,6 +58,21 @@ class ReportPromises(Hooks):
             done = await report([c, b, a])
 
             assert ((c, a), (b,)) == (done.applied, done.stale), name
+
+    async def test_different_reports_may_be_sent_together(self, storage: Any) -> None:
+        """Each is answered by itself; a receipt that is none spoils no other report."""
+        await enqueue(storage, "task", "a", "b", "c")
+        a, b, c = receipts(await claim(storage.queue_task("task", concurrency=3)))
+        await storage.complete(c)
+        done, strange, released = await storage.report_many(
+            [("complete", [a], ("1",)), ("complete", ["strange"], ("1",)), ("release", [b, c], ())]
+        )
+
+        assert ((a,), ()) == (done.applied, done.stale)
+        assert isinstance(strange, InvalidArgumentError)
+        assert ((b,), (c,)) == (released.applied, released.stale)
+        assert 1 == (await record(storage, "a")).result
+        assert [] == await storage.report_many([])
 
     async def test_no_receipts_are_nothing_to_do(self, storage: Any) -> None:
         """A consumer may report whatever it has."""

@@ -1,15 +1,17 @@
-"""What really happened in a simulation, told by those who see every commit; and what may not."""
+"""What really happened in a simulation, commit by commit; and what may not."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
 import trio
 
-from planton._task import Claim
+from planton.storage import Claimed, ClaimRequest, Receipt, Report
 
 Key: TypeAlias = tuple[str, str]
+Note: TypeAlias = Callable[[Key, str], None]
+_ROUNDED = 1e-3  # dates are floats, too
 
 
 @attrs.define
@@ -21,7 +23,7 @@ class Held:
         until: When it expires at the earliest.
     """
 
-    receipt: str | None
+    receipt: str
     until: float
 
 
@@ -29,7 +31,8 @@ class Held:
 class Ledger:
     """Keeps books, and complains.
 
-    It trusts no table of the storage: it counts what was claimed and what was acknowledged.
+    It trusts no table of the storage: it counts what was claimed and what was acknowledged, in the
+    order of the commits, whoever hears of them and when.
 
     Attributes:
         fail: Ends the simulation, with the invariant that is broken.
@@ -39,6 +42,7 @@ class Ledger:
         open: Instructions that have not ended.
         held: Those that are claimed.
         delivered: Receipts that consumers have.
+        intended: What was reported by a receipt and not acknowledged yet.
         counts: How often what happened.
         settled: Set when no instruction is open.
     """
@@ -49,7 +53,8 @@ class Ledger:
     retries: dict[Key, int] = attrs.field(factory=dict)
     open: set[Key] = attrs.field(factory=set)
     held: dict[Key, Held] = attrs.field(factory=dict)
-    delivered: set[str | None] = attrs.field(factory=set)
+    delivered: set[str] = attrs.field(factory=set)
+    intended: dict[str, tuple[Note, Key]] = attrs.field(factory=dict)
     counts: Counter[str] = attrs.field(factory=Counter)
     settled: trio.Event = attrs.field(factory=trio.Event)
 
@@ -59,41 +64,67 @@ class Ledger:
         self.retries[key] = retries
         self.settled = trio.Event()
 
-    def claimed(self, task_name: str, claims: Sequence[Claim], asked: float) -> None:
-        """A claim that was asked for at `asked` is committed, whoever hears of it."""
+    def commit(
+        self,
+        _: Sequence[Report],
+        found: Sequence[Mapping[Receipt, str] | Exception],
+        requests: Sequence[ClaimRequest],
+        claimed: Sequence[Claimed | Exception],
+    ) -> None:
+        """Reports were applied, and claims made after them, whoever hears of it."""
+        for one in found:
+            for receipt in one if isinstance(one, Mapping) else ():
+                self.acknowledged(to_text(receipt))
+        for request, answer in zip(requests, claimed, strict=True):
+            if isinstance(answer, Claimed):
+                receipts = {row.instruction: to_text(row.receipt) for row in answer.rows}
+                self.claimed(request.rule.task_name, receipts)
+
+    def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
+        """Instructions were claimed."""
         now = trio.current_time()
-        for claim in claims:
-            key, name = (task_name, claim.instruction), f"{task_name} {claim.instruction}"
+        for instruction, receipt in receipts.items():
+            key, name = (task_name, instruction), f"{task_name} {instruction}"
             before = self.held.get(key)
             if key not in self.open:
                 self.fail(f"claimed after its end: {name}")
-            if before is not None and now < before.until:
+            if before is not None and now < before.until - _ROUNDED:
                 self.fail(f"claimed twice: {name} has a lease of {before.until - now:.3f} s more")
-            self.held[key] = Held(claim.receipt, asked + self.leases[task_name])
+            self.held[key] = Held(receipt, now + self.leases[task_name])
             self.counts["claims"] += 1
         active = sum(name == task_name for name, _ in self.held)
         if active > self.concurrency[task_name]:
             most = self.concurrency[task_name]
             self.fail(f"cap exceeded: {active} active of {task_name}, concurrency {most}")
 
-    def handed_over(self, key: Key, receipt: str | None) -> None:
+    def intend(self, key: Key, receipt: str, note: Note) -> None:
+        """Something is about to be reported: `note` it once it is committed."""
+        self.intended[receipt] = note, key
+
+    def acknowledged(self, receipt: str) -> None:
+        """What was reported by a receipt is committed; the first word of it counts."""
+        if receipt in self.intended:
+            note, key = self.intended.pop(receipt)
+            note(key, receipt)
+
+    def handed_over(self, key: Key, receipt: str) -> None:
         """A consumer has it."""
         if receipt in self.delivered:
             self.fail(f"delivered twice: one claim of {' '.join(key)}")
         self.delivered.add(receipt)
         self.counts["deliveries"] += 1
 
-    def renewed(self, key: Key, receipt: str | None, asked: float) -> None:
+    def renewed(self, key: Key, receipt: str) -> None:
         """A heartbeat was acknowledged."""
         if self._is_current(key, receipt, "heartbeat"):
-            self.held[key].until = asked + self.leases[key[0]]
+            self.held[key].until = trio.current_time() + self.leases[key[0]]
 
-    def given_back(self, key: Key, receipt: str | None) -> None:
+    def given_back(self, key: Key, receipt: str) -> None:
         """A release was acknowledged."""
         if self._is_current(key, receipt, "release"):
             del self.held[key]
 
-    def failed(self, key: Key, receipt: str | None) -> None:
+    def failed(self, key: Key, receipt: str) -> None:
         """A failure was acknowledged: it ends what has no retries left."""
         if self.retries[key]:
             self.retries[key] -= 1
@@ -101,7 +132,7 @@ class Ledger:
         else:
             self.ended(key, receipt)
 
-    def ended(self, key: Key, receipt: str | None) -> None:
+    def ended(self, key: Key, receipt: str) -> None:
         """An end was acknowledged."""
         if self._is_current(key, receipt, "end"):
             del self.held[key]
@@ -110,9 +141,14 @@ class Ledger:
         if not self.open:
             self.settled.set()
 
-    def _is_current(self, key: Key, receipt: str | None, what: str) -> bool:
+    def _is_current(self, key: Key, receipt: str, what: str) -> bool:
         held = self.held.get(key)
         if held is not None and held.receipt == receipt:
             return True
         self.fail(f"late write applied: {what} of {' '.join(key)}, which was given to another")
         return False
+
+
+def to_text(receipt: Receipt) -> str:
+    """Return a receipt as consumers have it."""
+    return f"{receipt[0]}.{receipt[1]}"

@@ -112,14 +112,13 @@ class Node:
         return self.rate * (min(0.5 * 2 ** min(number, 10), plan.delay) if is_short else plan.delay)
 
     async def _release(self, plan: "TaskPlan", release: Any, claims: Sequence[Claim]) -> None:
-        self.world.reach_storage()
-        held = self.world.ledger.held
-        receipts = [claim.receipt for claim in claims]
+        world = self.world
+        world.reach_storage()
+        for claim in claims:
+            world.log(self.name, f"releases {plan.name} {claim.instruction}")
+            key, receipt = (plan.name, claim.instruction), str(claim.receipt)
+            world.ledger.intend(key, receipt, world.ledger.given_back)
         await release(claims)
-        for key in [(plan.name, claim.instruction) for claim in claims]:
-            if key in held and held[key].receipt in receipts:
-                self.world.log(self.name, f"releases {' '.join(key)}")
-                self.world.ledger.given_back(key, held[key].receipt)
 
     async def _serve(self, planton: Planton, *, task_status: "trio.TaskStatus[None]") -> None:
         waker: Any = _Waker(self, planton)
@@ -134,7 +133,7 @@ class Node:
             raise OSError("the consumer is not there")
         key = (event.task_name, event.instruction)
         world.log(self.name, f"delivers {' '.join(key)} ({event.delivery})")
-        world.ledger.handed_over(key, event.receipt)
+        world.ledger.handed_over(key, str(event.receipt))
         nursery = world.rng.choice((self.nursery, world.nursery))
         nursery.start_soon(world.consume, self.name, event)
 
@@ -187,11 +186,13 @@ class _Schedule:
         return batches
 
     async def _claim(self, request: ScheduleRequest) -> Batch:
-        world, asked = self.node.world, trio.current_time()
+        world = self.node.world
         world.reach_storage()
         batch: Batch = await self.node.claiming[request.task_name](request)
+        with trio.CancelScope(shield=True):
+            # Answers overtake each other: what was enqueued after this claim may wake first.
+            await trio.sleep(world.rng.uniform(0, world.latency))
         claims = [claim for claim in batch.claims if isinstance(claim, Claim)]
         names = " ".join(claim.instruction for claim in claims)
         world.log(self.node.name, f"claims {request.task_name} {names or 'nothing'}")
-        world.ledger.claimed(request.task_name, claims, asked)
         return batch

@@ -13,7 +13,7 @@ from planton._errors import StorageError
 from planton._events import InstructionEvent
 from planton._planton import Planton
 from planton.storage import Acknowledged
-from planton.testing.simulation._ledger import Key, Ledger
+from planton.testing.simulation._ledger import Ledger, Note
 from planton.testing.simulation._node import Node
 
 # How likely it is that a fault strikes where it can.
@@ -53,6 +53,7 @@ class World:
     """All that there is, made from a seed.
 
     Attributes:
+        latency: Seconds that a call of the storage takes while nothing is wrong.
         trace: What happened, a line each.
         violation: The invariant that was broken; None while none is.
         is_faulty: Whether faults strike.
@@ -76,9 +77,9 @@ class World:
         self.violation: str | None = None
         self.is_faulty, self.is_probing, self.is_closing = True, False, False
         self.outage: StorageError | None = None
-        self._latency = rng.choice((0.0, 0.01, 0.2))
+        self.latency = rng.choice((0.0, 0.01, 0.2))
         start = datetime(2030, 1, 1, tzinfo=UTC)
-        self.storage = storage(latency=self._latency, start=start)
+        self.storage = storage(latency=self.latency, start=start)
         self.tasks = [
             TaskPlan(f"task{n}", rng.randint(1, 3), rng.uniform(5, 20), rng.choice((60, 300)))
             for n in range(rng.randint(1, 3))
@@ -86,6 +87,7 @@ class World:
         concurrency = {task.name: task.concurrency for task in self.tasks}
         leases = {task.name: task.lease for task in self.tasks}
         self.ledger = Ledger(self.fail, concurrency, leases)
+        self.storage.observe(self.ledger.commit)
         self.nodes = [Node(self, f"node{n}") for n in range(rng.randint(1, 3))]
         self._scope = trio.CancelScope()
 
@@ -144,7 +146,7 @@ class World:
             for node in self.nodes:
                 node.planton.wake()
             # While those attempts are in hand: some have looked already when this is committed.
-            await self._produce(number, self.rng.uniform(0, self._latency))
+            await self._produce(number, self.rng.uniform(0, self.latency))
         problem = "a wake-up was lost or a time was missed although nothing went wrong"
         await self._settle(PROBE_TIME, problem)
         self.is_closing = True
@@ -168,7 +170,7 @@ class World:
             self._mend_storage()
 
     def _mend_storage(self) -> None:
-        self.outage, self.storage.latency = None, self._latency
+        self.outage, self.storage.latency = None, self.latency
 
     async def _produce(self, number: int, after: float) -> None:
         await trio.sleep(after)
@@ -189,7 +191,7 @@ class World:
 
     async def consume(self, node: str, event: InstructionEvent) -> None:
         """Do the work of an instruction, and report it."""
-        key, who = (event.task_name, event.instruction), f"{node} job"
+        who = f"{node} job"
         lease = self.ledger.leases[event.task_name]
         if self.strikes("consumer dies", who):
             return
@@ -201,39 +203,41 @@ class World:
             while work > 0:
                 await trio.sleep(min(work, lease * pace))
                 work -= lease * pace
-                asked = trio.current_time()
-                done = await self._report(who, key, self.storage.heartbeat, event.receipt)
+                done = await self._report(who, event, self.storage.heartbeat, self.ledger.renewed)
                 if done.stale:
                     return
-                self.ledger.renewed(key, event.receipt, asked)
-        await self._end(who, key, event)
+        await self._end(who, event)
 
-    async def _end(self, who: str, key: Key, event: InstructionEvent) -> None:
+    async def _end(self, who: str, event: InstructionEvent) -> None:
         ending = self.rng.choice(("complete",) * 3 + ("fail", "release") * self.is_faulty)
         fail = partial(self.storage.fail, error="oh", retry_in=self.rng.uniform(0, 5))
-        reports: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
+        reports: dict[str, tuple[Callable[..., Any], Note]] = {
             "complete": (self.storage.complete, self.ledger.ended),
             "fail": (fail, self.ledger.failed),
             "release": (self.storage.release, self.ledger.given_back),
         }
-        report, note = reports[ending]
-        done = await self._report(who, key, report, event.receipt)
-        self.log(who, f"{ending} {' '.join(key)}{' is stale' if done.stale else ''}")
+        done = await self._report(who, event, *reports[ending])
+        stale = " is stale" if done.stale else ""
+        self.log(who, f"{ending} {event.task_name} {event.instruction}{stale}")
         self.ledger.counts["stale"] += len(done.stale)
-        if done.applied:
-            note(key, event.receipt)
 
     async def _report(
         self,
         who: str,
-        key: Key,
+        event: InstructionEvent,
         report: Callable[[Any], Awaitable[Acknowledged]],
-        receipt: str | None,
+        note: Note,
     ) -> Acknowledged:
+        key, receipt = (event.task_name, event.instruction), str(event.receipt)
         while True:
             try:
                 self.reach_storage()
-                return await report(receipt)
+                self.ledger.intend(key, receipt, note)
+                done = await report(receipt)
             except StorageError:
                 self.log(who, f"cannot report {' '.join(key)}")
                 await trio.sleep(1)
+            else:
+                if done.applied:
+                    self.ledger.acknowledged(receipt)
+                return done

@@ -1,0 +1,299 @@
+"""One time that an executor is open: from its start until it has drained."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import trio
+
+from planton import ErrorEvent, Planton, UndeliveredInstructionsError
+from planton_executor._ends import Complete, End, Release
+from planton_executor._events import IdleEvent, StartedEvent
+from planton_executor._handlers import Handler
+from planton_executor._leases import Leases
+from planton_executor._listeners import Listeners
+from planton_executor._outage import Outage
+from planton_executor._reporters import Reporter
+from planton_executor._run import Run
+from planton_executor._senders import Answered, Sender
+from planton_executor._slots import Slots
+from planton_executor._workers import Workers
+
+logger = logging.getLogger("planton.executor")
+
+# What ends when the grace period is over has this long to be stored; less if nobody waits for it.
+LAST_WORDS = 2.0
+ABORTED_LAST_WORDS = 0.5
+
+
+class Session:
+    """Takes runs, has them worked on, and stores how they end.
+
+    Args:
+        handlers: By the names of tasks.
+        listeners: Told of what happens.
+        reporter: Where leases are renewed.
+        make_sender: Makes what stores ends.
+        concurrency: How many slots there are.
+        frees: Called when there may be a free slot.
+    """
+
+    def __init__(
+        self,
+        *,
+        handlers: Mapping[str, Handler],
+        listeners: Listeners,
+        reporter: Reporter,
+        make_sender: Callable[[Answered, Outage], Sender],
+        concurrency: int,
+        frees: Callable[[], None],
+    ) -> None:
+        self._handlers = handlers
+        self._listeners = listeners
+        self._frees = frees
+        self._slots = Slots(concurrency, self._start)
+        outage = Outage(self.report_error)
+        self._leases = Leases(reporter, outage, lose=self._lose, warn=listeners.tell_from_thread)
+        self._sender = make_sender(self._answered, outage)
+        self._workers = Workers(
+            concurrency, handle=self._handle, settle=self._settle, finish=self._finish
+        )
+        self.limiter = trio.CapacityLimiter(concurrency)
+        self._runs: set[Run] = set()
+        self._submitting = 0
+        self._changed: trio.Event | None = None
+        self._patience = trio.CancelScope()
+        self._is_aborted = False
+        self._helpers: trio.Nursery
+
+    async def run(
+        self,
+        plantons: Iterable[Planton],
+        stop: trio.Event,
+        grace: float,
+        *,
+        task_status: "trio.TaskStatus[None]",
+    ) -> None:
+        """Work until `stop`, then drain; a cancellation from outside has to wait."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as self._helpers:
+                for planton in plantons:
+                    self._helpers.start_soon(self._watch, planton)
+                self._sender.open(self._helpers)
+                self._helpers.start_soon(self._leases.beat)
+                async with trio.open_nursery() as workers:
+                    self._workers.open(workers)
+                    task_status.started()
+                    await stop.wait()
+                    await self._drain(grace)
+                    workers.cancel_scope.cancel()
+                self._helpers.cancel_scope.cancel()
+
+    @property
+    def capacity(self) -> int:
+        """How many more can start: those whose ends are being stored will have left by then."""
+        slots = self._slots
+        return max(0, slots.count - slots.taken - slots.waiting + self._sender.leaving)
+
+    # Taking runs
+
+    async def take(self, run: Run) -> None:
+        """Take a run; returns when its handler is about to be called.
+
+        Raises:
+            UndeliveredInstructionsError: If the executor ends before there is a slot.
+        """
+        if not run.is_foreign:
+            self._leases.add(run)
+        # Without a turn of the event loop, as long as there are slots: one for each of a thousand
+        # instructions would take longer than all the rest.
+        if not self._slots.take(run):
+            await self._wait_for_slot(run)
+
+    def _start(self, run: Run) -> None:
+        run.is_started = True
+        self._runs.add(run)
+        self._workers.put(run)
+
+    async def _wait_for_slot(self, run: Run) -> None:
+        self._submitting += 1
+        try:
+            await self._slots.wait(run)
+            if not run.is_started:
+                await self._refuse(run)
+        finally:
+            self._submitting -= 1
+            if not run.is_started:
+                self._leases.discard(run)
+            self._note_change()
+
+    async def _refuse(self, run: Run) -> None:
+        """Give back what was turned away before it began."""
+        if run.is_lost:
+            run.note_loss()
+            await self._listeners.tell(run.to_event())
+            return
+        is_released = False
+        with trio.move_on_after(LAST_WORDS, shield=True):
+            is_released = await self.store(run, Release())
+        problem = "the executor ended before there was a slot"
+        names = [run.work.instruction]
+        raise UndeliveredInstructionsError(run.work.task_name, names, problem, released=is_released)
+
+    def _lose(self, run: Run) -> None:
+        run.lose()
+        self._slots.turn_away(run)
+
+    # Working
+
+    async def _handle(self, run: Run) -> None:
+        """Call the handler, if the claim is ours."""
+        run.began_at = trio.current_time()
+        if run.is_foreign or run.beat_at <= run.began_at:
+            await self._leases.confirm(run)
+        if run.is_broken_off:
+            return
+        if self._listeners.want(StartedEvent):
+            await self._listeners.tell(StartedEvent(work=run.work))
+            run.began_at = trio.current_time()
+        handler = self._handlers[run.work.task_name]
+        run.begin(handler.terms, run.tries)
+        run.returned(await handler.call(run, self))
+
+    def _settle(self, run: Run) -> bool:
+        """Hand the end of a run over; return whether that was all there was to do."""
+        if not run.is_decided:
+            run.decide()
+            if self._listeners.want(run.event_type):
+                run.duration = trio.current_time() - run.began_at
+            self._note_change()
+        must_wait = self._listeners.must_wait(run.event_type) or run.thread_ended is not None
+        if run.end is None or must_wait:
+            return False
+        self._sender.send(run)
+        return True
+
+    async def _finish(self, run: Run) -> None:
+        """Settle what takes waiting: for a listener, or for a thread that goes on."""
+        if self._settle(run):
+            return
+        if run.end is not None:
+            await self._store(run, run.end)
+        elif not run.is_lost:
+            problem = (
+                "the thread of %r, task %r, goes on after the end; its lease is left to expire"
+            )
+            logger.warning(problem, run.work.instruction, run.work.task_name)
+        self._leases.discard(run)
+        if event := self._conclude(run):
+            await self._listeners.tell(event)
+        if run.thread_ended is not None and not self._is_aborted:
+            await run.thread_ended.wait()
+        self._leave(run)
+        self._note_free_slots()
+
+    async def store(self, run: Run, end: End) -> bool:
+        """Store an end, and wait for it; return whether the claim was ours.
+
+        Raises:
+            Exception: Why it cannot be stored.
+        """
+        await self._store(run, end)
+        if isinstance(run.answer, Exception):
+            raise run.answer
+        return bool(run.answer)
+
+    async def _store(self, run: Run, end: End) -> None:
+        run.end, run.stored, run.refusals = end, trio.Event(), 0
+        self._sender.send(run)
+        await run.stored.wait()
+        run.stored = None
+
+    async def tell(self, event: Any) -> None:
+        """Tell the listeners, and wait for them."""
+        await self._listeners.tell(event)
+
+    def _answered(
+        self, runs: Iterable[Run], stale: Collection[str], error: Exception | None
+    ) -> None:
+        """Go on with runs whose ends were answered by the storage."""
+        for run in runs:
+            if error is not None and isinstance(run.end, Complete):
+                run.end, run.refusals = run.refuse_result(error), 0
+                self._sender.send(run)
+                continue
+            run.answer = error or run.receipt not in stale
+            if run.stored is not None:
+                run.stored.set()
+                continue
+            self._leases.discard(run)
+            if event := self._conclude(run):
+                self._listeners.tell_soon(event, self._helpers)
+            self._leave(run)
+        self._note_free_slots()
+
+    def _conclude(self, run: Run) -> Any:
+        """Return the event that tells how a run ended; None if nobody wants to know."""
+        if isinstance(run.answer, Exception):
+            self.report_error(run.answer, run.work.task_name)
+            return None
+        if run.answer is False:
+            run.note_loss()
+        return run.to_event() if self._listeners.want(run.event_type) else None
+
+    def _leave(self, run: Run) -> None:
+        self._runs.discard(run)
+        self._slots.free()
+
+    def _note_free_slots(self) -> None:
+        self._note_change()
+        if self._is_empty and self._listeners.want(IdleEvent):
+            self._listeners.tell_soon(IdleEvent(), self._helpers)
+        self._frees()
+
+    def report_error(self, error: Exception, task_name: str | None = None) -> None:
+        event = ErrorEvent(task_name=task_name, error=error, stage="service")
+        self._listeners.tell_soon(event, self._helpers)
+
+    # Draining
+
+    async def _drain(self, grace: float) -> None:
+        self._slots.turn_all_away()
+        for run in self._runs:
+            run.is_leaving = True
+        self._patience.deadline = trio.current_time() + grace
+        with self._patience:
+            await self._until(lambda: self._is_empty)
+        for run in self._runs:
+            run.stop()
+        # Handlers that shield themselves are waited for: their results are stored, too.
+        await self._until(lambda: all(run.is_decided for run in self._runs))
+        with trio.move_on_after(ABORTED_LAST_WORDS if self._is_aborted else LAST_WORDS):
+            await self._until(lambda: self._is_empty)
+        self._warn_of_losses()
+
+    @property
+    def _is_empty(self) -> bool:
+        return not (self._slots.taken or self._submitting)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+    def _note_change(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    async def _watch(self, planton: Planton) -> None:
+        """End the drain when whoever runs `planton` does not wait for it any more."""
+        await planton.wait_until_aborted()
+        self._is_aborted = True
+        self._patience.cancel()
+
+    def _warn_of_losses(self) -> None:
+        names = [run.work.instruction for run in self._runs if run.end and run.answer is None]
+        if names:
+            problem = "the ends of %d instructions could not be stored before the executor ended; "
+            remedy = "they are left to their leases, and will be delivered again: %s"
+            logger.error(problem + remedy, len(names), ", ".join(map(repr, names[:5])))

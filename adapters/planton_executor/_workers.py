@@ -1,0 +1,137 @@
+"""Trio tasks that work on what is queued: one serves many runs, one after the other."""
+
+import contextvars
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from planton_executor._failures import is_ours
+from planton_executor._run import Run
+
+# Seconds after which a worker lets the event loop turn, if its handlers never wait.
+_TURN = 0.002
+
+
+class Workers:
+    """Starts workers on demand, `count` at most, and keeps them for the next runs.
+
+    Args:
+        count: How many handlers may run at a time.
+        handle: Calls the handler of a run; its scope is cancelled to break that off.
+        settle: Settles a run after its handler, if that takes no waiting; returns whether it did.
+        finish: Settles a run after its handler, and waits for it.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        handle: Callable[[Run], Awaitable[None]],
+        settle: Callable[[Run], bool],
+        finish: Callable[[Run], Awaitable[None]],
+    ) -> None:
+        self._count = count
+        self._handle = handle
+        self._settle = settle
+        self._finish = finish
+        self._queue: deque[Run] = deque()
+        self._idle: dict[trio.lowlevel.Task, None] = {}
+        self._started = self._woken = 0
+        self._turns_at = 0.0
+        self._context = contextvars.copy_context()
+        self._nursery: trio.Nursery
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Start workers in this nursery from now on."""
+        self._nursery = nursery
+
+    def put(self, run: Run) -> None:
+        """Queue a run for the next free worker."""
+        self._queue.append(run)
+        if not self._woken:
+            self._wake(1)
+
+    def _wake(self, count: int) -> None:
+        """Wake or start workers; each wakes two more if there is more to do."""
+        for _ in range(min(count, len(self._queue))):
+            if self._idle:
+                task, _ = self._idle.popitem()
+                trio.lowlevel.reschedule(task)
+            elif self._started < self._count:
+                self._started += 1
+                # Not in the context of whoever submitted: a worker serves many.
+                self._context.copy().run(self._nursery.start_soon, self._work)
+            else:
+                return
+            self._woken += 1
+
+    async def _work(self) -> None:
+        """Work until cancelled, or until a handler leaves other context variables behind."""
+        self._note_wake()
+        try:
+            while contextvars.copy_context() == self._context:
+                await self._work_in_one_scope()
+        finally:
+            self._started -= 1
+        if self._queue and not self._woken:
+            self._wake(1)
+
+    async def _work_in_one_scope(self) -> None:
+        """Work until something is broken off, fails, or has to be waited for."""
+        run = None
+        try:
+            # One scope for many runs: that is cheaper by far than one for each.
+            with trio.CancelScope() as scope:
+                while contextvars.copy_context() == self._context:
+                    run = None
+                    if not self._queue or time.monotonic() > self._turns_at:
+                        await self._rest()
+                    run = self._queue.popleft()
+                    run.scope = scope
+                    await self._handle(run)
+                    if _is_cancelled(run, scope) or not self._settle(run):
+                        break
+                else:
+                    return
+        except BaseException as error:
+            if run is None or is_ours(error):
+                raise
+            run.fail(error)
+        assert run is not None, "its scope is cancelled only while a run has it"
+        await self._finish(run)
+
+    async def _rest(self) -> None:
+        """Wait until there is something to do; let the event loop turn in any case."""
+        if self._queue:
+            await trio.lowlevel.checkpoint()
+            self._turns_at = time.monotonic() + _TURN
+        while not self._queue:
+            await self._park()
+            self._note_wake()
+
+    async def _park(self) -> None:
+        task = trio.lowlevel.current_task()
+        self._idle[task] = None
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            if task not in self._idle:
+                return trio.lowlevel.Abort.FAILED
+            del self._idle[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(leave)
+
+    def _note_wake(self) -> None:
+        self._turns_at = time.monotonic() + _TURN
+        self._woken -= 1
+        self._wake(2)
+
+
+def _is_cancelled(run: Run, scope: trio.CancelScope) -> bool:
+    """Return whether the scope was cancelled; else it may serve the next run."""
+    if run.is_timed and not scope.cancel_called:
+        scope.deadline = math.inf
+    return scope.cancel_called if run.is_timed else run.is_broken_off
