@@ -127,7 +127,8 @@ class Claim:
 
     def _learn(self, state: dict[str, Any]) -> None:
         bounds, now = self._bounds, self._clock()
-        bounds.server, bounds.passed = state["server"], state["passed"]
+        bounds.passed = self._passed(state["passed"], state["server"])
+        bounds.server = state["server"]
         bounds.lowest, bounds.learnt_at = state["lowest"], now
         bounds.mode = state["mode"] or bounds.mode
         if len(bounds.passed) > _MOST_PASSED:
@@ -135,6 +136,17 @@ class Claim:
         elif not self._uses_bounds:
             seconds = min(state["took"] * _TIMES, _MOST_SECONDS)
             bounds.until = now + seconds if state["walked"] > _MANY else now
+
+    def _passed(self, passed: dict[str, Any], server: str) -> dict[str, Any]:
+        """Return what is passed over from now on.
+
+        A look from the front has left nothing at the higher priorities: what was passed there stays
+        so. Those below where it stopped are looked at from the front, too, when it is their turn.
+        """
+        if self._uses_bounds or server != self._bounds.server:
+            return passed
+        lowest = min(map(int, passed), default=-math.inf)
+        return {k: v for k, v in self._bounds.passed.items() if int(k) > lowest} | passed
 
     def _due_in(self, state: dict[str, Any]) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""

@@ -149,14 +149,15 @@ async def test_a_claim_under_an_open_snapshot_reads_as_little_as_at_first(
     for _ in range(7):  # the first executions plan
         fresh = await pages_of_a_claim(session, None)
     await churn(storage, task, 20_000)
-    taken, state = await ask(limit=1, concurrency=1000, token=1)
-    await storage.complete(f"{taken[0][1]}.1")
-    bounded = await pages_of_a_claim(session, state)
-    bounds = {key: state[key] for key in ("passed", "lowest", "server")}
+    ((_, learnt),) = storage._backend._bounds.items()
+    bounds = {"passed": learnt.passed, "lowest": learnt.lowest, "server": learnt.server}
+    bounded = await pages_of_a_claim(session, bounds)
+    _, full = await ask(limit=1, concurrency=1000)
     _, after = await ask(limit=1, concurrency=1000, **bounds)
 
-    assert state["walked"] > 19_000
-    assert after["walked"] < 100
+    assert {"2", "1", "0"} == set(learnt.passed)
+    assert full["walked"] > 19_000
+    assert after["walked"] < 600, "what was taken since the bounds were learnt"
     assert bounded < 1.5 * fresh, (fresh, bounded)
 
 
@@ -279,6 +280,25 @@ def test_the_queue_is_looked_at_from_the_front_the_sooner_the_cheaper_that_is(
         clock.now += seconds / 50
 
     assert used == pytest.approx(50, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("passed", "kept"),
+    (
+        ({}, {"5", "3", "1"}),
+        ({"3": ["2026-01-02", 9]}, {"5", "3"}),
+        ({"7": ["2026-01-02", 9]}, {"7"}),
+    ),
+)
+def test_a_look_from_the_front_keeps_what_it_has_left_empty(one, clock, passed, kept):
+    """And nothing below where it stopped, where it was not."""
+    one(passed={level: ["2026-01-01", 7] for level in ("5", "3", "1")})
+    clock.now += 5
+    one(passed=passed)
+    found = one()[0]["passed"]
+
+    assert kept == set(found)
+    assert all(found[level] == last for level, last in passed.items())
 
 
 def test_very_many_priorities_are_not_passed_over(one):

@@ -40,6 +40,7 @@ DECLARE
     problem jsonb;
     seqscan text := current_setting('enable_seqscan');
     bitmapscan text := current_setting('enable_bitmapscan');
+    sort text := current_setting('enable_sort');
     -- Where bounds were learnt: what was learnt of another server, or of this sequence before it was
     -- set anew, holds no more.
     server text := extract(epoch FROM pg_postmaster_start_time()) || ' '
@@ -81,17 +82,21 @@ BEGIN
     END IF;
     -- Our own statements are planned once, perhaps while the tables are empty: then they must not
     -- read all of a table, or sort it, for as long as the plan is kept.
-    PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
+    PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+            set_config('enable_sort', 'off', true);
 
     -- 2. count what is active, from the bound on if it holds
     lowest := (SELECT last_value + is_called::integer FROM planton_claim_id);
     SELECT count(*), min(counted.lease_expires_at), coalesce(min(counted.id), lowest),
            coalesce(array_agg(counted.instruction), '{}')
     INTO active, first_expiry, lowest, names
-    FROM planton_active AS counted
-    WHERE counted.task_name = task AND counted.id + 0 >= CASE
-        WHEN asked.server = server AND asked.lowest <= lowest THEN asked.lowest ELSE 0
-    END;
+    FROM (
+        SELECT each.id, each.instruction, each.lease_expires_at FROM planton_active AS each
+        WHERE each.task_name = task AND each.id + 0 >= CASE
+            WHEN asked.server = server AND asked.lowest <= lowest THEN asked.lowest ELSE 0
+        END
+        ORDER BY each.id + 0  -- which only the right index has
+    ) AS counted;
     held := active;
     clock := clock_timestamp();
 
@@ -178,11 +183,12 @@ BEGIN
     IF asked.statement IS NOT NULL AND room > 0 THEN
         PERFORM set_config('enable_seqscan', seqscan, true),
                 set_config('enable_bitmapscan', bitmapscan, true),
+                set_config('enable_sort', sort, true),
                 set_config('planton.claims', task, true);
         SELECT answer.given, answer.mode, answer.problem INTO given, mode, problem
         FROM planton_ask(task, asked.statement, mode, room, names, clock, asked.retries) AS answer;
         PERFORM set_config('enable_seqscan', 'off', true),
-                set_config('enable_bitmapscan', 'off', true);
+                set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true);
     END IF;
     -- A cron task: the times were reckoned outside, from the kept time; if that is still the one,
     -- as many fire as there is room, each once for all expressions.
