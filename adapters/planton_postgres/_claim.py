@@ -3,7 +3,7 @@
 import json
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -183,7 +183,7 @@ class Looked:
     kept: float | None = None
     clock: float = 0.0
 
-    def reckoned(self, rule: Rule, limit: int, others: dict[str, datetime]) -> Fires | None:
+    def reckoned(self, rule: Rule, limit: int, others: Mapping[str, datetime]) -> Fires | None:
         """Return which times of a cron task fire; None for other tasks."""
         if rule.cron is None:
             return None

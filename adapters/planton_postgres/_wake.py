@@ -1,14 +1,19 @@
 """Hears what other processes and plain SQL change: LISTEN, on a connection of its own.
 
-A notification is a hint from anybody who may connect: a bounded number is read at a time, they are
-merged by task, and what is strange is dropped.
+A notification is a hint from any role that may connect. So names of tasks are all that is read of
+it; what is something else is dropped; and a flood of them ends the connection: a new one begins to
+listen where the channel is then.
 """
 
 import json
+import logging
+import math
 import secrets
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import attrs
 import psycopg
 import psycopg.sql
 import trio
@@ -23,35 +28,33 @@ from planton_postgres._errors import name_of, translated
 SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
-# Seconds between two wake-ups: a fleet that is busy would otherwise attempt all the time in all
-# processes, mostly in vain.
+# Seconds between two wake-ups by freed slots: a fleet that is busy would otherwise attempt all the
+# time in all processes, mostly in vain.
 PAUSE = 0.01
-# More notifications than that at a time are not read one by one: they stand for all tasks.
-_MANY = 500
+# More notifications a second than a fleet makes: somebody plays with the channel.
+FLOOD = 20_000
+
+logger = logging.getLogger("planton")
 
 
-def names_in(payloads: Iterable[str]) -> set[str] | None:
-    """Return the tasks that notifications concern; None if that may be any.
+def read(payload: str) -> tuple[str, list[str] | None] | None:
+    """Return the kind of a notification and the tasks that it concerns; None for no notification.
 
     Examples:
-        >>> sorted(names_in(['["slot", ["resize"]]', '["due", ["send", "resize"]]', "anything"]))
-        ['resize', 'send']
-        >>> names_in(['["due", null]']) is None
-        True
+        >>> read('["slot", ["resize", "send"]]')
+        ('slot', ['resize', 'send'])
+        >>> read('["due", null]')  # any task
+        ('due', None)
+        >>> [read(text) for text in ("anything", "[[", '["due"]', '["due", 5]', "[1, []]")]
+        [None, None, None, None, None]
     """
-    names: set[str] = set()
-    for payload in set(payloads):
-        try:
-            kind, some = json.loads(payload)
-        except (TypeError, ValueError, RecursionError):
-            continue  # of somebody who means something else
-        if kind == "test":
-            continue
-        if some is None:
-            return None
-        if isinstance(some, list):
-            names.update(name for name in some if isinstance(name, str))
-    return names
+    try:
+        kind, names = json.loads(payload)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    if not isinstance(kind, str) or not isinstance(names, list | None):
+        return None
+    return kind, names and [name for name in names if isinstance(name, str)]
 
 
 async def listen(
@@ -60,7 +63,7 @@ async def listen(
     """Tell `watcher` what is changed until the connection is lost.
 
     Raises:
-        StorageError: When it is, or if nothing is heard.
+        StorageError: When it is, if nothing is heard, or if far too much is.
     """
     name = name_of(conninfo)
     ((channel,),) = await database.rows("channel")
@@ -68,53 +71,125 @@ async def listen(
         connection = await TrioConnection.connect(
             conninfo, connect_timeout=database.connect_timeout
         )
+        listener = Listener(database, connection, channel, watcher, name)
         try:
-            await _begin(database, connection, channel, name)
+            await listener.begin()
             watcher.is_live(is_live=True)
             task_status.started()
-            while True:
-                await _hear(database, connection, channel, watcher, name)
-                await trio.sleep(PAUSE)
+            await listener.hear()
         finally:
             await connection.close()  # noqa: ASYNC102  no checkpoint
 
 
-async def _begin(database: Database, connection: Connection, channel: str, name: str) -> None:
-    """Listen, and test whether what others send arrives."""
-    statement = psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel))
-    with _patiently("LISTEN", name):
-        await connection.execute(statement)
-    test = json.dumps(["test", [secrets.token_hex(8)]])
-    await database.rows("notify", {"channel": channel, "payload": test})
-    with trio.move_on_after(PATIENCE):
-        while (await connection.next_notify()).payload != test:
-            pass
-        return
-    raise StorageError(
-        name,
-        "what is sent does not arrive where it is listened for: it must be the same database, and "
-        "no pooler in transaction mode; give listen_dsn=, or wake_ups=False",
-    )
+@attrs.define(eq=False)
+class Listener:
+    """Listens on a channel, and tells of what it hears.
 
+    Attributes:
+        database: Whose changes.
+        connection: That listens.
+        channel: The channel of the tables.
+        watcher: Whom it tells.
+        name: Of the database that it listens to, for errors.
+    """
 
-async def _hear(
-    database: Database, connection: Connection, channel: str, watcher: Watcher, name: str
-) -> None:
-    """Wait for notifications, and tell of them together; test the connection after a silence."""
-    with trio.move_on_after(SILENCE):
-        heard = [await connection.next_notify(), *connection.waiting_notifies()]
-        if len(heard) > _MANY:
-            watcher.changed(None)
-            await trio.sleep(1.0)
+    database: Database
+    connection: Connection
+    channel: str
+    watcher: Watcher
+    name: str
+    _freed: set[str] = attrs.field(factory=set)
+    _told_at: float = -math.inf
+    _second: float = -math.inf
+    _senders: Counter[int] = attrs.field(factory=Counter)
+    _is_warned: bool = False
+
+    async def begin(self) -> None:
+        """Listen, and test whether what others send arrives.
+
+        Raises:
+            StorageError: If it does not.
+        """
+        statement = psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(self.channel))
+        with _patiently("LISTEN", self.name):
+            await self.connection.execute(statement)
+        test = json.dumps(["test", [secrets.token_hex(8)]])
+        await self.database.rows("notify", {"channel": self.channel, "payload": test})
+        with trio.move_on_after(PATIENCE):
+            while (await self.connection.next_notify()).payload != test:
+                pass
             return
-        pids = database.pids  # what we change ourselves has woken its tasks already
-        names = names_in(each.payload for each in heard if each.pid not in pids)
-        if names is None or names:
-            watcher.changed(names)
-        return
-    with _patiently("a test of the wake-ups", name):
-        payload = json.dumps(["test", []])
-        await connection.execute(database.sql["notify"], {"channel": channel, "payload": payload})
+        raise StorageError(
+            self.name,
+            "what is sent does not arrive where it is listened for: it must be the same database, "
+            "and no pooler in transaction mode; give listen_dsn=, or wake_ups=False",
+        )
+
+    async def hear(self) -> None:
+        """Hear until the connection is lost.
+
+        Raises:
+            StorageError: If nothing would be heard, or there is a flood.
+        """
+        while True:
+            is_silent = not self._freed
+            until = trio.current_time() + SILENCE if is_silent else self._told_at + PAUSE
+            with trio.move_on_at(until) as scope:
+                heard = [await self.connection.next_notify(), *self.connection.waiting_notifies()]
+                self._take(heard)
+            if scope.cancelled_caught and is_silent:
+                await self._test()
+            self._tell_of_freed_slots()
+
+    def _take(self, heard: Sequence[psycopg.Notify]) -> None:
+        self._refuse_a_flood(heard)
+        ours = self.database.pids  # what we change ourselves has woken its tasks already
+        names: set[str] = set()
+        for payload in {each.payload for each in heard if each.pid not in ours}:
+            known = read(payload)
+            if known is None:
+                self._warn(payload)
+            elif known[1] is None:
+                self.watcher.changed(None)
+            elif known[0] == "slot":
+                self._freed.update(known[1])
+            elif known[0] != "test":
+                names.update(known[1])
+        if names:
+            self.watcher.changed(names)
+
+    def _tell_of_freed_slots(self) -> None:
+        now = trio.current_time()
+        if self._freed and now >= self._told_at + PAUSE:
+            self._told_at = now
+            self.watcher.changed(self._freed)
+            self._freed = set()
+
+    def _refuse_a_flood(self, heard: Sequence[psycopg.Notify]) -> None:
+        if trio.current_time() > self._second + 1:
+            self._second = trio.current_time()
+            self._senders.clear()
+        self._senders.update(each.pid for each in heard)
+        count = self._senders.total()
+        if count > FLOOD:
+            ((pid, _),) = self._senders.most_common(1)
+            problem = f"{count} notifications came within a second, most of them of process {pid}"
+            raise StorageError(self.name, f"{problem}: look at it in pg_stat_activity")
+
+    def _warn(self, payload: str) -> None:
+        if not self._is_warned:
+            self._is_warned = True
+            logger.warning(
+                "notifications that are none of planton's arrive on its channel %s, and are "
+                "dropped: the first is %r",
+                self.channel,
+                payload[:100],
+            )
+
+    async def _test(self) -> None:
+        with _patiently("a test of the wake-ups", self.name):
+            parameters = {"channel": self.channel, "payload": json.dumps(["test", []])}
+            await self.connection.execute(self.database.sql["notify"], parameters)
 
 
 @contextmanager

@@ -99,8 +99,9 @@ def test_the_day_of_an_operator(command, query):
         command("enqueue", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h")
     query(
         "WITH gone AS (DELETE FROM planton_pending RETURNING *)"
-        " INSERT INTO planton_ended (task_name, instruction, delivery, status, error, created_at)"
-        " SELECT task_name, instruction, 1, 'dead', 'broken', created_at FROM gone"
+        " INSERT INTO planton_ended ("
+        "id, task_name, instruction, delivery, status, error, created_at)"
+        " SELECT id, task_name, instruction, 1, 'dead', 'broken', created_at FROM gone"
     )
     dead = read(command("find", "--status", "dead", "--json"))["instructions"]
     retried = read(command("retry", "resize", "dog.png", "--json"))

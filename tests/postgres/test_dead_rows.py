@@ -149,7 +149,7 @@ async def test_a_claim_under_an_open_snapshot_reads_as_little_as_at_first(
     for _ in range(7):  # the first executions plan
         fresh = await pages_of_a_claim(session, None)
     await churn(storage, task, 20_000)
-    ((_, learnt),) = storage._backend._bounds.items()
+    ((_, learnt),) = storage._backend._exchanges._bounds.items()
     bounds = {"passed": learnt.passed, "lowest": learnt.lowest, "server": learnt.server}
     bounded = await pages_of_a_claim(session, bounds)
     _, full = await ask(limit=1, concurrency=1000)

@@ -139,10 +139,10 @@ def test_a_dispatcher_that_was_stopped_for_longer_than_its_leases_does_no_harm(
         database.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
         wait(lambda: value(database, "SELECT count(*) FROM planton_active") == 5)
         os.kill(stopped, signal.SIGSTOP)
-        held = value(database, "SELECT array_agg(receipt::text) FROM planton_active")
+        held = value(database, "SELECT array_agg(id || '.' || token) FROM planton_active")
         processes("dispatcher", **options)
         # An INSERT that was sent before the stop goes on when it can: not before its claim is lost.
-        query = "SELECT count(*) FROM planton_active WHERE receipt::text = ANY (%s)"
+        query = "SELECT count(*) FROM planton_active WHERE id || '.' || token = ANY (%s)"
         wait(lambda: value(database, query, held) == 0)
     for _ in range(2):
         processes("consumer", **options)

@@ -31,13 +31,6 @@ def _brief(monkeypatch):
     monkeypatch.setattr(TrioConnection, "settle_limit", 0.1)
 
 
-@pytest.fixture
-async def storage(schema_dsn):
-    async with PostgresStorage(schema_dsn) as storage:
-        await storage.migrate()
-        yield storage
-
-
 @asynccontextmanager
 async def running(storage, *tasks):
     planton = Planton(tasks=tasks, services=[storage.serve])
@@ -86,7 +79,7 @@ async def test_a_way_that_hangs_is_an_error_and_back_off_and_dispatch_goes_on_af
             await until(lambda: all(each.consecutive_errors > 1 for each in planton.status()))
             found = health(planton)
             with trio.fail_after(5), pytest.raises(StorageError):
-                await hung.complete("00000000-0000-0000-0000-000000000000")
+                await hung.complete("1.1")
             with trio.fail_after(5), pytest.raises(StorageError):
                 await hung.enqueue("queue", "refused")
             await observer.execute(INSERT, ("queue", "a"))
@@ -143,7 +136,7 @@ async def test_claims_that_wait_for_locks_leave_a_connection_for_what_consumers_
             await until(lambda: instructions(seen))
 
     problems = " ".join(map(str, seen.errors))
-    assert "all connections that claims may have are in use" in problems
+    assert "all connections that statements of claim tasks may have are in use" in problems
     assert "pg_stat_activity" in problems
 
 

@@ -220,7 +220,7 @@ def test_who_is_busy_is_found_from_name_to_name(backlog):
 
 @pytest.mark.parametrize(("instructions", "most"), ((None, 100), (["7", "50"], 3000)))
 def test_a_retry_of_what_failed_looks_that_up(backlog, instructions, most):
-    """Named ones are looked for in the history: it has no index that each end would have to write."""
+    """Named ones are looked for in the history: it has no index that an end must write."""
     backlog.execute("ANALYZE planton_ended")
     parameters = {"task_name": "task", "instructions": instructions}
     plan = explain(backlog, SQL["last_ends"].rstrip(";"), parameters)

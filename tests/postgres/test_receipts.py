@@ -341,7 +341,7 @@ async def test_reports_that_come_together_share_a_commit(postgres_dsn, rows):
 
 def test_errors_of_the_driver_itself_are_of_an_item():
     """A value that cannot be adapted was not sent: those beside it can."""
-    from planton_postgres._backend import _is_of_an_item
+    from planton_postgres._exchange import _is_of_an_item
 
     errors = (
         psycopg.DataError("no such type"),

@@ -86,7 +86,7 @@ async def test_each_shape_is_claimed_from_and_each_row_once(storage, observer, m
     if kind != "marks":  # rows that disappear when the work is done
         await observer.execute("DELETE FROM account WHERE id <= 2")
     fourth = await claim(task)
-    (bounds,) = storage._backend._bounds.values()
+    (bounds,) = storage._backend._exchanges._bounds.values()
 
     assert [["1", "2"], ["3"], []] == [sorted(names(each)) for each in (first, second, third)]
     assert ["4", "5"] == sorted(names(fourth))
