@@ -5,6 +5,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -170,6 +171,10 @@ class Claim:
         return Query(rule.task_name, rule.statement or "").problem(problem)
 
 
+def _to_float(seconds: float | Decimal | None) -> float | None:
+    return None if seconds is None else float(seconds)
+
+
 @attrs.frozen
 class Looked:
     """What a look found, without a lock; times are seconds since 1970 by the server's clock."""
@@ -178,10 +183,10 @@ class Looked:
     is_paused: bool | None = None
     concurrency: int | None = None
     active: int = 0
-    first_expiry: float | None = None
-    first_due: float | None = None
-    kept: float | None = None
-    clock: float = 0.0
+    first_expiry: float | None = attrs.field(default=None, converter=_to_float)
+    first_due: float | None = attrs.field(default=None, converter=_to_float)
+    kept: float | None = attrs.field(default=None, converter=_to_float)
+    clock: float = attrs.field(default=0.0, converter=float)
 
     def reckoned(self, rule: Rule, limit: int, others: Mapping[str, datetime]) -> Fires | None:
         """Return which times of a cron task fire; None for other tasks."""
@@ -209,6 +214,6 @@ class Looked:
         return Claimed(active=self.active, concurrency=cap, due_in=wait)
 
 
-def to_datetime(seconds: float) -> datetime:
+def to_datetime(seconds: float | Decimal) -> datetime:
     """Return a time of the server's clock; the first or the last one for what is beyond."""
-    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
+    return datetime.fromtimestamp(min(max(float(seconds), _FIRST), _LAST), UTC)

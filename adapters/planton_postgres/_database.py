@@ -6,6 +6,7 @@ from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
 import trio
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
 from planton import StorageError
@@ -45,13 +46,13 @@ class Database:
         statement_timeout: float,
         prepare_threshold: int | None,
     ) -> None:
-        self.conninfo = conninfo
         self.name = name_of(conninfo)
+        self.conninfo = with_utf8(conninfo)
         self.connect_timeout = connect_timeout
         self.sql = Statements()
         self._statement_timeout = statement_timeout
         self._pool = Pool(
-            conninfo,
+            self.conninfo,
             size=pool_size,
             timeout=connect_timeout,
             connect_timeout=connect_timeout,
@@ -201,6 +202,11 @@ class Database:
             ]
         )
         return found[1:-1]
+
+
+def with_utf8(conninfo: str) -> str:
+    """Return a connection string whose sessions take and give text as UTF-8, whatever is set."""
+    return make_conninfo(conninfo, client_encoding="UTF8")
 
 
 async def fetch(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -127,7 +128,7 @@ def to_stats(row: Sequence[Any]) -> TaskStats:
     )
 
 
-def to_time(seconds: float | None) -> datetime | None:
+def to_time(seconds: Decimal | None) -> datetime | None:
     """Return a time; the first or the last one for what is beyond, as infinity is."""
     return None if seconds is None else to_datetime(seconds)
 

@@ -20,7 +20,7 @@ import trio
 
 from planton import StorageError
 from planton.storage import Watcher
-from planton_postgres._database import Connection, Database
+from planton_postgres._database import Connection, Database, with_utf8
 from planton_postgres._driver import TrioConnection
 from planton_postgres._errors import name_of, translated
 
@@ -69,7 +69,7 @@ async def listen(
     ((channel,),) = await database.rows("channel")
     with translated(name):
         connection = await TrioConnection.connect(
-            conninfo, connect_timeout=database.connect_timeout
+            with_utf8(conninfo), connect_timeout=database.connect_timeout
         )
         listener = Listener(database, connection, channel, watcher, name)
         try:

@@ -16,7 +16,7 @@ WHERE granted AND pid <> pg_backend_pid() AND CASE locktype
         = 7382190455018236 # hashtextextended(current_schema(), 0)
     WHEN 'relation' THEN relation IN (
         SELECT oid FROM pg_class
-        WHERE relnamespace = current_schema()::regnamespace AND relname LIKE 'planton\_%%'
+        WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname LIKE 'planton\_%%'
     )
     ELSE false
 END;

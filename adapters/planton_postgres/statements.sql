@@ -18,10 +18,10 @@ ON CONFLICT (task_name) DO NOTHING;
 -- name: look
 -- Each epoch is that of the server's clock.
 SELECT asked.place, asked.task_name, look.is_paused, look.concurrency, look.active,
-       extract(epoch FROM look.first_expiry)::double precision,
-       extract(epoch FROM look.first_due)::double precision,
-       extract(epoch FROM look.kept)::double precision,
-       extract(epoch FROM look.clock)::double precision
+       extract(epoch FROM look.first_expiry),
+       extract(epoch FROM look.first_due),
+       extract(epoch FROM look.kept),
+       extract(epoch FROM look.clock)
 FROM jsonb_to_recordset(%(asked)s::jsonb) AS asked (
     place integer, task_name text, key text, tags text[], cron text
 )
@@ -53,7 +53,7 @@ UNION ALL
 (SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
 
 -- name: kept_times
-SELECT task_name, key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron
+SELECT task_name, key, extract(epoch FROM next_fire_at) FROM planton_cron
 WHERE task_name = ANY (%(task_names)s::text[]);
 
 -- name: heartbeat
@@ -171,10 +171,10 @@ FROM last ORDER BY task_name, instruction;
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload::text, priority, to_json(tags)::text, retries, timeout,
        delivery, result::text, error, claimed_by,
-       extract(epoch FROM created_at)::double precision, extract(epoch FROM run_at)::double precision,
-       extract(epoch FROM claimed_at)::double precision,
-       extract(epoch FROM lease_expires_at)::double precision,
-       extract(epoch FROM ended_at)::double precision
+       extract(epoch FROM created_at), extract(epoch FROM run_at),
+       extract(epoch FROM claimed_at),
+       extract(epoch FROM lease_expires_at),
+       extract(epoch FROM ended_at)
 FROM planton_instruction
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(task_name)s::text IS NULL OR task_name = %(task_name)s)
@@ -192,7 +192,7 @@ SELECT task_name,
        coalesce(sum(number) FILTER (WHERE status = 'succeeded'), 0)::bigint,
        coalesce(sum(number) FILTER (WHERE status = 'failed'), 0)::bigint,
        coalesce(sum(number) FILTER (WHERE status = 'dead'), 0)::bigint,
-       extract(epoch FROM min(oldest_due_at))::double precision,
+       extract(epoch FROM min(oldest_due_at)),
        coalesce(bool_or(paused_at IS NOT NULL), false), max(concurrency)
 FROM (
     SELECT task_name, status, count(*) AS number,
