@@ -2,10 +2,10 @@
 
     python benchmarks/executor.py [--rounds 5] [--rows 50000] [--caps 10,100,1000]
 
-`own` executes events that are there already, for a storage that does nothing: that is the executor's
-own share, from `submit` until its end is answered. The others are the whole way through a Planton:
-claim, dispatch, handler, end, and the storage itself (`memory`: SQLite without a file or thread). The
-time is that of the process, not of the clock, so that other programs do not count.
+`own` executes events that are there already, for a storage that does nothing: the executor's own
+share, from `submit` until the end is answered. The others are the whole way through a Planton:
+claim, dispatch, handler, end, and the storage itself (`memory`: SQLite without a file or thread).
+The time is that of the process, not of the clock, so that other programs do not count.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from planton import InstructionEvent, Planton
+from planton import Claim, InstructionEvent, Planton
 from planton.storage import Acknowledged
 from planton.testing import MemoryStorage
 from planton_executor import Executor, IdleEvent, SucceededEvent
@@ -61,12 +61,11 @@ async def execute(cap: int, rows: int, prepare: Callable[[Executor], Any]) -> fl
     def note(_: IdleEvent) -> None:
         idle.set()
 
-    now = trio.current_time()
-    del now
-    events = [
-        InstructionEvent(task_name="task", instruction=f"{n}", receipt=f"{n}.1", lease=60.0)
+    claims = [
+        Claim(instruction=f"{n}", receipt=f"{n}.1", lease=600.0, claimed_at=trio.current_time())
         for n in range(cap)
     ]
+    events = [InstructionEvent.of("task", claim) for claim in claims]
     async with executor:
         began = time.process_time()
         for _ in range(rows // cap):
@@ -96,11 +95,8 @@ async def through_planton(storage: Any, cap: int, rows: int) -> float:
     for start in range(0, rows, 1000):
         new = [f"{number}" for number in range(start, min(start + 1000, rows))]
         await storage.enqueue_many("task", new)
-    task = storage.queue_task(
-        "task", concurrency=cap, delay=0.05, capacity=executor.capacity
-    )
-    planton = Planton(tasks=[task], services=[storage.serve, executor.serve])
-    planton.on(InstructionEvent, executor.submit)
+    task = storage.queue_task("task", concurrency=cap, delay=0.05)
+    planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
     began = time.process_time()
     async with planton:
         await done.wait()

@@ -21,8 +21,8 @@ from planton._errors import (
 )
 from planton._events import AttemptEvent, ErrorEvent, InstructionEvent
 from planton._health import Health, health
-from planton._loop.services import Service
-from planton._planton import Planton
+from planton._parts import Consumer
+from planton._planton import Planton, Service
 from planton._status import TaskStatus
 from planton._task import Batch, Claim, ScheduleRequest, Task
 
@@ -32,6 +32,7 @@ __all__ = [
     "Batch",
     "CallbackTimeoutError",
     "Claim",
+    "Consumer",
     "DuplicateTaskNameError",
     "ErrorEvent",
     "Health",

@@ -49,7 +49,7 @@ class Stretch:
 def next_instant(
     next_wall: NextWall, zone: tzinfo, moment: datetime, fold: Fold, gap: Gap
 ) -> datetime | None:
-    """Give the first instant after `moment` at which the wall shows a wanted time."""
+    """Return the first instant after `moment` at which the wall shows a wanted time."""
     after, horizon = moment, moment + HORIZON
     while after < horizon:
         end = after + WINDOW
@@ -68,7 +68,7 @@ def next_instant(
 def wanted(
     clocks: Iterable[Stretch], next_wall: NextWall, after: datetime, end: datetime
 ) -> Iterable[datetime]:
-    """Give the first wanted instant of each clock that lies after `after` and before `end`."""
+    """Return the first wanted instant of each clock that lies after `after` and before `end`."""
     for clock in clocks:
         # A stretch contains its start and `next_wall` looks strictly after, hence the tick.
         low, high = max(after, clock.start - TICK), min(end, clock.end)

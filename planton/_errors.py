@@ -1,10 +1,44 @@
 """Everything that Planton raises or reports: one base, few leaves, data as attributes."""
 
+import pickle
 from collections.abc import Sequence
+from typing import Any
+
+from planton._text import short_repr
 
 
 class PlantonError(Exception):
-    """Base of every error that Planton raises or reports."""
+    """Base of every error that Planton raises or reports; all of them can be pickled.
+
+    Attributes:
+        is_failure: Whether work that raises it has failed. If not, it was broken off: an executor
+            gives the instruction back, and no try is spent.
+    """
+
+    is_failure: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        attributes = {name: _picklable(value) for name, value in vars(self).items()}
+        return _restore, (type(self), self.args, attributes)
+
+
+def _restore(
+    cls: type[PlantonError], args: tuple[object, ...], attributes: dict[str, object]
+) -> PlantonError:
+    """Make an error again without its constructor, which would make the text anew."""
+    error = cls.__new__(cls)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
+
+def _picklable(value: object) -> object:
+    """Return `value`, or its text if it cannot be pickled, such as a function of the user's."""
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return short_repr(value)
+    return value
 
 
 class InvalidTaskError(PlantonError, ValueError):
@@ -18,7 +52,7 @@ class InvalidTaskError(PlantonError, ValueError):
     def __init__(self, field: str, value: object, remedy: str) -> None:
         self.field = field
         self.value = value
-        super().__init__(f"Task.{field} is {value!r}: {remedy}")
+        super().__init__(f"Task.{field} is {short_repr(value)}: {remedy}")
 
 
 class InvalidArgumentError(PlantonError, ValueError):
@@ -32,7 +66,7 @@ class InvalidArgumentError(PlantonError, ValueError):
     def __init__(self, argument: str, value: object, remedy: str) -> None:
         self.argument = argument
         self.value = value
-        super().__init__(f"{argument} is {value!r}: {remedy}")
+        super().__init__(f"{argument} is {short_repr(value)}: {remedy}")
 
 
 class DuplicateTaskNameError(PlantonError, ValueError):
@@ -62,7 +96,7 @@ class UnknownTaskError(PlantonError, LookupError):
         self.task_name = task_name
         self.known = tuple(known)
         names = ", ".join(sorted(self.known)[:10]) or "none"
-        super().__init__(f"no task is named {task_name!r}: registered are {names}")
+        super().__init__(f"no task is named {short_repr(task_name)}: registered are {names}")
 
 
 class AlreadyRunningError(PlantonError, RuntimeError):
@@ -75,7 +109,7 @@ class AlreadyRunningError(PlantonError, RuntimeError):
 
 
 class UnexpectedLimitError(PlantonError):
-    """`limit`, `capacity` or `concurrency` gave something that is no usable int.
+    """`limit`, `capacity` or `concurrency` returned something that is no usable int.
 
     Attributes:
         task_name: Task whose callback it was.
@@ -88,13 +122,13 @@ class UnexpectedLimitError(PlantonError):
         self.callback = callback
         self.limit = limit
         super().__init__(
-            f"{callback} of task {task_name!r} returned {limit!r}: "
+            f"{callback} of task {task_name!r} returned {short_repr(limit)}: "
             f"it must return an int of at least {minimum}"
         )
 
 
 class UnexpectedDelayError(PlantonError):
-    """`delay` gave something that cannot be slept; one second was slept instead.
+    """`delay` returned something that cannot be slept; one second was slept instead.
 
     Attributes:
         task_name: Task whose callback it was.
@@ -105,7 +139,7 @@ class UnexpectedDelayError(PlantonError):
         self.task_name = task_name
         self.delay = delay
         super().__init__(
-            f"delay of task {task_name!r} returned {delay!r}: it must return seconds, "
+            f"delay of task {task_name!r} returned {short_repr(delay)}: it must return seconds, "
             "a finite number of at least 0; sleeping 1 second instead"
         )
 
@@ -154,7 +188,7 @@ class UndeliveredInstructionsError(PlantonError):
     Attributes:
         task_name: Task that claimed them.
         instructions: Those that no consumer got.
-        released: Whether they were given back to the storage.
+        released: Whether they were released to the storage.
     """
 
     def __init__(
@@ -165,7 +199,7 @@ class UndeliveredInstructionsError(PlantonError):
         self.released = released
         super().__init__(
             f"task {task_name!r}: {len(self.instructions)} claimed but not delivered "
-            f"({', '.join(map(repr, self.instructions[:5]))}"
+            f"({', '.join(map(short_repr, self.instructions[:5]))}"
             f"{', …' if len(self.instructions) > 5 else ''}): {problem}"
         )
 

@@ -7,10 +7,11 @@ from typing import Any, Literal, Self, TypeAlias
 import attrs
 
 from planton._errors import InvalidArgumentError
-from planton._task import Claim, is_int, slot_setters, to_claim, to_seconds
+from planton._task import IN_JSON, Claim, put_defaults_on_class
 
 Stage: TypeAlias = Literal[
     "delay",
+    "lock",
     "concurrency",
     "capacity",
     "limit",
@@ -21,7 +22,17 @@ Stage: TypeAlias = Literal[
     "service",
     "terminate",
 ]
-Outcome: TypeAlias = Literal["dispatched", "nothing", "saturated", "full", "error", "stopping"]
+Outcome: TypeAlias = Literal[
+    "dispatched",
+    "nothing",
+    "saturated",
+    "full",
+    "locked",
+    "paused",
+    "limited",
+    "error",
+    "stopping",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -29,104 +40,76 @@ class Event:
     """What Planton tells its listeners is one of these."""
 
 
-@attrs.frozen(kw_only=True)
-class InstructionEvent(Event):
-    """An instruction was claimed and is handed to consumers.
+@attrs.frozen(kw_only=True, slots=False)
+class InstructionEvent(Claim, Event):
+    """An instruction was claimed and is handed to consumers: the claim, with its task's name.
 
     Attributes:
         task_name: Task that claimed it.
-        instruction: Tells the consumer which one unit of work to do.
-        receipt: Name of the claim, for reporting its end to the storage; None when the storage
-            gives none.
-        payload: Whatever came with the instruction.
-        delivery: Counts from 1; above 1 the instruction was handed out before and its lease
-            expired.
-        lease: Seconds until the claim expires unless a heartbeat renews it; None if it does not
-            expire, or if nobody says so.
-        timeout: Seconds that this delivery may take, heartbeats or not; None for no limit.
+        is_foreign: Whether it was made by `from_json`: another process claimed it, and a
+            consumer takes the claim over before it begins. It is not compared.
     """
 
-    task_name: str
-    instruction: str
-    receipt: str | None = None
-    payload: Any = None
-    delivery: int = 1
-    lease: float | None = None
-    timeout: float | None = None
+    task_name: str = attrs.field(metadata={IN_JSON: lambda value: isinstance(value, str)})
+    is_foreign: bool = attrs.field(default=False, eq=False, repr=False)
+
+    @classmethod
+    def of(cls, task_name: str, member: str | Claim) -> "InstructionEvent":
+        """Return the event for a claim, or for the instruction that stands for one."""
+        # The constructor of a frozen class would take longer than all the rest of a delivery.
+        event: InstructionEvent = object.__new__(InstructionEvent)
+        fields = event.__dict__
+        if isinstance(member, str):
+            fields["instruction"] = member
+        else:
+            fields.update(member.__dict__)
+        fields["task_name"] = task_name
+        return event
 
     def to_json(self) -> str:
-        """Give the event as one JSON object, for a broker.
+        """Return the event as one JSON object, for a broker.
 
         Raises:
-            InvalidArgumentError: If the payload is not JSON.
+            InvalidArgumentError: If the payload is not JSON, or too deep for it.
         """
+        members = {name: getattr(self, name) for name in _CHECKS}
         try:
-            return json.dumps(attrs.asdict(self, recurse=False), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            remedy = f"give a payload of dict, list, str, number, bool and None ({error})"
-            raise InvalidArgumentError("payload", self.payload, remedy) from error
+            return json.dumps(members, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            remedy = "give a payload of dict, list, str, number, bool and None, less deep"
+            raise InvalidArgumentError("payload", self.payload, f"{remedy} ({error})") from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Make an event again from what `to_json` gave; unknown members are ignored.
+        """Make an event again from what `to_json` returned; unknown members are ignored.
 
         Raises:
-            InvalidArgumentError: If the text is not JSON or a member is missing or of another
-                type; names it.
+            InvalidArgumentError: If the text is not JSON, or too deep, or a member is missing or
+                of another type; names it.
         """
         try:
             members = json.loads(text)
-        except ValueError as error:
-            raise InvalidArgumentError("text", text, f"give JSON ({error})") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidArgumentError("text", text, f"give JSON, less deep ({error})") from error
         if not isinstance(members, dict):
             raise InvalidArgumentError("text", text, "give a JSON object")
         names = [name for name in _CHECKS if name in members or name in _REQUIRED]
-        return cls(**{name: _member(members, name) for name in names})
+        return cls(**{name: _member(members, name) for name in names}, is_foreign=True)
 
 
-(
-    _set_task_name,
-    _set_instruction,
-    _set_receipt,
-    _set_payload,
-    _set_delivery,
-    _set_lease,
-    _set_timeout,
-) = slot_setters(InstructionEvent)
-
-
-def make_instruction_event(task_name: str, member: str | Claim) -> InstructionEvent:
-    """Make the event for a claim, or for the instruction that stands for one."""
-    event: InstructionEvent = object.__new__(InstructionEvent)
-    _set_task_name(event, task_name)
-    if type(member) is str:
-        _set_instruction(event, member)
-        _set_receipt(event, None)
-        _set_payload(event, None)
-        _set_delivery(event, 1)
-        _set_lease(event, None)
-        _set_timeout(event, None)
-        return event
-    claim = to_claim(member)
-    _set_instruction(event, claim.instruction)
-    _set_receipt(event, claim.receipt)
-    _set_payload(event, claim.payload)
-    _set_delivery(event, claim.delivery)
-    _set_lease(event, claim.lease)
-    _set_timeout(event, claim.timeout)
-    return event
-
-
+put_defaults_on_class(InstructionEvent)
 _REQUIRED = ("task_name", "instruction")
+_CLAIM_FIELDS = tuple(field.name for field in attrs.fields(Claim))
 _CHECKS: dict[str, Callable[[object], bool]] = {
-    "task_name": lambda value: isinstance(value, str),
-    "instruction": lambda value: isinstance(value, str),
-    "receipt": lambda value: value is None or isinstance(value, str),
-    "payload": lambda _: True,
-    "delivery": lambda value: is_int(value, 1),
-    "lease": lambda value: value is None or to_seconds(value) is not None,
-    "timeout": lambda value: value is None or to_seconds(value) is not None,
+    field.name: field.metadata[IN_JSON]
+    for field in (attrs.fields(InstructionEvent).task_name, *attrs.fields(Claim))
+    if IN_JSON in field.metadata
 }
+
+
+def claim_of(event: InstructionEvent) -> Claim:
+    """Return the claim that an event was made for."""
+    return Claim(**{name: getattr(event, name) for name in _CLAIM_FIELDS})
 
 
 def _member(members: Mapping[str, Any], name: str) -> Any:
@@ -161,9 +144,11 @@ class AttemptEvent(Event):
         task_name: Task that made the attempt.
         attempt_number: Attempts in a row, before this one, that dispatched nothing.
         outcome: `"dispatched"`, `"nothing"` (was due), `"saturated"` (concurrency reached),
-            `"full"` (limit or capacity 0), `"error"`, or `"stopping"` (gave up to let Planton
-            stop).
-        active: How many were active before; None when the attempt did not get to know.
+            `"full"` (limit or capacity 0, or nobody takes instructions of the task), `"locked"`
+            (another dispatcher is claiming), `"paused"` (in the source), `"limited"` (by a rate,
+            a hold or another limit of the source), `"error"`, or `"stopping"` (gave up to let
+            Planton stop).
+        active: How many were active before; None if the attempt did not count them.
         limit: How many it was allowed to claim; None when it did not get that far.
         claimed: How many instructions it handed to consumers.
         duration: Seconds from its start until the last consumer had taken its instruction.

@@ -2,28 +2,46 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeAlias, TypeVar, overload
 
 import trio
 
 from planton._errors import (
     AlreadyRunningError,
-    DuplicateTaskNameError,
     InvalidArgumentError,
+    PlantonError,
     UndeliveredInstructionsError,
-    UnknownTaskError,
 )
 from planton._events import AttemptEvent, ErrorEvent, Event, InstructionEvent
+from planton._loop.consumers import Takers
+from planton._loop.entries import Entries
 from planton._loop.entry import Entry
-from planton._loop.listeners import Listener, Listeners
-from planton._loop.run import Session
-from planton._loop.services import Service, Services, current_service
+from planton._loop.listeners import Listener, Listeners, check_event_type
+from planton._loop.log import log_change
+from planton._loop.run import Parts, Session
+from planton._loop.services import BoundService, Services, current_service
+from planton._loop.standing import status_of, verdict
 from planton._loop.streams import Stream, unread_claims
+from planton._parts import (
+    Consumer,
+    StoragePart,
+    checked_parts,
+    checked_services,
+    is_method_of,
+)
+from planton._parts import Service as ServiceOf
 from planton._status import TaskStatus
-from planton._task import Claim, GetActiveInstructions, Task, to_seconds
+from planton._task import (
+    Claim,
+    GetActiveInstructions,
+    Task,
+    problem_of_function,
+    to_seconds,
+)
 
+Service: TypeAlias = ServiceOf["Planton"]
+Storage: TypeAlias = StoragePart["Planton"]
 E = TypeVar("E", bound=Event)
 L = TypeVar("L", bound=Listener)
 
@@ -33,12 +51,22 @@ class Planton:
 
     A Planton belongs to one trio run at a time; all its methods are called from trio's thread
     (see `planton.hosting` for programs that are not on trio). Before and after a run `register`,
-    `pause`, `on` and the other plain methods can be called from anywhere.
+    `pause`, `on` and the other plain methods can be called from anywhere. In a process that was
+    forked while it runs, they raise `PlantonError`.
+
+    A run opens `storages`, starts services, and begins attempts. At its end attempts stop, what
+    was claimed is handed over or released, consumers drain and store their ends, services stop,
+    and storages close; all of it within `grace`.
 
     Args:
-        get_active_instructions: Gives the active instructions of the task it is asked for; a
+        get_active_instructions: Returns the active instructions of the task it is asked for; a
             task's own callback takes precedence. See `Task` for sync, async and `many`.
         tasks: Tasks to begin with.
+        storages: Opened, served and closed by every run; one that is open already is closed by
+            whoever opened it.
+        consumers: What takes instructions, such as an executor or a relay to a broker: objects
+            with `capacity(task_name)`, `async submit(event)` and, if they like, `serve`. No more
+            is claimed for a task than its consumer can take.
         services: Run in Planton's nursery for as long as it runs: async functions of the
             Planton and `task_status`, on which they call `started()` when ready. One that fails
             is reported and started again. They are cancelled last, after the drain.
@@ -46,7 +74,7 @@ class Planton:
 
     Raises:
         DuplicateTaskNameError: If two tasks have the same name.
-        InvalidTaskError: If a task cannot be counted: its cap is advisory and nobody gives its
+        InvalidTaskError: If a task cannot be counted: its cap is advisory and nothing returns its
             active instructions.
         InvalidArgumentError: If another argument cannot be used.
     """
@@ -56,50 +84,50 @@ class Planton:
         *,
         get_active_instructions: GetActiveInstructions | None = None,
         tasks: Iterable[Task] = (),
+        storages: Iterable[Storage] = (),
+        consumers: Iterable[Consumer] = (),
         services: Sequence[Service] = (),
         grace: float = 10.0,
     ) -> None:
-        seconds = to_seconds(grace)
-        if seconds is None:
-            raise InvalidArgumentError("grace", grace, "give finite seconds of at least 0")
-        if get_active_instructions is not None and not callable(get_active_instructions):
+        self._grace = _checked_grace(grace)
+        if get_active_instructions is not None and problem_of_function(get_active_instructions):
             remedy = "give a function of a task's name, sync or async"
             raise InvalidArgumentError("get_active_instructions", get_active_instructions, remedy)
-        if callable(services) or isinstance(tasks, Task):
-            name, value = ("tasks", tasks) if isinstance(tasks, Task) else ("services", services)
-            raise InvalidArgumentError(name, value, "give a list of them")
-        for service in services:
-            if not callable(service):
-                remedy = "give async functions of (planton, *, task_status)"
-                raise InvalidArgumentError("services", service, remedy)
-        self._get_active = get_active_instructions
-        self._services = tuple(services)
-        self._grace = seconds
+        if isinstance(tasks, Task):
+            raise InvalidArgumentError("tasks", tasks, "give a list of them")
+        self._storages = checked_parts("storages", storages, ("__aenter__", "is_open", "serve"))
+        self._consumers = checked_parts("consumers", consumers, ("capacity", "submit"))
+        self._services = checked_services(services, (*self._storages, *self._consumers))
         self._listeners = Listeners()
+        self._takers = Takers(self._consumers, self._listeners)
         self._streams: set[Stream] = set()
         self._session: Session | None = None
         self._block: AbstractAsyncContextManager[Self]
-        self._entries: dict[str, Entry] = {}
+        self._entries = Entries(get_active_instructions)
         for task in tasks:
             self.register(task)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs, from the beginning of its start to the end of its drain."""
+        return self._live_session() is not None
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch until terminated or cancelled.
 
         `task_status.started()` is called when the services are ready and attempts begin. A
         cancellation (or a KeyboardInterrupt) begins the same drain as `terminate`: it takes
-        effect when all that was claimed has been handed over or given back, `grace` seconds
+        effect when all that was claimed has been handed over or released, `grace` seconds
         later at the most. What could not be handed over by then is reported as an `ErrorEvent`
         of stage `"terminate"`. After it has ended it may run again.
 
         Raises:
             AlreadyRunningError: If it runs already.
+            InvalidArgumentError: If two consumers take one task.
+            StorageError: If a storage cannot be opened, or closed.
         """
-        _check_trio()
-        if self._session is not None:
-            raise AlreadyRunningError
-        services = Services(self, self._services, self._listeners)
-        session = self._session = Session(self._entries, self._listeners, services, self._grace)
+        self._check_start()
+        session = self._session = self._make_session()
         try:
             await session.run(session.drive, task_status)
         finally:
@@ -109,9 +137,7 @@ class Planton:
 
     async def __aenter__(self) -> Self:
         """Run in the background of the block, from when services are ready."""
-        _check_trio()
-        if self._session is not None:
-            raise AlreadyRunningError
+        self._check_start()
         self._block = self._running()
         return await self._block.__aenter__()
 
@@ -127,36 +153,65 @@ class Planton:
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[Self]:
-        failure: BaseException | None = None
+        failures: list[BaseException] = []
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.run)
-            try:
-                yield self
-            except (Exception, KeyboardInterrupt, SystemExit) as error:
-                # Kept back: raised in here it would leave wrapped in a group. Cancelled may: the
-                # scope that it belongs to unwraps it.
-                failure = error
-            self._request_stop()
-        if failure is not None:
-            raise failure
+            # What fails is kept back: raised in here it would leave wrapped in a group. Cancelled
+            # may: the scope that it belongs to unwraps it.
+            if await nursery.start(self._run_in_block, nursery, failures):
+                try:
+                    yield self
+                except (Exception, KeyboardInterrupt, SystemExit) as error:
+                    failures.append(error)
+            self.request_stop()
+        if failures:
+            raise failures[0]
+
+    async def _run_in_block(
+        self,
+        nursery: trio.Nursery,
+        failures: list[BaseException],
+        *,
+        task_status: "trio.TaskStatus[bool]",
+    ) -> None:
+        started = _StartedTrue(task_status)
+        try:
+            await self.run(task_status=started)
+        except Exception as error:
+            failures.append(error)
+            if started.is_called:
+                nursery.cancel_scope.cancel()
+            else:
+                task_status.started(False)
 
     async def terminate(self) -> None:
         """Stop attempts, let what runs finish, and return within the grace period.
 
-        Claims that are in hand are delivered or given back. It may be called more than once,
-        from several trio tasks, and when nothing runs. Called from a listener or a callback,
-        for which the drain waits, it asks for the stop and returns at once.
+        Claims that are in hand are delivered or released. It may be called more than once,
+        from several trio tasks, and when nothing runs. Called from a listener, a callback or a
+        consumer, for which the drain waits, it asks for the stop and returns at once.
         """
-        session = self._session
+        session = self._live_session()
         if session is None:
             await trio.lowlevel.checkpoint()
             return
         session.stop()
-        if session.is_called_from_attempt():
+        if session.is_called_from_within():
             await trio.lowlevel.checkpoint()
             return
         with trio.move_on_at(session.deadline):
             await session.ended.wait()
+
+    def request_stop(self) -> None:
+        """Begin the drain and return at once, on trio's thread; nothing if it does not run."""
+        session = self._live_session()
+        if session is not None:
+            session.stop()
+
+    def abort(self) -> None:
+        """End without draining, on trio's thread; what is undelivered is reported."""
+        session = self._live_session()
+        if session is not None:
+            session.abort()
 
     @overload
     def on(self, event_type: type[E], listener: L) -> L: ...
@@ -168,18 +223,26 @@ class Planton:
         """Call `listener` for every event of a type; also a decorator.
 
         Plain functions are called on trio's thread and should return soon; async ones are
-        awaited, and hold back only the task whose event they are told. A listener that raises
+        awaited, and hold back only the task whose event they get. A listener that raises
         is reported, and the others still get the event.
 
         Returns:
             The listener.
 
         Raises:
-            InvalidArgumentError: If the type is no event type or the listener no function.
+            InvalidArgumentError: If the type is no event type, or the listener no function of
+                such an event.
         """
+        check_event_type(event_type)
         if listener is None:
             return lambda function: self.on(event_type, function)
+        if any(is_method_of(listener, consumer, "submit") for consumer in self._consumers):
+            remedy = "leave it out: consumers get their instructions without it"
+            raise InvalidArgumentError("listener", listener, remedy)
         self._listeners.add(event_type, listener)
+        if event_type is InstructionEvent and self._session is not None:
+            # Nothing may have been claimed for want of one that listens.
+            self.wake()
         return listener
 
     def off(self, event_type: type[Event], listener: Listener) -> None:
@@ -194,11 +257,11 @@ class Planton:
     async def events(
         self, *event_types: type[E], buffer: int = 0
     ) -> AsyncIterator["trio.MemoryReceiveChannel[E]"]:
-        """Give the events of some types as a stream, while the block lasts.
+        """Return the events of some types as a stream, while the block lasts.
 
         A task whose event is not read yet, and not in the buffer, waits; nothing is dropped.
         The iteration ends when Planton has ended. Instructions that were sent and never read
-        when the block is left are given back to the storage, or kept and delivered by the next
+        when the block is left are released to the storage, or kept and delivered by the next
         attempt when the task has no `release`.
 
         Args:
@@ -228,38 +291,43 @@ class Planton:
         Raises:
             DuplicateTaskNameError: If its name is taken.
             InvalidTaskError: If it cannot be counted.
-            InvalidArgumentError: If it is no `Task`.
+            InvalidArgumentError: If it is no `Task`, or two consumers take it.
         """
         if not isinstance(task, Task):
             raise InvalidArgumentError("task", task, "give a planton.Task")
-        if task.name in self._entries:
-            raise DuplicateTaskNameError(task.name)
-        self._admit(Entry.of(task, self._get_active))
+        session = self._live_session()
+        entry = self._entries.make(task)
+        if session is not None:
+            self._takers.check(task.name)
+        self._entries.add(entry)
+        if session is not None:
+            session.admit(entry)
 
     def unregister(self, name: str) -> None:
-        """Remove a task; an attempt in hand is finished, and what it claimed is delivered.
+        """Remove a task; an attempt that is being made is finished, what it claimed delivered.
 
         Raises:
             UnknownTaskError: If there is no such task.
         """
-        entry = self._entry(name)
-        del self._entries[name]
-        entry.leaving = True
-        if self._session is not None:
-            self._session.dismiss(entry)
+        session = self._live_session()
+        entry = self._entries.remove(name)
+        if session is not None:
+            session.dismiss(entry)
 
     def pause(self, name: str) -> None:
-        """Make no more attempts for a task, in this process; one in hand is finished.
+        """Make no more attempts for a task, in this process; one that is being made is finished.
 
         Raises:
             UnknownTaskError: If there is no such task.
         """
-        entry = self._entry(name)
+        entry = self._entries.get(name)
+        session = self._live_session()
         if not entry.paused:
             entry.paused = True
             entry.decisions.add("paused", "paused")
-        if self._session is not None:
-            self._session.suspend(entry)
+            log_change(name, "is paused in this process")
+        if session is not None:
+            session.suspend(entry)
 
     def resume(self, name: str) -> None:
         """Attempt a paused task at once, and go on; a task that is not paused stays as it is.
@@ -267,10 +335,11 @@ class Planton:
         Raises:
             UnknownTaskError: If there is no such task.
         """
-        entry = self._entry(name)
+        entry = self._entries.get(name)
         if entry.paused:
             entry.paused = False
             entry.decisions.add("resumed", "resumed")
+            log_change(name, "is resumed in this process")
             self._wake(entry)
 
     def wake(self, name: str | None = None) -> None:
@@ -282,43 +351,48 @@ class Planton:
         Raises:
             UnknownTaskError: If there is no such task.
         """
-        entries = list(self._entries.values()) if name is None else [self._entry(name)]
-        for entry in entries:
+        by_name = self._entries.by_name
+        for entry in list(by_name.values()) if name is None else [self._entries.get(name)]:
             self._wake(entry)
 
     async def attempt(self, name: str) -> AttemptEvent:
         """Make one attempt now, without the delay, running or not, paused or not.
 
-        It waits for an attempt of the task that is in hand. It drains before a cancellation
-        takes effect, as `run` does.
+        It waits for an attempt of the task that is being made, and for the end of the run if that
+        is stopping. It drains before a cancellation takes effect, as `run` does.
 
         Raises:
-            UnknownTaskError: If there is no such task.
+            UnknownTaskError: If there is no such task, or no longer when its turn comes.
             AlreadyRunningError: If it is called by the very attempt that it would wait for.
         """
-        entry = self._entry(name)
-        session = self._session
-        if session is not None and session.takes_attempts:
-            event = await session.attempt(entry)
+        while True:
+            entry = self._entries.get(name)
+            session = self._live_session()
+            event = None
+            if session is not None and session.takes_attempts:
+                event = await session.attempt(entry)
+            elif session is not None and session.is_stopping:
+                await session.ended.wait()
+            else:
+                event = await self._attempt_alone(entry)
             if event is not None:
                 return event
-        if session is not None and session.stopping:
-            await session.ended.wait()
-        return await self._attempt_alone(entry)
 
     async def wait_until_aborted(self) -> None:
-        """Wait until even the drain is not waited for any more: after a second Ctrl-C or SIGTERM.
+        """Wait until even the drain is not waited for any more.
 
-        For services: one that shields what it does at its end breaks that off when this returns.
-        It never does while Planton does not run.
+        That is after a second Ctrl-C or SIGTERM, and when nine tenths of the grace period are
+        over. For consumers and services: one that shields what it does at its end breaks that off
+        when this returns. It never does while Planton does not run.
         """
-        if self._session is None:
+        session = self._live_session()
+        if session is None:
             await trio.sleep_forever()
         else:
-            await self._session.aborted.wait()
+            await session.aborted.wait()
 
     async def report(self, error: Exception) -> None:
-        """Tell the listeners of errors what befell a service that goes on all the same.
+        """Report to the listeners of errors what befell a service that goes on all the same.
 
         For services: an error that one raises is reported too, and the service started again. It
         becomes an `ErrorEvent` of stage `"service"`.
@@ -333,74 +407,94 @@ class Planton:
         await self._listeners.report(event)
 
     def names(self) -> list[str]:
-        """Return the names of the registered tasks."""
-        return list(self._entries)
+        """Return the names of all tasks, in the order of registration."""
+        return list(self._entries.by_name)
 
     def status(self, names: Sequence[str] | None = None) -> list[TaskStatus]:
-        """Tell where every task stands, in the order of registration."""
-        is_running = self._session is not None
-        entries = [
-            each for each in self._entries.values() if names is None or each.task.name in names
-        ]
-        return [entry.status(running=is_running) for entry in entries]
+        """Return where tasks stand: all of them in the order of registration, or those of `names`.
 
-    def _status_from(self, start: int, count: int) -> list[TaskStatus]:
-        """Tell where some tasks stand, from one place in the order of registration on."""
-        is_running = self._session is not None
-        some = islice(self._entries.values(), start, start + count)
-        return [entry.status(running=is_running) for entry in some]
+        Raises:
+            UnknownTaskError: If a name is that of no task.
+        """
+        by_name = self._entries.by_name
+        entries = by_name.values() if names is None else map(self._entries.get, names)
+        return [self._status(entry) for entry in entries]
 
     def explain(self, name: str) -> list[str]:
-        """Tell the last decisions about a task in words, the newest last.
+        """Return why a task dispatches, or does not: the verdict, then the last decisions.
 
-        Equal decisions that follow each other are told once, with their number.
+        The first line says where the task stands now. The decisions follow, the newest last;
+        equal ones that follow each other are one line with their number, and so are attempts that
+        only looked in vain.
 
         Raises:
             UnknownTaskError: If there is no such task.
         """
-        return list(self._entry(name).decisions)
+        entry = self._entries.get(name)
+        return [verdict(entry, self._status(entry)), *entry.decisions]
 
-    def _request_stop(self) -> None:
-        if self._session is not None:
-            self._session.stop()
+    def _status(self, entry: Entry) -> TaskStatus:
+        is_consumed = self._takers.is_taken(entry.task.name)
+        return status_of(entry, is_running=self.is_running, is_consumed=is_consumed)
 
-    def _request_abort(self) -> None:
-        if self._session is not None:
-            self._session.abort()
+    def _live_session(self) -> Session | None:
+        """Return the run that there is in this process.
 
-    def _entry(self, name: str) -> Entry:
-        try:
-            return self._entries[name]
-        except (KeyError, TypeError):
-            raise UnknownTaskError(name, list(self._entries)) from None
+        Raises:
+            PlantonError: If it is one of the process that this one was forked from.
+        """
+        if self._session is not None and self._session.is_forked:
+            problem = "this Planton runs in the process that this one was forked from"
+            raise PlantonError(f"{problem}: make one in this process, after the fork")
+        return self._session
 
-    def _admit(self, entry: Entry) -> None:
-        self._entries[entry.task.name] = entry
-        if self._session is not None:
-            self._session.admit(entry)
+    def _check_start(self) -> None:
+        # Not `in_trio_run`: that is true in asyncio code too, where trio is a guest.
+        if not trio.lowlevel.in_trio_task():
+            remedy = "use trio.run(planton.run), or planton.asyncio or planton.hosting elsewhere"
+            raise RuntimeError(f"Planton runs on trio: {remedy}")
+        if self._live_session() is not None:
+            raise AlreadyRunningError
+        for name in self._entries.by_name:
+            self._takers.check(name)
+
+    def _make_session(self) -> Session:
+        serving = [part.serve for part in self._storages]
+        consuming = [part.serve for part in self._consumers if hasattr(part, "serve")]
+        parts = Parts(
+            services=self._bound(*serving, *self._services),
+            consumers=self._bound(*consuming),
+            storages=self._storages,
+        )
+        return self._session_of(self._entries, parts)
+
+    def _session_of(self, entries: Entries, parts: Parts) -> Session:
+        takers = Takers(self._consumers, self._listeners)
+        return Session(entries, self._listeners, takers, parts, self._grace)
+
+    def _bound(self, *services: Service) -> Services:
+        return Services([BoundService(service, self) for service in services], self._listeners)
 
     def _wake(self, entry: Entry) -> None:
-        if self._session is None:
+        session = self._live_session()
+        if session is None:
             entry.woken = True
         else:
-            self._session.wake(entry)
+            session.wake(entry)
 
-    async def _attempt_alone(self, entry: Entry) -> AttemptEvent:
-        events: list[AttemptEvent] = []
+    async def _attempt_alone(self, entry: Entry) -> AttemptEvent | None:
+        events: list[AttemptEvent | None] = []
 
         async def attempt(session: Session) -> None:
-            event = await session.attempt(entry)
-            events.extend([event] if event else [])
+            events.append(await session.attempt(entry))
 
-        await self._alone({entry.task.name: entry}, attempt)
+        await self._alone(Entries.only(entry), attempt)
         return events[0]
 
-    async def _alone(
-        self, entries: dict[str, Entry], body: Callable[[Session], Awaitable[None]]
-    ) -> None:
+    async def _alone(self, entries: Entries, body: Callable[[Session], Awaitable[None]]) -> None:
         """Do something that needs a session while there is none."""
-        services = Services(self, (), self._listeners)
-        session = Session(entries, self._listeners, services, self._grace)
+        parts = Parts(services=self._bound(), consumers=self._bound())
+        session = self._session_of(entries, parts)
 
         async def work() -> None:
             await body(session)
@@ -409,16 +503,18 @@ class Planton:
 
     async def _return(self, unread: dict[str, list[Claim]]) -> None:
         """Take back what a stream's reader left unread."""
-        entries = {name: self._entries[name] for name in unread if name in self._entries}
+        by_name = self._entries.by_name
+        entries = [by_name[name] for name in unread if name in by_name]
         for name, claims in unread.items():
-            if name in entries:
-                entries[name].keep(claims)
+            if name in by_name:
+                by_name[name].keep(claims)
             else:
                 await self._report_unread(name, claims)
-        if self._session is not None:
-            self._session.return_kept(entries.values())
+        session = self._live_session()
+        if session is not None:
+            session.return_undelivered(entries)
         elif entries:
-            await self._alone(entries, _nothing)
+            await self._alone(Entries.only(*entries), _nothing)
 
     async def _report_unread(self, name: str, claims: Sequence[Claim]) -> None:
         instructions = [claim.instruction for claim in claims]
@@ -427,10 +523,23 @@ class Planton:
         await self._listeners.report(ErrorEvent(task_name=name, error=error, stage="deliver"))
 
 
-def _check_trio() -> None:
-    if not trio.lowlevel.in_trio_run():
-        remedy = "use trio.run(planton.run), or planton.hosting in a program that is not on trio"
-        raise RuntimeError(f"Planton runs on trio: {remedy}")
+class _StartedTrue:
+    """The `task_status` of a run, which says True in the `task_status` of another function."""
+
+    def __init__(self, task_status: "trio.TaskStatus[bool]") -> None:
+        self._task_status = task_status
+        self.is_called = False
+
+    def started(self, _: None = None) -> None:
+        self.is_called = True
+        self._task_status.started(True)
+
+
+def _checked_grace(grace: object) -> float:
+    seconds = to_seconds(grace)
+    if seconds is None:
+        raise InvalidArgumentError("grace", grace, "give finite seconds of at least 0")
+    return seconds
 
 
 async def _nothing(_: Session) -> None:

@@ -1,4 +1,4 @@
-"""What can be asked about a task: where it stands, and why it did what it did."""
+"""What can be asked about a task: where it stands, and what was decided about it."""
 
 import time
 from collections import deque
@@ -9,16 +9,15 @@ from typing import Literal, TypeAlias
 import attrs
 import trio
 
-from planton._task import Cap
-
 State: TypeAlias = Literal["waiting", "attempting", "paused", "stopped"]
 WakeUps: TypeAlias = Literal["live", "polling"]
+CapInForce: TypeAlias = Literal["advisory", "strict", "locked"]
 
-# An attempt that has not ended this many seconds after it was due makes its task overdue.
-OVERDUE_AFTER = 10.0
 DECISIONS_KEPT = 20
-# An attempt more that ends so is nothing new.
-_QUIET = ("nothing", "saturated", "full")
+# Attempts that only looked in vain.
+QUIET = frozenset(("nothing", "saturated", "full", "locked", "limited"))
+# These take turns many times a second: those of one kind within so many seconds are one line.
+CHATTER, CHATTER_WITHIN = QUIET | {"dispatched"}, 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -31,11 +30,13 @@ class TaskStatus:
             Planton does not run.
         attempt_number: Attempts in a row that dispatched nothing.
         last_attempt_at: When the last attempt ended; None before the first.
-        next_attempt_at: When the next attempt is due; None unless waiting, and while services start
-            or the run ends.
+        next_attempt_at: When the next attempt is due; None unless waiting, while services start
+            or the run ends, and if it is never due by itself.
         active: How many instructions were active after the last attempt; None if not known.
-        concurrency: Most active instructions, as last read; None if a callback has yet to say.
+        concurrency: Most active instructions that are in force, an override of the source
+            included; None if a callback has yet to say.
         cap: `"strict"` when the storage keeps the concurrency exactly, over all processes;
+            `"locked"` when the task's lock does, for as long as it holds;
             `"advisory"` when it is counted first and claimed later, which is best effort as
             soon as there is a second dispatcher.
         last_error: Type and text of the last error; None if there has been none.
@@ -45,6 +46,14 @@ class TaskStatus:
         wake_ups: `"live"` when whatever changes in the storage wakes the task; `"polling"` when
             that is turned off or broken, so that it is found by the next attempt; None when the
             source of the task does not say.
+        consumed: Whether a consumer takes the task, or a listener its instructions. Nothing is
+            claimed for it otherwise.
+        saturated_for: For how many seconds all attempts have found it saturated; None if the
+            last one did not.
+        stuck: Whether it is saturated for longer than its lease, or than ten minutes if that is
+            longer: what holds its slots may never end.
+        decisions: How many decisions there were so far, but for attempts that only looked again
+            in vain; it grows when there is something new to `explain`.
     """
 
     name: str
@@ -54,17 +63,23 @@ class TaskStatus:
     next_attempt_at: datetime | None
     active: int | None
     concurrency: int | None
-    cap: Cap
+    cap: CapInForce
     last_error: str | None
     consecutive_errors: int
     overdue: bool
     wake_ups: WakeUps | None = None
+    consumed: bool = True
+    saturated_for: float | None = None
+    stuck: bool = False
     decisions: int = 0
 
 
-def wall_time(at: float) -> datetime:
-    """Give the time of day for a time of trio's clock, in this run."""
-    return datetime.now(UTC) + timedelta(seconds=at - trio.current_time())
+def wall_time(at: float) -> datetime | None:
+    """Return the time of day for a time of trio's clock, in this run; None if it never comes."""
+    try:
+        return datetime.now(UTC) + timedelta(seconds=at - trio.current_time())
+    except OverflowError:
+        return None
 
 
 @attrs.define
@@ -72,10 +87,11 @@ class Decision:
     """Something that was decided about a task, perhaps several times in a row.
 
     Attributes:
-        kind: Decisions of one kind that follow each other are kept as one.
-        words: Gives the last of them in words, as a str.
+        kind: What was decided; those of one kind that follow each other are kept as one.
+        words: The last of them, as something whose str says it in words.
         since: When the first of them was made (Unix time).
         at: When the last of them was made.
+        clock: The same by trio's clock; None if it was made outside of it.
         times: How many there were.
     """
 
@@ -83,6 +99,7 @@ class Decision:
     words: object
     since: float
     at: float
+    clock: float | None
     times: int = 1
 
     def __str__(self) -> str:
@@ -93,28 +110,47 @@ class Decision:
         span = f"{self.times} times since {since:%Y-%m-%d %H:%M:%S}"
         return f"{self.words} ({at:%H:%M:%S} UTC, {span})"
 
+    def add(self, words: object, now: float, clock: float | None) -> None:
+        self.words, self.at, self.clock, self.times = words, now, clock, self.times + 1
+
 
 class Decisions:
     """The last decisions about one task; an idle night takes one line, not thousands.
 
     Attributes:
-        news: How many there were, but for those by which a task only looked again in vain.
+        count: How many there were, but for those by which a task only looked again in vain.
     """
 
     def __init__(self) -> None:
-        self.news = 0
+        self.count = 0
         self._kept: deque[Decision] | tuple[()] = ()
 
     def __iter__(self) -> Iterator[str]:
         return map(str, self._kept)
 
-    def add(self, kind: str, words: object) -> None:
+    def add(self, kind: str, words: object, clock: float | None = None) -> None:
         now = time.time()
         if self._kept and self._kept[-1].kind == kind:
-            last = self._kept[-1]
-            last.words, last.at, last.times = words, now, last.times + 1
-            self.news += kind not in _QUIET
+            self._kept[-1].add(words, now, clock)
+            self.count += kind not in QUIET
             return
+        self.count += 1
         self._kept = self._kept or deque(maxlen=DECISIONS_KEPT)
-        self._kept.append(Decision(kind, words, now, now))
-        self.news += 1
+        known = self._find_chatter(kind, clock)
+        if known is None:
+            self._kept.append(Decision(kind, words, now, now, clock))
+        else:
+            known.add(words, now, clock)
+            self._kept.remove(known)
+            self._kept.append(known)
+
+    def _find_chatter(self, kind: str, clock: float | None) -> Decision | None:
+        """Return the line that one of `kind` is added to, if dispatching and quiet take turns."""
+        for decision in reversed(self._kept):
+            if clock is None or decision.clock is None or {kind, decision.kind} - CHATTER:
+                return None
+            if clock - decision.clock > CHATTER_WITHIN:
+                return None
+            if decision.kind == kind:
+                return decision
+        return None

@@ -1,13 +1,17 @@
 """What users write down: tasks, and what their `schedule` is asked and answers."""
 
+import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
+from planton import delays
 from planton._errors import InvalidArgumentError, InvalidTaskError
+from planton._text import text_of
 
 Seconds: TypeAlias = float | timedelta
 Delay: TypeAlias = Callable[[int], Seconds | Awaitable[Seconds]]
@@ -16,15 +20,21 @@ Concurrency: TypeAlias = Callable[[], int | Awaitable[int]]
 Capacity: TypeAlias = Callable[[], int | Awaitable[int]]
 GetActiveInstructions: TypeAlias = Callable[[str], Sequence[str] | Awaitable[Sequence[str]]]
 Cap: TypeAlias = Literal["advisory", "strict"]
+Lock: TypeAlias = Callable[[str], AbstractAsyncContextManager[Any] | AbstractContextManager[Any]]
+Unclaimed: TypeAlias = Literal["locked", "paused", "limited"]
+
+# Backs off while nothing is due and while attempts fail; a number of seconds replaces it. Without
+# jitter, so that idle tasks stay due together and are asked in one call.
+DEFAULT_DELAY = delays.exponential(initial=1.0, maximum=60.0, jitter=None)
 
 
 def is_int(value: object, minimum: int) -> bool:
-    """Tell whether `value` is a whole number of at least `minimum`; a bool is none."""
-    return type(value) is int and value >= minimum
+    """Return whether `value` is a usable whole number of at least `minimum`; a bool is none."""
+    return type(value) is int and minimum <= value <= sys.maxsize
 
 
 def to_seconds(value: object) -> float | None:
-    """Give `value` as finite seconds of at least 0, or None when it is no such thing."""
+    """Return `value` as finite seconds of at least 0, or None when it is no such thing."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -32,17 +42,19 @@ def to_seconds(value: object) -> float | None:
     return float(value) if 0 <= value <= sys.float_info.max else None
 
 
-def slot_setters(cls: type[attrs.AttrsInstance]) -> Iterator[Callable[[object, object], None]]:
-    """Give what sets the slots of a frozen class, field by field, past its constructor.
-
-    The constructor of a frozen class takes a microsecond, which is as long as all the rest of
-    handing out an instruction. Where values are known to be right this takes a third of that.
-    """
-    for field in attrs.fields(cls):
-        yield getattr(cls, field.name).__set__
+def _is_optional_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
 
 
-@attrs.frozen(kw_only=True)
+def _is_optional_seconds(value: object) -> bool:
+    return value is None or to_seconds(value) is not None
+
+
+# The key under which a field of a claim says what it may be in JSON; others are not written.
+IN_JSON = "in JSON"
+
+
+@attrs.frozen(kw_only=True, slots=False)
 class Claim:
     """One instruction that was taken so that no other dispatcher gets it.
 
@@ -57,14 +69,22 @@ class Claim:
         lease: Seconds until the claim expires unless a heartbeat renews it; None if it does not
             expire.
         timeout: Seconds that this delivery may take, heartbeats or not; None for no limit.
+        claimed_at: When it was claimed, by trio's clock of this process; None if the claim was
+            made elsewhere or its maker does not say. It is not compared.
+
+    Raises:
+        InvalidArgumentError: If the instruction is no str.
     """
 
-    instruction: str = attrs.field()
-    receipt: str | None = None
-    payload: Any = None
-    delivery: int = 1
-    lease: float | None = None
-    timeout: float | None = None
+    # Without slots, so that an event takes over all fields of its claim in one call.
+
+    instruction: str = attrs.field(metadata={IN_JSON: lambda value: isinstance(value, str)})
+    receipt: str | None = attrs.field(default=None, metadata={IN_JSON: _is_optional_text})
+    payload: Any = attrs.field(default=None, metadata={IN_JSON: lambda _: True})
+    delivery: int = attrs.field(default=1, metadata={IN_JSON: lambda value: is_int(value, 1)})
+    lease: float | None = attrs.field(default=None, metadata={IN_JSON: _is_optional_seconds})
+    timeout: float | None = attrs.field(default=None, metadata={IN_JSON: _is_optional_seconds})
+    claimed_at: float | None = attrs.field(default=None, eq=False, repr=False)
 
     @instruction.validator
     def _check(self, _: object, value: object) -> None:
@@ -72,8 +92,18 @@ class Claim:
             raise InvalidArgumentError("instruction", value, "give a str, such as str(row_id)")
 
 
+def put_defaults_on_class(cls: type[attrs.AttrsInstance]) -> None:
+    """Let instances of a class without slots have its defaults without carrying them."""
+    for field in attrs.fields(cls):
+        if field.default is not attrs.NOTHING:
+            setattr(cls, field.name, field.default)
+
+
+put_defaults_on_class(Claim)
+
+
 def to_claim(member: str | Claim) -> Claim:
-    """Give the claim that a member of an answer stands for."""
+    """Return the claim that a member of an answer stands for."""
     return Claim(instruction=member) if isinstance(member, str) else member
 
 
@@ -88,6 +118,7 @@ class ScheduleRequest:
         concurrency: Most active instructions of the task.
         limit: How many may be claimed now, at least 1.
         attempt_number: Attempts in a row, before this one, that dispatched nothing.
+        context: What the task's `lock` yielded; None without a lock.
     """
 
     task_name: str
@@ -95,17 +126,7 @@ class ScheduleRequest:
     concurrency: int
     limit: int
     attempt_number: int
-
-
-_REQUEST_SLOTS = tuple(slot_setters(ScheduleRequest))
-
-
-def make_request(*values: object) -> ScheduleRequest:
-    """Make a request from its values in their order, in a third of the time."""
-    request: ScheduleRequest = object.__new__(ScheduleRequest)
-    for set_slot, value in zip(_REQUEST_SLOTS, values, strict=True):
-        set_slot(request, value)
-    return request
+    context: Any = None
 
 
 @attrs.frozen
@@ -118,15 +139,22 @@ class Batch:
         due_in: Seconds until something may become due, such as a time in the future or the end of
             a lease. The delay, or `next_in`, is cut to it once, and never made longer.
         active: How many were active before this claim, as a strict `schedule` counted them.
+        concurrency: The concurrency in force, where the source overrides that of the task; what
+            `status` and `explain` say.
+        outcome: Why nothing was claimed, if it is not that nothing is due or the task is
+            saturated: `"locked"` (another dispatcher is claiming), `"paused"` (in the source), or
+            `"limited"` (by a rate, a hold or another limit).
 
     Raises:
-        InvalidArgumentError: If `next_in`, `due_in` or `active` is not a number of at least 0.
+        InvalidArgumentError: If a field cannot be used; names it.
     """
 
     claims: Sequence[str | Claim]
     next_in: float | None = attrs.field(default=None, kw_only=True)
     due_in: float | None = attrs.field(default=None, kw_only=True)
     active: int | None = attrs.field(default=None, kw_only=True)
+    concurrency: int | None = attrs.field(default=None, kw_only=True)
+    outcome: Unclaimed | None = attrs.field(default=None, kw_only=True)
 
     @next_in.validator
     @due_in.validator
@@ -135,14 +163,35 @@ class Batch:
             raise InvalidArgumentError(field.name, value, "give finite seconds of at least 0")
 
     @active.validator
-    def _check_active(self, _: object, value: object) -> None:
-        if value is not None and not is_int(value, 0):
-            raise InvalidArgumentError("active", value, "give an int of at least 0")
+    @concurrency.validator
+    def _check_count(self, field: "attrs.Attribute[Any]", value: object) -> None:
+        minimum = 0 if field.name == "active" else 1
+        if value is not None and not is_int(value, minimum):
+            raise InvalidArgumentError(field.name, value, f"give an int of at least {minimum}")
+
+    @outcome.validator
+    def _check_outcome(self, _: object, value: object) -> None:
+        if value is not None and value not in get_args(Unclaimed):
+            raise InvalidArgumentError("outcome", value, f"give {_one_of(get_args(Unclaimed))}")
 
 
 ScheduleResult: TypeAlias = Sequence[str | Claim] | Batch
 Schedule: TypeAlias = Callable[[ScheduleRequest], ScheduleResult | Awaitable[ScheduleResult]]
 Release: TypeAlias = Callable[[Sequence[Claim]], Awaitable[None] | None]
+
+
+def _one_of(choices: tuple[str, ...]) -> str:
+    return " or ".join(f'"{choice}"' for choice in choices)
+
+
+def problem_of_function(value: object) -> str | None:
+    """Return why `value` cannot be called as a function of the user; None if it can."""
+    if not callable(value):
+        return "give a function, sync or async"
+    for function in (value, getattr(value, "__call__", None)):  # noqa: B004  its own is looked at
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            return "it has a `yield`, so calling it runs nothing: return what it yields"
+    return None
 
 
 def _check_name(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
@@ -151,14 +200,22 @@ def _check_name(_: object, field: "attrs.Attribute[Any]", value: object) -> None
 
 
 def _check_callable(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if not callable(value):
-        raise InvalidTaskError(field.name, value, "give a function, sync or async")
+    problem = problem_of_function(value)
+    if problem:
+        raise InvalidTaskError(field.name, value, problem)
+
+
+def _check_lock(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
+    if value is not None and problem_of_function(value):
+        remedy = "give a function of the task's name that returns a context manager"
+        raise InvalidTaskError(field.name, value, f"{remedy}, such as one of contextlib")
 
 
 def _check_concurrency(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
     if not callable(value) and not is_int(value, 1):
         remedy = "give an int of at least 1, or a function that returns one"
         raise InvalidTaskError(field.name, value, remedy)
+    _check_function(field, value)
 
 
 def _check_delay(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
@@ -167,6 +224,12 @@ def _check_delay(_: object, field: "attrs.Attribute[Any]", value: object) -> Non
             "give finite seconds of at least 0, a timedelta, or a function of the attempt number"
         )
         raise InvalidTaskError(field.name, value, remedy)
+    _check_function(field, value)
+
+
+def _check_function(field: "attrs.Attribute[Any]", value: object) -> None:
+    if callable(value):
+        _check_callable(None, field, value)
 
 
 def _check_timeout(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
@@ -175,8 +238,8 @@ def _check_timeout(_: object, field: "attrs.Attribute[Any]", value: object) -> N
 
 
 def _check_cap(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if value not in ("advisory", "strict"):
-        raise InvalidTaskError(field.name, value, 'give "advisory" or "strict"')
+    if value not in get_args(Cap):
+        raise InvalidTaskError(field.name, value, f"give {_one_of(get_args(Cap))}")
 
 
 _optional_callable = attrs.validators.optional(_check_callable)
@@ -192,7 +255,8 @@ class Task:
 
     A `schedule` or `get_active_instructions` object may also have an async method `many`: a
     sequence of requests (or task names) in, a sequence of results or exceptions in the same
-    order out. Tasks that are due together and share it are asked in one call.
+    order out. Tasks that are due together and share it are asked in one call; each of the two
+    callbacks is grouped by itself.
 
     A `schedule` object may also have an attribute (or property) `wake_ups`, `"live"` or
     `"polling"`, which `status()` reads and shows.
@@ -203,10 +267,11 @@ class Task:
             of `str` or `Claim`, or as a `Batch`. It may be cancelled only when it exceeds
             `timeout` or when Planton stops and the grace period is over; commit and return
             without a checkpoint in between (or shield it), so that nothing committed is lost.
-        concurrency: Most active instructions; an int of at least 1, or a function that gives
+        concurrency: Most active instructions; an int of at least 1, or a function that returns
             one, read at every attempt.
         delay: Seconds (or a timedelta) slept before every attempt, the first included, or a
-            function of the attempt number. See `planton.delays`.
+            function of the attempt number. By default it backs off, from a second to a minute,
+            while nothing is due and while attempts fail. See `planton.delays`.
         limit: How many may be claimed, from `(concurrency, active_instructions)`; by default
             what is left of the concurrency.
         get_active_instructions: Overrides the Planton-wide callback for this task.
@@ -219,6 +284,11 @@ class Task:
             one transaction; `get_active_instructions` and `limit` are not used then.
             `"advisory"` counts first and claims later, so that dispatchers in several
             processes can exceed the concurrency together.
+        lock: A function of the task's name that returns a context manager, async or sync,
+            entered around the count and the claim: only one dispatcher is in it at a time, so
+            that the cap of the two callbacks is exact. What it yields is `request.context`; if
+            it yields False, another dispatcher has it, and the attempt comes again soon. A sync
+            one is entered and left in worker threads.
 
     Raises:
         InvalidTaskError: If a field cannot be used; names the field and the value.
@@ -227,7 +297,7 @@ class Task:
     name: str = attrs.field(validator=_check_name)
     schedule: Schedule = attrs.field(validator=_check_callable)
     concurrency: int | Concurrency = attrs.field(default=1, validator=_check_concurrency)
-    delay: Seconds | Delay = attrs.field(default=1.0, validator=_check_delay)
+    delay: Seconds | Delay = attrs.field(default=DEFAULT_DELAY, validator=_check_delay)
     limit: Limit | None = attrs.field(default=None, validator=_optional_callable)
     get_active_instructions: GetActiveInstructions | None = attrs.field(
         default=None, validator=_optional_callable
@@ -236,3 +306,9 @@ class Task:
     release: Release | None = attrs.field(default=None, validator=_optional_callable)
     timeout: float | None = attrs.field(default=None, validator=_check_timeout)
     cap: Cap = attrs.field(default="advisory", validator=_check_cap)
+    lock: Lock | None = attrs.field(default=None, validator=_check_lock)
+
+
+def plain_text(text: str) -> str:
+    """Return `text` as an exact str: a subclass may compare and format as it likes."""
+    return text if type(text) is str else text_of(text)

@@ -1,6 +1,6 @@
 """How long to wait before an attempt: values for `Task.delay`.
 
-Each function here makes a delay: a callable that is given the attempt number and gives seconds.
+Each function here makes a delay: a callable that takes the attempt number and returns seconds.
 The attempt number counts the attempts in a row that dispatched nothing; it is 0 at the start and
 after each attempt that dispatched. Delays keep no state: tasks may share one.
 """
@@ -74,7 +74,7 @@ def exponential(
     *,
     random: Callable[[], float] = random.random,
 ) -> Callable[[int], float]:
-    """Wait a multiple longer after each attempt that dispatched nothing, with chance mixed in.
+    """Wait a multiple longer after each attempt that dispatched nothing, with randomness.
 
     After n such attempts the *ceiling* is `initial * factor**n`, at most `maximum`. Without
     jitter the ceiling is the wait, and dispatchers that failed together try again together.
@@ -87,7 +87,7 @@ def exponential(
         maximum: Most seconds to wait; at least `initial`.
         factor: By which the ceiling grows; at least 1.
         jitter: `"full"`, `"equal"` or None.
-        random: Gives the chance, a float from 0 to below 1; for tests.
+        random: Returns a float from 0 to below 1; for tests.
 
     Raises:
         InvalidArgumentError: If an argument is not as described.
@@ -131,7 +131,7 @@ def cron(
         gap: What a local time becomes that the clock skips when it is set forward: `"forward"`
             counts with the UTC offset before the gap (RFC 5545: 02:30 becomes 03:30), `"skip"`
             leaves it out.
-        now: Gives the time, an aware datetime; for tests.
+        now: Returns the time, an aware datetime; for tests.
 
     Raises:
         InvalidArgumentError: If an argument is not as described, or the time never comes.
@@ -176,7 +176,7 @@ def at(
         timezone: In which it is read: an IANA name, or any tzinfo.
         fold: Which of two equal local times counts: `"first"`, `"second"` or `"both"`.
         gap: What a local time becomes that does not exist: `"forward"` or `"skip"`.
-        now: Gives the time, an aware datetime; for tests.
+        now: Returns the time, an aware datetime; for tests.
 
     Raises:
         InvalidArgumentError: If an argument is not as described.
@@ -210,9 +210,13 @@ def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> Non
         raise InvalidArgumentError(argument, value, f"give one of {', '.join(choices)}")
 
 
+class Pure:
+    """Base of the delays that are made here: they return at once, and never an awaitable."""
+
+
 @attrs.frozen
-class Constant:
-    """What `constant` makes."""
+class Constant(Pure):
+    """Made by `constant`."""
 
     seconds: float
 
@@ -221,8 +225,8 @@ class Constant:
 
 
 @attrs.frozen
-class Linear:
-    """What `linear` makes."""
+class Linear(Pure):
+    """Made by `linear`."""
 
     initial: float
     step: float
@@ -233,8 +237,8 @@ class Linear:
 
 
 @attrs.frozen
-class Exponential:
-    """What `exponential` makes."""
+class Exponential(Pure):
+    """Made by `exponential`."""
 
     initial: float
     maximum: float
@@ -257,15 +261,15 @@ class Exponential:
 
 
 @attrs.frozen
-class CalendarDelay:
-    """What `cron` and `at` make: a delay until the next of certain times.
+class CalendarDelay(Pure):
+    """Made by `cron` and `at`: a delay until the next of certain times.
 
     Attributes:
-        times: Gives, for a naive local time, the next wanted one after it.
+        times: Returns, for a naive local time, the next wanted one after it.
         timezone: In which those are read.
         fold: Which of two equal local times counts.
         gap: What becomes of a local time that does not exist.
-        now: Gives the time.
+        now: Returns the time.
     """
 
     times: NextWall
@@ -279,12 +283,12 @@ class CalendarDelay:
         _check_choice("gap", self.gap, get_args(Gap))
 
     def __call__(self, attempt_number: int) -> float:  # noqa: ARG002  every delay gets it
-        """Give the seconds from now until the next of the times; above 0."""
+        """Return the seconds from now until the next of the times; above 0."""
         now = to_instant("now", self.now())
         return (self.next_after(now) - now).total_seconds()
 
     def next_after(self, moment: datetime) -> datetime:
-        """Give, in UTC, the first of the times after `moment`, never `moment` itself.
+        """Return, in UTC, the first of the times after `moment`, never `moment` itself.
 
         Args:
             moment: An aware datetime.

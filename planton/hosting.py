@@ -1,12 +1,15 @@
-"""Running a Planton in a program that is not on trio.
+"""Running a Planton in programs of several kinds.
 
-`start_in_thread` is for synchronous programs, and for asyncio ones: trio gets a thread of its
-own. `asyncio_callback` lets callbacks and listeners be coroutine functions of the program's
-asyncio loop.
+`start_in_thread` is for synchronous programs: trio gets a thread of its own. Programs on asyncio
+use `planton.asyncio`, which needs no thread, unless their code blocks the loop for long: then
+`asyncio_callback` lets a Planton in its thread call coroutine functions of the program's loop.
+`terminate_on_signals` is for programs that call `trio.run` themselves, `call_blocking` for those
+that run no Planton.
 """
 
 import atexit
 import inspect
+import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
@@ -15,15 +18,23 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVa
 
 import trio
 
+from planton._blocking import call_blocking
 from planton._errors import PlantonError
-from planton._loop.groups import unwrapped
+from planton._failures import unwrapped
 from planton._planton import Planton
+from planton._signals import terminate_on_signals
 from planton._status import TaskStatus
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["ThreadHandle", "asyncio_callback", "start_in_thread"]
+__all__ = [
+    "ThreadHandle",
+    "asyncio_callback",
+    "call_blocking",
+    "start_in_thread",
+    "terminate_on_signals",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,8 +47,9 @@ CANCELLED_COROUTINE_PATIENCE = 1.0
 class ThreadHandle:
     """A Planton that runs in a thread of its own; made by `start_in_thread`.
 
-    Its methods may be called from any thread but Planton's. It is a context manager, which
-    terminates at the end of the block.
+    Its methods may be called from any thread but Planton's, in the process that started it: in
+    one that was forked from it there is no such thread, and they raise `PlantonError`. It is a
+    context manager, which terminates at the end of the block.
     """
 
     def __init__(self, planton: Planton) -> None:
@@ -45,6 +57,7 @@ class ThreadHandle:
         self._started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
         self._error: BaseException | None = None
+        self._pid = os.getpid()
         # A daemon, so that a program that ends without terminating is not kept from it; the
         # exit handler then terminates in its place.
         self._thread = threading.Thread(target=self._main, name="planton", daemon=True)
@@ -62,11 +75,12 @@ class ThreadHandle:
         be called more than once.
 
         Raises:
+            PlantonError: In a process that was forked from the one that started it.
             BaseException: Whatever ended the run, if it was not this call or the program's end.
         """
-        self._call(self._planton._request_stop)
+        self._call(self._planton.request_stop)
         self._thread.join()
-        atexit.unregister(self.terminate)
+        atexit.unregister(self._terminate_here)
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -80,7 +94,7 @@ class ThreadHandle:
         self._call(self._planton.wake, name)
 
     def status(self) -> list[TaskStatus]:
-        """Tell where every task stands; see `Planton.status`."""
+        """Return where every task stands; see `Planton.status`."""
         return self._call(self._planton.status)
 
     @overload
@@ -103,6 +117,7 @@ class ThreadHandle:
                 the function was cancelled.
             BaseException: What the function raises.
         """
+        self._check_process()
         try:
             return trio.from_thread.run(_called, function, args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):  # noqa: ASYNC103  of trio's own thread
@@ -111,7 +126,7 @@ class ThreadHandle:
             raise PlantonError(problem) from None  # noqa: ASYNC104
 
     def __enter__(self) -> Self:
-        """Give the handle."""
+        """Return the handle."""
         return self
 
     def __exit__(
@@ -120,8 +135,22 @@ class ThreadHandle:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Terminate."""
-        self.terminate()
+        """Terminate; in a forked process do nothing."""
+        self._terminate_here()
+
+    def _terminate_here(self) -> None:
+        if not self._is_forked:
+            self.terminate()
+
+    @property
+    def _is_forked(self) -> bool:
+        return self._pid != os.getpid()
+
+    def _check_process(self) -> None:
+        """Calling the thread would wait for ever where it was not copied to."""
+        if self._is_forked:
+            problem = f"this Planton runs in process {self._pid}, which this one was forked from"
+            raise PlantonError(f"{problem}: call start_in_thread in this process, after the fork")
 
     def _start(self) -> None:
         self._thread.start()
@@ -129,7 +158,7 @@ class ThreadHandle:
         if error is not None:
             self._thread.join()
             raise error
-        atexit.register(self.terminate)
+        atexit.register(self._terminate_here)
 
     def _main(self) -> None:
         try:
@@ -149,6 +178,7 @@ class ThreadHandle:
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on trio's thread, or here if that has ended."""
+        self._check_process()
         try:
             return trio.from_thread.run_sync(function, *args, trio_token=self._token)
         except trio.RunFinishedError:
@@ -178,7 +208,9 @@ def start_in_thread(planton: Planton) -> ThreadHandle:
 def asyncio_callback(
     function: Callable[P, Coroutine[Any, Any, T]], loop: "asyncio.AbstractEventLoop"
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make a coroutine function of an asyncio loop usable as a callback or listener.
+    """Make a coroutine function of an asyncio loop usable by a Planton in another thread.
+
+    For a Planton that runs on the loop itself use `planton.asyncio.callback`.
 
     The coroutine runs on `loop`, in the loop's thread, while the trio task waits. A cancellation
     (a timeout, or the end of the grace period) cancels the asyncio task and waits up to a second

@@ -5,21 +5,72 @@ The server is one from a wheel, started for the run, or what PLANTON_TEST_POSTGR
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
 import tempfile
 import uuid
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import trio
+import uvloop
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "run what runs on trio in this process as a guest of a loop of that kind"
+    parser.addoption("--planton-guest", choices=("asyncio", "uvloop"), help=help)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if kind := config.getoption("--planton-guest"):
+        trio.run = partial(run_as_guest, kind)
+
+
+def run_as_guest(
+    kind: str,
+    function: Callable[..., Awaitable[Any]],
+    *args: object,
+    clock: trio.abc.Clock | None = None,
+    instruments: Sequence[trio.abc.Instrument] = (),
+    **options: object,
+) -> Any:
+    """Do what `trio.run` does, by the host of `planton.asyncio`; a mock clock has no pump."""
+    from planton.asyncio._host import Host
+    from planton.asyncio._interrupt import Interrupts
+
+    class TriosOwn(Interrupts):
+        """Tests of Ctrl-C expect what `trio.run` does."""
+
+        def install(self) -> None:
+            pass
+
+    loop = uvloop.new_event_loop() if kind == "uvloop" else asyncio.new_event_loop()
+    outcomes: list[Any] = []
+
+    def done(outcome: Any) -> None:
+        outcomes.append(outcome)
+        loop.stop()
+
+    async def main() -> None:
+        host = Host(loop, clock)
+        host.interrupts = TriosOwn()
+        host.start(function, *args, done=done, instruments=instruments)
+
+    task = loop.create_task(main())
+    loop.run_forever()
+    loop.close()
+    task.result()
+    return outcomes[0].unwrap()
 
 
 def pytest_report_header() -> str:

@@ -1,5 +1,6 @@
 """Executes instructions in this process: handlers, heartbeats, reports, and a drain at the end."""
 
+from planton_executor._callbacks import Callbacks
 from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
 from planton_executor._events import (
     AdvancedEvent,
@@ -16,6 +17,7 @@ from planton_executor._work import Work
 
 __all__ = [
     "AdvancedEvent",
+    "Callbacks",
     "Done",
     "Executor",
     "FailedEvent",

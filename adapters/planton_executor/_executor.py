@@ -17,25 +17,20 @@ from planton import (
     UnknownTaskError,
 )
 from planton.storage import Reports, to_count, to_name, to_number
-from planton_executor._ends import Release
-from planton_executor._errors import NoHandlerError
-from planton_executor._handlers import Handler, make_handler
+from planton_executor._callbacks import CallbackLink, Callbacks
+from planton_executor._functions import check_function
+from planton_executor._handlers import Function, FunctionHandler, Handler
+from planton_executor._links import Answered, Link, StorageLink
 from planton_executor._listeners import Listener, Listeners
 from planton_executor._outage import Outage
-from planton_executor._reporters import StorageReporter
-from planton_executor._run import Run
-from planton_executor._senders import Answered, GroupSender, ManyReports, Sender, SingleSender
 from planton_executor._session import Session
-from planton_executor._terms import Function, RetryDelay, Terms, check_function
+from planton_executor._terms import RetryDelay, Terms
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)
 L = TypeVar("L", bound=Listener)
 
 logger = logging.getLogger("planton.executor")
-
-# Seconds that what came for a task without a handler rests before it is released.
-REFUSAL_PAUSE = 1.0
 
 
 class Executor:
@@ -53,7 +48,8 @@ class Executor:
     the grace period at once; threads of sync handlers are left then.
 
     Args:
-        storage: Any `planton.storage.Storage`, open while the executor runs.
+        storage: Any `planton.storage.Storage`, open while the executor runs; or `Callbacks`, for
+            tables of your own.
         concurrency: How many handlers may run at a time.
         grace: Seconds that they have to finish at the end.
 
@@ -63,19 +59,19 @@ class Executor:
 
     _block: AbstractAsyncContextManager[Self]
 
-    def __init__(self, storage: Reports, *, concurrency: int = 10, grace: float = 10.0) -> None:
+    def __init__(
+        self, storage: Reports | Callbacks, *, concurrency: int = 10, grace: float = 10.0
+    ) -> None:
         self._concurrency = to_count("concurrency", concurrency, 1)
         self._grace = to_number("grace", grace)
-        if not isinstance(storage, Reports):
-            remedy = "give a storage, such as SQLiteStorage or PostgresStorage"
+        if not isinstance(storage, Reports | Callbacks):
+            remedy = "give a storage, such as SQLiteStorage or PostgresStorage, or Callbacks"
             raise InvalidArgumentError("storage", storage, remedy)
-        self._reporter = StorageReporter(storage)
         self.storage = storage
         self._handlers: dict[str, Handler] = {}
         self._listeners = Listeners()
         self._plantons: set[Planton] = set()
         self._wanted: set[str] = set()
-        self._refused: set[str] = set()
         self._session: Session | None = None
 
     def handler(
@@ -107,7 +103,7 @@ class Executor:
             InvalidArgumentError: If an argument cannot be used, or the task has a handler.
         """
         self._check_name(task_name)
-        terms = Terms.of(
+        terms = Terms(
             timeout=timeout,
             retries=retries,
             retry_delay=retry_delay,
@@ -115,7 +111,7 @@ class Executor:
         )
 
         def decorate(function: F) -> F:
-            self.add_handler(task_name, make_handler(check_function(function), terms))
+            self.add_handler(task_name, FunctionHandler(check_function(function), terms))
             return function
 
         return decorate
@@ -193,35 +189,12 @@ class Executor:
             NoHandlerError: If the task has no handler.
             InvalidArgumentError: If the event has no receipt.
         """
-        run = Run(event, self._reporter.receipt(event), trio.current_time())
-        session = self._session
-        if session is None:
+        if self._session is None:
             problem = "the executor does not run: give it to Planton(consumers=[…]), or use it as "
-            names = [event.instruction]
             raise UndeliveredInstructionsError(
-                event.task_name, names, f"{problem}a context manager", released=False
+                event.task_name, [event.instruction], f"{problem}a context manager", released=False
             )
-        if event.task_name in self._handlers:
-            await session.take(run)
-        else:
-            await self._refuse(session, run)
-
-    async def _refuse(self, session: Session, run: Run) -> None:
-        """Leave an instruction to a process that has a handler for it.
-
-        Planton releases it, with pauses. What came from elsewhere is released here, after a pause:
-        it may come back at once.
-        """
-        task_name = run.work.task_name
-        is_foreign = run.is_foreign
-        error = NoHandlerError(task_name, run.work.instruction, self._handlers, released=is_foreign)
-        if not is_foreign:
-            raise error
-        if task_name not in self._refused:
-            self._refused.add(task_name)
-            session.report_error(error, task_name)
-        await trio.sleep(min(REFUSAL_PAUSE, run.lease / 3))
-        await session.store(run, Release())
+        await self._session.take(event)
 
     async def serve(
         self, planton: Planton, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
@@ -272,7 +245,13 @@ class Executor:
     async def _running(self) -> AsyncIterator[Self]:
         failure: BaseException | None = None
         stop = trio.Event()
-        session = self._make_session()
+        session = Session(
+            handlers=self._handlers,
+            listeners=self._listeners,
+            make_link=self._make_link,
+            concurrency=self._concurrency,
+            frees=self._wake_tasks,
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(session.run, tuple(self._plantons), stop, self._grace)
             self._session = session
@@ -286,20 +265,10 @@ class Executor:
         if failure is not None:
             raise failure
 
-    def _make_session(self) -> Session:
-        return Session(
-            handlers=self._handlers,
-            listeners=self._listeners,
-            reporter=self._reporter,
-            make_sender=self._make_sender,
-            concurrency=self._concurrency,
-            frees=self._wake_tasks,
-        )
-
-    def _make_sender(self, answered: Answered, outage: Outage) -> Sender:
-        if isinstance(self.storage, ManyReports):
-            return GroupSender(self.storage, answered, outage, self._wake_tasks)
-        return SingleSender(self._reporter, answered, outage)
+    def _make_link(self, answered: Answered, outage: Outage) -> Link:
+        if isinstance(self.storage, Callbacks):
+            return CallbackLink(self.storage, answered, outage)
+        return StorageLink(self.storage, answered, outage, leaves=self._wake_tasks)
 
     def _wake_tasks(self) -> None:
         """Wake the tasks that found no free slot, if there is one now."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import trio
 
-from planton.storage import describe, to_error_text
+from planton.storage import to_error_text
 from planton_executor._errors import GiveUp
 
 # So many causes of an exception group are stored.
@@ -54,8 +54,3 @@ def _to_text(error: BaseException) -> str:
     text = to_error_text(error)
     prefix = f"{type(error).__name__}: "
     return text.removeprefix(prefix) if isinstance(error, GiveUp) else text
-
-
-def with_note(error: BaseException, note: str, failure: BaseException) -> str:
-    """Return the text of a failure, and of another one that it led to."""
-    return to_error_text(f"{to_text(error)} (and {note} raised {describe(failure)})")

@@ -1,21 +1,24 @@
 """What does the work of a task."""
 
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import trio
 
-from planton_executor._calls import call_in_thread
-from planton_executor._ends import End
-from planton_executor._run import Run
-from planton_executor._terms import Function, Terms, is_async
+from planton_executor._functions import call_in_thread, is_async
+from planton_executor._run import End, Run
+from planton_executor._terms import Terms
+from planton_executor._work import Work
+
+Function: TypeAlias = Callable[[Work], Awaitable[Any] | Any]
 
 
 class Host(Protocol):
     """What a handler may use while it runs."""
 
     limiter: trio.CapacityLimiter
+    is_draining: bool
 
     async def store(self, run: Run, end: End) -> bool:
         """Store an end that is none yet; return whether the claim was ours."""
@@ -32,31 +35,22 @@ class Handler(Protocol):
         """On what terms it begins."""
 
     def call(self, run: Run, host: Host) -> Awaitable[Any]:
-        """Do it; return the result, or an `End` if it has no end yet."""
+        """Do it; return the result, or an `End` if it has another one."""
 
 
 @attrs.frozen(eq=False)
-class AsyncHandler:
-    """An async function of the user's: it runs on trio."""
+class FunctionHandler:
+    """A function of the user's: async ones run on trio, others in a thread."""
 
     function: Function
     terms: Terms
+    is_async: bool = attrs.field(init=False)
 
-    def call(self, run: Run, host: Host) -> Any:  # noqa: ARG002  every handler is given it
-        return self.function(run.work)
+    @is_async.default
+    def _look(self) -> bool:
+        return is_async(self.function)
 
-
-@attrs.frozen(eq=False)
-class ThreadHandler:
-    """A plain function of the user's: it runs in a worker thread."""
-
-    function: Function
-    terms: Terms
-
-    async def call(self, run: Run, host: Host) -> Any:
-        return await call_in_thread(self.function, run.work, run, host.limiter)
-
-
-def make_handler(function: Function, terms: Terms) -> Handler:
-    """Return what calls a function."""
-    return (AsyncHandler if is_async(function) else ThreadHandler)(function, terms)
+    def call(self, run: Run, host: Host) -> Any:
+        if self.is_async:
+            return self.function(run.work)
+        return call_in_thread(self.function, run.work, run, host.limiter)

@@ -13,9 +13,9 @@ import trio
 
 from planton import InvalidArgumentError, StorageError
 from planton_executor._events import LeaseAtRiskEvent
+from planton_executor._links import Link
 from planton_executor._outage import Outage, pause
-from planton_executor._reporters import Reporter
-from planton_executor._run import RENEWED_AFTER, Run
+from planton_executor._run import Run
 from planton_executor._watchdog import Watchdog
 
 
@@ -23,7 +23,7 @@ class Leases:
     """The leases of all claims that wait or run.
 
     Args:
-        reporter: Where they are renewed.
+        link: Where they are renewed.
         outage: Told of errors of the storage.
         lose: Called with each run whose claim is lost.
         warn: Told of leases at risk, in a thread.
@@ -31,13 +31,13 @@ class Leases:
 
     def __init__(
         self,
-        reporter: Reporter,
+        link: Link,
         outage: Outage,
         *,
         lose: Callable[[Run], None],
         warn: Callable[[LeaseAtRiskEvent], None],
     ) -> None:
-        self._reporter = reporter
+        self._link = link
         self._outage = outage
         self._lose = lose
         self._runs: dict[Run, None] = {}
@@ -75,13 +75,13 @@ class Leases:
             failures += 1
 
     async def _take_over(self, run: Run) -> None:
-        receipt = await self._reporter.take_over(run)
+        receipt = await self._link.take_over(run)
         if receipt is None:
             self._lose(run)
             return
         run.receipt = run.work.receipt = receipt
-        run.is_foreign = False
-        _note_renewal(run, time.monotonic())
+        run.is_foreign, run.claimed_at = False, trio.current_time()
+        run.renewed(time.monotonic())
         self.add(run)
 
     async def beat(self) -> None:
@@ -104,12 +104,12 @@ class Leases:
     async def _beat(self, runs: Sequence[Run]) -> None:
         try:
             await self._renew(runs)
-        except InvalidArgumentError as error:
-            for run in runs if len(runs) > 1 else ():
-                await self._beat([run])  # one of them spoils the others
+        except InvalidArgumentError:
             if len(runs) == 1:
-                self.discard(runs[0])
-                self._outage.note(error)
+                self.discard(runs[0])  # it is told when it is confirmed, or its end is stored
+            else:
+                for run in runs:
+                    await self._beat([run])  # one of them spoils the others
         except Exception as error:
             self._outage.note(error)
 
@@ -119,16 +119,11 @@ class Leases:
             run.tried_at = began
             run.beat_at = trio.current_time() + run.lease / 12  # if this one fails
         with trio.fail_after(min(run.lease for run in runs) / 3):
-            lost = set(await self._reporter.heartbeat(runs))
+            lost = set(await self._link.heartbeat(runs))
         self._outage.end()
         for run in runs:
             if run in lost:
                 self._lose(run)
                 self.discard(run)
             else:
-                _note_renewal(run, began)
-
-
-def _note_renewal(run: Run, at: float) -> None:
-    run.renewed_at, run.is_at_risk = at, False
-    run.beat_at = trio.current_time() + run.lease * RENEWED_AFTER
+                run.renewed(began)

@@ -11,7 +11,7 @@ from planton import ErrorEvent, InvalidArgumentError
 from planton.storage import describe
 from planton_executor import _failures
 from planton_executor._events import EVENT_TYPES, FailedEvent, LeaseAtRiskEvent
-from planton_executor._terms import is_async
+from planton_executor._functions import is_async
 
 logger = logging.getLogger("planton.executor")
 
@@ -59,14 +59,14 @@ class Listeners:
         """Tell all listeners of an event, one after the other, and wait for them."""
         for listener in self._listeners_of(event):
             result = _call(listener, event)
-            if inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):
                 await _wait_for(result, listener, event)
 
     def tell_soon(self, event: Any, nursery: trio.Nursery) -> None:
         """Tell all listeners of an event at once; the nursery waits for async ones."""
         for listener in self._listeners_of(event):
             result = _call(listener, event)
-            if inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):
                 nursery.start_soon(_wait_for, result, listener, event)
 
     def tell_from_thread(self, event: LeaseAtRiskEvent) -> None:

@@ -9,12 +9,11 @@ import cattrs
 import trio
 
 from planton.storage import to_count, to_json
-from planton_executor._calls import call
-from planton_executor._ends import Advance, Release
 from planton_executor._errors import StateError
 from planton_executor._events import AdvancedEvent
+from planton_executor._functions import call
 from planton_executor._handlers import Host
-from planton_executor._run import Run
+from planton_executor._run import RELEASE, End, Run
 from planton_executor._step import Done, Later, Step, StepContext, Then
 from planton_executor._terms import Terms
 
@@ -52,24 +51,28 @@ class Machine:
             if isinstance(answer, Done):
                 return answer.result
             step, end = self._following(step, answer)
-            if end.run_in is not None:
+            if end.kind == "postpone":
                 return end
-            if not await self._advance(run, end, host) or run.is_leaving:
-                return Release()
+            if not await self._advance(run, end, host) or host.is_draining:
+                return RELEASE
             run.begin(self._terms(step), 1)
 
-    async def _advance(self, run: Run, end: Advance, host: Host) -> bool:
+    async def _advance(self, run: Run, end: End, host: Host) -> bool:
         """Store where the work is now; what is being stored is not broken off."""
         assert run.scope is not None, "a worker has it"
         run.is_storing, run.scope.deadline = True, math.inf
-        is_ours = await host.store(run, end)
-        run.is_storing, run.is_lost = False, not is_ours
-        if is_ours:
-            run.claimed_at = trio.current_time()  # its time limit begins anew
-            await host.tell(AdvancedEvent(work=run.work, state=end.state, run_in=None))
-        return is_ours
+        try:
+            is_ours = await host.store(run, end)
+        finally:
+            run.is_storing = False
+        if not is_ours:
+            run.break_off("lost")
+            return False
+        run.claimed_at = trio.current_time()  # its time limit begins anew
+        await host.tell(AdvancedEvent(work=run.work, state=end.about, run_in=None))
+        return True
 
-    def _following(self, step: Step, answer: object) -> tuple[Step, Advance]:
+    def _following(self, step: Step, answer: object) -> tuple[Step, End]:
         if not isinstance(answer, Then | Later):
             problem = (
                 f"step {type(step).__name__} returned {answer!r}: return then(step), "
@@ -77,12 +80,13 @@ class Machine:
             )
             raise StateError(self.name, problem)
         state = self.state(answer.step)
-        run_in = answer.seconds if isinstance(answer, Later) else None
-        terms = self._terms(answer.step)
-        return answer.step, Advance(state, str(to_json("state", state)), terms.retries, run_in)
+        values = (to_json("state", state), self._terms(answer.step).retries)
+        if isinstance(answer, Later):
+            return answer.step, End("postpone", (*values, answer.seconds), state)
+        return answer.step, End("advance", values, state)
 
     def _terms(self, step: Step) -> Terms:
-        return Terms.of(
+        return Terms(
             timeout=self.timeout,
             retries=retry_limit(step),
             retry_delay=_setting(step, "retry_delay"),

@@ -2,16 +2,16 @@
 
 import math
 import time
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import attrs
 import trio
 
-from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError, PlantonError
+from planton import CallbackTimeoutError, InstructionEvent, PlantonError
 from planton.storage import to_json
-from planton_executor import _failures
-from planton_executor._ends import Advance, Complete, End, Fail, Release
 from planton_executor._errors import LostLeaseError, StateError
 from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent
+from planton_executor._failures import gives_up, is_ours, to_text
 from planton_executor._terms import Terms
 from planton_executor._work import Work
 
@@ -20,121 +20,113 @@ from planton_executor._work import Work
 MARGIN = 1.0
 # A lease that nobody told of: that of a task that was given none.
 USUAL_LEASE = 60.0
-# Of a lease: how long after its renewal the next one is due.
-RENEWED_AFTER = 1 / 3
+# Of a lease: the part in which a claim is taken to be ours; then it is renewed.
+FRESH = 1 / 3
+
+Kind: TypeAlias = Literal["complete", "fail", "advance", "postpone", "release"]
+
+
+@attrs.frozen(eq=False)
+class End:
+    """What is to be stored of a claim.
+
+    Attributes:
+        kind: What is said; see `planton.storage.Report`.
+        values: As there.
+        about: The result, the error or the state that it is about.
+    """
+
+    kind: Kind
+    values: tuple[Any, ...] = ()
+    about: Any = None
+
+
+RELEASE = End("release")
+_DONE = End("complete", (None,))
 _NO_TERMS = Terms()
-_DONE = Complete()
 
 
 class Run:
     """A claim that was submitted.
 
     A plain class with defaults on the class: one is made for every instruction, and most of its
-    attributes are never set.
+    attributes are never set. Times are those of trio's clock, but for those of the watchdog.
 
     Attributes:
         work: What the handler is called with.
         receipt: Names the claim.
         lease: Seconds that the claim lasts without a heartbeat.
-        timeout: Seconds that the instruction itself allows; None for no limit.
-        claimed_at: Since when these count, by trio's clock.
-        beat_at: When the lease is to be renewed, by trio's clock.
-        renewed_at: When it was last renewed at the latest, by `time.monotonic`.
-        tried_at: When a renewal was last begun, by the same clock.
+        timeout: Seconds that the instruction itself allows since `claimed_at`; None for no limit.
+        fresh_until: Until when the claim is taken to be ours.
+        beat_at: When its lease is to be renewed.
+        renewed_at: When it was last renewed, and `tried_at`: begun to be, by `time.monotonic`.
         is_at_risk: Whether it was told that the lease is at risk.
-        is_foreign: Whether the event came from another process and is to be taken over.
-        terms: On what terms it is tried.
-        tries: How often that was tried, this time included.
+        is_foreign: Whether the event came from elsewhere, and has yet to be taken over.
         is_started: Whether it has a slot.
-        scope: Cancelled to break it off; None before a worker has taken it.
-        is_lost: Whether the claim is no longer ours.
-        is_broken_off: Whether its scope was cancelled, because it was lost or stopped.
-        is_timed: Whether its scope has a deadline.
-        is_leaving: Whether it should end as soon as it can, because the executor ends.
-        is_stopped: Whether it was broken off because the executor ends.
-        is_decided: Whether its end is known.
+        scope: Cancelled to break it off; None before a worker has it.
+        broken_off: Why it was broken off.
+        terms: On what terms it is tried, and `tries`: how often it was, this time included.
         is_storing: Whether something is being stored, which is not broken off.
-        has_result: Whether the handler returned.
-        began_at: When a worker began with it, by trio's clock.
-        duration: Seconds that the handler took.
-        result: What the handler returned.
-        error: What went wrong.
-        reason: Where.
+        began_at: When a worker began with it.
+        has_result: Whether the handler returned; `result` is what.
+        error: What went wrong, and `reason`: where.
         retry_in: Seconds until the next try that is asked for; None if none is.
         thread_ended: Set when the thread of a sync handler has ended; None while there is none.
-        end: What is to be stored.
-        refusals: How often the storage refused that, though it has done other things since.
-        refused_after: How many other things the storage had done when it last refused that.
+        end: What is to be stored; None if nothing is.
         stored: Set by the answer of the storage, if a trio task waits for it.
         answer: That answer: whether the claim was ours, or why it cannot be stored; None before.
+        refusals: How often the storage refused it, last when it had done `refused_at` other things.
+        leaves_at_once: Whether its slot is free as soon as its end is stored.
     """
 
-    tried_at = 0.0
-    is_at_risk = False
-    terms = _NO_TERMS
-    is_started = False
+    tried_at = began_at = duration = 0.0
+    is_at_risk = is_started = is_storing = has_result = leaves_at_once = False
     scope: trio.CancelScope | None = None
-    is_lost = False
-    is_broken_off = False
-    is_timed = False
-    is_leaving = False
-    is_stopped = False
-    is_decided = False
-    is_storing = False
-    has_result = False
-    began_at = 0.0
-    duration = 0.0
+    broken_off: Literal["lost", "stopped"] | None = None
+    terms = _NO_TERMS
     result: Any = None
     error: BaseException | None = None
     reason: Reason = "error"
     retry_in: float | None = None
     thread_ended: trio.Event | None = None
     end: End | None = None
-    refusals = 0
-    refused_after = -1
     stored: trio.Event | None = None
     answer: bool | Exception | None = None
+    refusals, refused_at = 0, -1
 
-    def __init__(self, event: InstructionEvent, receipt: str, now: float) -> None:
+    def __init__(self, event: InstructionEvent, receipt: str) -> None:
         self.work = Work(event.task_name, event.instruction, event.payload, event.delivery, receipt)
         self.receipt = receipt
         self.timeout = event.timeout
         self.lease = min(event.lease or USUAL_LEASE, event.timeout or math.inf)
-        self.is_foreign = getattr(event, "is_foreign", False)
-        claimed_at = getattr(event, "claimed_at", now)
-        self.claimed_at = now if claimed_at is None else claimed_at
-        # Nobody knows how old it is: it is looked at before its handler is called.
-        self.beat_at = now if claimed_at is None else claimed_at + self.lease * RENEWED_AFTER
+        self.is_foreign = event.is_foreign
+        if event.claimed_at is None:  # it may be old
+            self.claimed_at = self.fresh_until = self.beat_at = trio.current_time()
+        else:
+            self.claimed_at = event.claimed_at
+            self.fresh_until = self.beat_at = self.claimed_at + self.lease * FRESH
         self.renewed_at = time.monotonic()
         self.tries = event.delivery
 
-    def lose(self) -> None:
-        """Break it off: the claim is another consumer's, or nobody's.
+    # On its way
 
-        What is being stored is not broken off: its own answer says whether the claim was lost.
-        """
+    def break_off(self, reason: Literal["lost", "stopped"]) -> None:
+        """Cancel the handler; what is being stored is not broken off, and its answer counts."""
         if not self.is_storing:
-            self.is_lost = True
-            self._break_off()
-
-    def stop(self) -> None:
-        """Break it off: the executor ends."""
-        self.is_leaving = self.is_stopped = True
-        if not self.is_storing:
-            self._break_off()
-
-    def _break_off(self) -> None:
-        self.is_broken_off = self.work.is_cancelled = True
-        if self.scope is not None:
-            self.scope.cancel()
+            self.broken_off = self.broken_off or reason
+            self.work.is_cancelled = True
+            if self.scope is not None:
+                self.scope.cancel()
 
     def begin(self, terms: Terms, tries: int) -> None:
         """Begin with something that has these terms, and a time limit of its own."""
         self.terms, self.tries = terms, tries
-        is_timed = terms.timeout is not None or self.timeout is not None
-        if self.scope is not None and (is_timed or self.is_timed):
+        if self.scope is None:
+            return
+        if terms.timeout is not None or self.timeout is not None:
             self.scope.deadline = self._deadline(trio.current_time())
-            self.is_timed = True
+        elif self.scope.deadline < math.inf:
+            self.scope.deadline = math.inf
 
     def _deadline(self, now: float) -> float:
         deadline = math.inf if self.terms.timeout is None else now + self.terms.timeout
@@ -142,90 +134,90 @@ class Run:
             return deadline
         return min(deadline, self.claimed_at + max(self.timeout - MARGIN, self.timeout * 0.9))
 
-    def returned(self, result: Any) -> None:
-        """Note what the handler returned; it counts, whatever happens from now on."""
-        self.result, self.has_result = result, True
+    def renewed(self, at: float) -> None:
+        """Note that its lease was renewed, at a time of `time.monotonic`."""
+        self.renewed_at, self.is_at_risk = at, False
+        self.fresh_until = self.beat_at = trio.current_time() + self.lease * FRESH
 
-    def fail(self, error: BaseException, reason: Reason | None = None) -> None:
-        """Note what went wrong."""
+    def fail(self, error: BaseException) -> None:
+        """Note what went wrong; what was only broken off is as if it had been stopped."""
+        if isinstance(error, PlantonError) and not error.is_failure:
+            self.broken_off = self.broken_off or "stopped"
+            return
         self.error = error
-        self.reason = reason or ("state" if isinstance(error, StateError) else "error")
+        self.reason = "state" if isinstance(error, StateError) else "error"
+
+    # Its end
+
+    def decide(self) -> None:
+        """Decide what is to be stored, and break nothing off from now on."""
+        self.is_storing = True
+        if self.broken_off == "lost":
+            self.note_loss()
+        elif self.error is not None:
+            self.end = self._failed(self.error)
+        elif self.has_result:
+            self.end = self._completed()
+        elif self.broken_off is None:
+            self.end = self._timed_out()
+        elif self.thread_ended is None:
+            self.end = RELEASE
+        # Else a thread is still at it and may yet do the work: its lease shall run out first.
 
     def note_loss(self) -> None:
         """Count it as lost, whatever the handler did."""
-        self.retry_in = None
-        self.fail(LostLeaseError(self.work.task_name, self.work.instruction), "lost")
+        self.error = LostLeaseError(self.work.task_name, self.work.instruction)
+        self.reason, self.retry_in, self.end = "lost", None, None
 
-    def decide(self) -> End | None:
-        """Return what is to be stored; None if nothing is to be."""
-        self.is_decided = self.is_storing = True
-        if self.is_lost:
-            self.note_loss()
-        elif self.error is None and not (self.has_result or self.is_stopped):
-            self._time_out()
-        self.end = self._end()
-        return self.end
-
-    def _end(self) -> End | None:
-        if self.is_lost:
-            return None
-        if self.error is None and self.has_result:
-            return self._completed()
-        if self.error is None:
-            # A thread that is still at it may yet do the work: its lease shall run out first.
-            return Release() if self.thread_ended is None else None
-        return self._failed(self.error)
-
-    def _time_out(self) -> None:
-        self.work.is_cancelled = True
-        limits = [each for each in (self.terms.timeout, self.timeout) if each is not None]
-        seconds = min(limits, default=None)
-        self.fail(CallbackTimeoutError(self.work.task_name, "the handler", seconds), "timeout")
+    def refuse_result(self, error: BaseException) -> End:
+        """Return how it ends if its result cannot be stored."""
+        problem = f"the handler of task {self.work.task_name!r} is done, but its result cannot be"
+        failure = PlantonError(f"{problem} stored: {to_text(error)}")
+        failure.__cause__ = error
+        self.error, self.reason = failure, "result"
+        return self._failed(failure)
 
     def _completed(self) -> End:
         result = self.result
         if result is None:
             return _DONE
-        if isinstance(result, Advance | Release):
+        if isinstance(result, End):
             return result
         try:
-            return Complete(result, to_json("result", result))
+            return End("complete", (to_json("result", result),), result)
         except BaseException as error:  # a class of the user's may raise anything
-            if _failures.is_ours(error):
+            if is_ours(error):
                 raise
             return self.refuse_result(error)
 
-    def refuse_result(self, error: BaseException) -> Fail:
-        """End it as failed, since its result cannot be stored."""
-        problem = f"the handler of task {self.work.task_name!r} is done, but its result cannot be"
-        failure = PlantonError(f"{problem} stored: {_failures.to_text(error)}")
-        failure.__cause__ = error
-        self.fail(failure, "result")
-        return self._failed(failure)
+    def _timed_out(self) -> End:
+        self.work.is_cancelled = True
+        limits = [each for each in (self.terms.timeout, self.timeout) if each is not None]
+        error = CallbackTimeoutError(self.work.task_name, "the handler", min(limits, default=None))
+        self.error, self.reason = error, "timeout"
+        return self._failed(error)
 
-    def _failed(self, error: BaseException) -> Fail:
-        text = _failures.to_text(error)
-        is_hopeless = self.reason in ("result", "state") or _failures.gives_up(error)
+    def _failed(self, error: BaseException) -> End:
+        text, terms = to_text(error), self.terms
+        is_hopeless = self.reason in ("result", "state") or gives_up(error)
         self.retry_in = None if is_hopeless else 0.0
         if not is_hopeless:
             try:
-                self.retry_in = self.terms.retry_in(self.tries)
+                self.retry_in = terms.retry_in(self.tries)
             except BaseException as failure:
-                if _failures.is_ours(failure):
+                if is_ours(failure):
                     raise
-                text = _failures.with_note(error, "its retry_delay", failure)
-        return Fail(
-            error=error,
-            text=text,
-            retry_in=self.retry_in,
-            retries=self.terms.retries,
-            lower_priority=self.terms.lower_priority,
-        )
+                text += f" (and its retry_delay raised {to_text(failure)})"
+        delay = self.retry_in or 0.0
+        values = (text, delay, not is_hopeless, terms.lower_priority, terms.retries)
+        return End("fail", values, error)
 
     @property
     def event_type(self) -> type[Any] | None:
         """The type of the event that tells of the end; None for what was given back."""
-        return FailedEvent if self.error is not None else _EVENT_TYPES[type(self.end)]
+        if self.error is not None:
+            return FailedEvent
+        return None if self.end is None else _EVENT_TYPES[self.end.kind]
 
     def to_event(self) -> SucceededEvent | FailedEvent | AdvancedEvent:
         """Return the event that tells of the end."""
@@ -237,22 +229,9 @@ class Run:
                 duration=self.duration,
                 retry_in=self.retry_in,
             )
-        if isinstance(self.end, Advance):
-            return AdvancedEvent(work=self.work, state=self.end.state, run_in=self.end.run_in)
+        if self.end is not None and self.end.kind == "postpone":
+            return AdvancedEvent(work=self.work, state=self.end.about, run_in=self.end.values[-1])
         return SucceededEvent(work=self.work, result=self.result, duration=self.duration)
 
 
-_EVENT_TYPES: dict[type[Any], type[Any] | None] = {
-    Complete: SucceededEvent,
-    Advance: AdvancedEvent,
-    Release: None,
-    type(None): None,
-}
-
-
-def to_receipt(event: InstructionEvent) -> str:
-    """Return the receipt of an event, which must have one."""
-    if event.receipt is None:
-        remedy = "the task's schedule must give claims with a receipt, as storages do"
-        raise InvalidArgumentError("event.receipt", None, remedy)
-    return event.receipt
+_EVENT_TYPES = {"complete": SucceededEvent, "postpone": AdvancedEvent, "release": None}

@@ -6,16 +6,15 @@ from typing import Any
 
 import trio
 
-from planton import ErrorEvent, Planton, UndeliveredInstructionsError
-from planton_executor._ends import Complete, End, Release
+from planton import ErrorEvent, InstructionEvent, Planton, UndeliveredInstructionsError
+from planton_executor._errors import NoHandlerError
 from planton_executor._events import IdleEvent, StartedEvent
 from planton_executor._handlers import Handler
 from planton_executor._leases import Leases
+from planton_executor._links import Answered, Link
 from planton_executor._listeners import Listeners
 from planton_executor._outage import Outage
-from planton_executor._reporters import Reporter
-from planton_executor._run import Run
-from planton_executor._senders import Answered, Sender
+from planton_executor._run import RELEASE, End, Run
 from planton_executor._slots import Slots
 from planton_executor._workers import Workers
 
@@ -24,16 +23,18 @@ logger = logging.getLogger("planton.executor")
 # What ends when the grace period is over has this long to be stored; less if nobody waits for it.
 LAST_WORDS = 2.0
 ABORTED_LAST_WORDS = 0.5
+# Seconds that what came from elsewhere for a task without a handler rests before it is released:
+# it may come back at once.
+REFUSAL_PAUSE = 1.0
 
 
 class Session:
-    """Takes runs, has them worked on, and stores how they end.
+    """Takes instructions, has them worked on, and stores how they end.
 
     Args:
         handlers: By the names of tasks.
         listeners: Told of what happens.
-        reporter: Where leases are renewed.
-        make_sender: Makes what stores ends.
+        make_link: Makes what leases are renewed with, and ends are stored with.
         concurrency: How many slots there are.
         frees: Called when there may be a free slot.
     """
@@ -43,8 +44,7 @@ class Session:
         *,
         handlers: Mapping[str, Handler],
         listeners: Listeners,
-        reporter: Reporter,
-        make_sender: Callable[[Answered, Outage], Sender],
+        make_link: Callable[[Answered, Outage], Link],
         concurrency: int,
         frees: Callable[[], None],
     ) -> None:
@@ -52,15 +52,15 @@ class Session:
         self._listeners = listeners
         self._frees = frees
         self._slots = Slots(concurrency, self._start)
-        outage = Outage(self.report_error)
-        self._leases = Leases(reporter, outage, lose=self._lose, warn=listeners.tell_from_thread)
-        self._sender = make_sender(self._answered, outage)
-        self._workers = Workers(
-            concurrency, handle=self._handle, settle=self._settle, finish=self._finish
-        )
+        outage = Outage(self._report)
+        self._link = make_link(self._answered, outage)
+        self._leases = Leases(self._link, outage, lose=self._lose, warn=listeners.tell_from_thread)
+        self._workers = Workers(concurrency, handle=self._handle, settle=self._settle)
         self.limiter = trio.CapacityLimiter(concurrency)
+        self.is_draining = False
         self._runs: set[Run] = set()
         self._submitting = 0
+        self._refused: set[str] = set()
         self._changed: trio.Event | None = None
         self._patience = trio.CancelScope()
         self._is_aborted = False
@@ -79,7 +79,7 @@ class Session:
             async with trio.open_nursery() as self._helpers:
                 for planton in plantons:
                     self._helpers.start_soon(self._watch, planton)
-                self._sender.open(self._helpers)
+                self._link.open(self._helpers)
                 self._helpers.start_soon(self._leases.beat)
                 async with trio.open_nursery() as workers:
                     self._workers.open(workers)
@@ -93,22 +93,38 @@ class Session:
     def capacity(self) -> int:
         """How many more can start: those whose ends are being stored will have left by then."""
         slots = self._slots
-        return max(0, slots.count - slots.taken - slots.waiting + self._sender.leaving)
+        return max(0, slots.count - slots.taken - slots.waiting + self._link.leaving)
 
-    # Taking runs
+    # Taking instructions
 
-    async def take(self, run: Run) -> None:
-        """Take a run; returns when its handler is about to be called.
-
-        Raises:
-            UndeliveredInstructionsError: If the executor ends before there is a slot.
-        """
+    async def take(self, event: InstructionEvent) -> None:
+        """Take an instruction; see `Executor.submit`."""
+        run = Run(event, self._link.receipt(event))
+        if event.task_name not in self._handlers:
+            await self._refuse(run)
+            return
         if not run.is_foreign:
             self._leases.add(run)
         # Without a turn of the event loop, as long as there are slots: one for each of a thousand
         # instructions would take longer than all the rest.
         if not self._slots.take(run):
             await self._wait_for_slot(run)
+
+    async def _refuse(self, run: Run) -> None:
+        """Leave an instruction to a process that has a handler for its task.
+
+        Planton releases what it has claimed, with pauses. What came from elsewhere is released
+        here, and told once.
+        """
+        name = run.work.task_name
+        error = NoHandlerError(name, run.work.instruction, self._handlers, released=run.is_foreign)
+        if not run.is_foreign:
+            raise error
+        if name not in self._refused:
+            self._refused.add(name)
+            self._report(error, name)
+        await trio.sleep(min(REFUSAL_PAUSE, run.lease / 3))
+        await self.store(run, RELEASE)
 
     def _start(self, run: Run) -> None:
         run.is_started = True
@@ -120,28 +136,28 @@ class Session:
         try:
             await self._slots.wait(run)
             if not run.is_started:
-                await self._refuse(run)
+                await self._give_back(run)
         finally:
             self._submitting -= 1
             if not run.is_started:
                 self._leases.discard(run)
             self._note_change()
 
-    async def _refuse(self, run: Run) -> None:
+    async def _give_back(self, run: Run) -> None:
         """Give back what was turned away before it began."""
-        if run.is_lost:
+        if run.broken_off == "lost":
             run.note_loss()
             await self._listeners.tell(run.to_event())
             return
         is_released = False
         with trio.move_on_after(LAST_WORDS, shield=True):
-            is_released = await self.store(run, Release())
-        problem = "the executor ended before there was a slot"
+            is_released = await self.store(run, RELEASE)
         names = [run.work.instruction]
+        problem = "the executor ended before there was a slot"
         raise UndeliveredInstructionsError(run.work.task_name, names, problem, released=is_released)
 
     def _lose(self, run: Run) -> None:
-        run.lose()
+        run.break_off("lost")
         self._slots.turn_away(run)
 
     # Working
@@ -149,48 +165,35 @@ class Session:
     async def _handle(self, run: Run) -> None:
         """Call the handler, if the claim is ours."""
         run.began_at = trio.current_time()
-        if run.is_foreign or run.beat_at <= run.began_at:
+        if run.is_foreign or run.fresh_until <= run.began_at:
             await self._leases.confirm(run)
-        if run.is_broken_off:
+        if run.broken_off:
             return
         if self._listeners.want(StartedEvent):
             await self._listeners.tell(StartedEvent(work=run.work))
             run.began_at = trio.current_time()
         handler = self._handlers[run.work.task_name]
         run.begin(handler.terms, run.tries)
-        run.returned(await handler.call(run, self))
+        run.result = await handler.call(run, self)
+        run.has_result = True
 
-    def _settle(self, run: Run) -> bool:
-        """Hand the end of a run over; return whether that was all there was to do."""
-        if not run.is_decided:
-            run.decide()
-            if self._listeners.want(run.event_type):
-                run.duration = trio.current_time() - run.began_at
-            self._note_change()
-        must_wait = self._listeners.must_wait(run.event_type) or run.thread_ended is not None
-        if run.end is None or must_wait:
-            return False
-        self._sender.send(run)
-        return True
-
-    async def _finish(self, run: Run) -> None:
-        """Settle what takes waiting: for a listener, or for a thread that goes on."""
-        if self._settle(run):
-            return
+    def _settle(self, run: Run) -> None:
+        """Decide how a run ends, and hand that over."""
+        run.decide()
+        if self._listeners.want(run.event_type):
+            run.duration = trio.current_time() - run.began_at
+        self._note_change()
+        must_wait = run.thread_ended is not None or self._listeners.must_wait(run.event_type)
+        run.leaves_at_once = not must_wait
         if run.end is not None:
-            await self._store(run, run.end)
-        elif not run.is_lost:
+            self._link.send(run)
+            return
+        if run.broken_off == "stopped":
             problem = (
                 "the thread of %r, task %r, goes on after the end; its lease is left to expire"
             )
             logger.warning(problem, run.work.instruction, run.work.task_name)
-        self._leases.discard(run)
-        if event := self._conclude(run):
-            await self._listeners.tell(event)
-        if run.thread_ended is not None and not self._is_aborted:
-            await run.thread_ended.wait()
-        self._leave(run)
-        self._note_free_slots()
+        self._conclude(run)
 
     async def store(self, run: Run, end: End) -> bool:
         """Store an end, and wait for it; return whether the claim was ours.
@@ -198,48 +201,58 @@ class Session:
         Raises:
             Exception: Why it cannot be stored.
         """
-        await self._store(run, end)
+        run.end, run.stored, run.refusals = end, trio.Event(), 0
+        self._link.send(run)
+        await run.stored.wait()
+        run.stored = None
         if isinstance(run.answer, Exception):
             raise run.answer
         return bool(run.answer)
-
-    async def _store(self, run: Run, end: End) -> None:
-        run.end, run.stored, run.refusals = end, trio.Event(), 0
-        self._sender.send(run)
-        await run.stored.wait()
-        run.stored = None
 
     async def tell(self, event: Any) -> None:
         """Tell the listeners, and wait for them."""
         await self._listeners.tell(event)
 
     def _answered(
-        self, runs: Iterable[Run], stale: Collection[str], error: Exception | None
+        self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
     ) -> None:
         """Go on with runs whose ends were answered by the storage."""
         for run in runs:
-            if error is not None and isinstance(run.end, Complete):
-                run.end, run.refusals = run.refuse_result(error), 0
-                self._sender.send(run)
-                continue
             run.answer = error or run.receipt not in stale
             if run.stored is not None:
                 run.stored.set()
-                continue
-            self._leases.discard(run)
-            if event := self._conclude(run):
-                self._listeners.tell_soon(event, self._helpers)
-            self._leave(run)
+            elif error is not None and run.end is not None and run.end.kind == "complete":
+                run.end, run.refusals = run.refuse_result(error), 0
+                self._link.send(run)
+            else:
+                self._conclude(run)
         self._note_free_slots()
 
-    def _conclude(self, run: Run) -> Any:
-        """Return the event that tells how a run ended; None if nobody wants to know."""
-        if isinstance(run.answer, Exception):
-            self.report_error(run.answer, run.work.task_name)
-            return None
+    def _conclude(self, run: Run) -> None:
+        """Tell how a run ended, and free its slot."""
+        self._leases.discard(run)
+        event = None
         if run.answer is False:
             run.note_loss()
-        return run.to_event() if self._listeners.want(run.event_type) else None
+        if isinstance(run.answer, Exception):
+            self._report(run.answer, run.work.task_name)
+        elif self._listeners.want(run.event_type):
+            event = run.to_event()
+        if run.thread_ended is not None or self._listeners.must_wait(run.event_type):
+            self._helpers.start_soon(self._leave_later, run, event)
+        else:
+            if event is not None:
+                self._listeners.tell_soon(event, self._helpers)
+            self._leave(run)
+
+    async def _leave_later(self, run: Run, event: Any) -> None:
+        """Keep the slot for as long as listeners take, or a thread that goes on."""
+        if event is not None:
+            await self._listeners.tell(event)
+        if run.thread_ended is not None and not self._is_aborted:
+            await run.thread_ended.wait()
+        self._leave(run)
+        self._note_free_slots()
 
     def _leave(self, run: Run) -> None:
         self._runs.discard(run)
@@ -251,23 +264,22 @@ class Session:
             self._listeners.tell_soon(IdleEvent(), self._helpers)
         self._frees()
 
-    def report_error(self, error: Exception, task_name: str | None = None) -> None:
+    def _report(self, error: Exception, task_name: str | None = None) -> None:
         event = ErrorEvent(task_name=task_name, error=error, stage="service")
         self._listeners.tell_soon(event, self._helpers)
 
     # Draining
 
     async def _drain(self, grace: float) -> None:
+        self.is_draining = True
         self._slots.turn_all_away()
-        for run in self._runs:
-            run.is_leaving = True
         self._patience.deadline = trio.current_time() + grace
         with self._patience:
             await self._until(lambda: self._is_empty)
         for run in self._runs:
-            run.stop()
+            run.break_off("stopped")
         # Handlers that shield themselves are waited for: their results are stored, too.
-        await self._until(lambda: all(run.is_decided for run in self._runs))
+        await self._until(lambda: all(run.is_storing for run in self._runs))
         with trio.move_on_after(ABORTED_LAST_WORDS if self._is_aborted else LAST_WORDS):
             await self._until(lambda: self._is_empty)
         self._warn_of_losses()

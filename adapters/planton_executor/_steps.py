@@ -10,9 +10,9 @@ from cattrs.preconf.json import make_converter
 from planton import InvalidArgumentError
 from planton.storage import Storage, to_name, to_number
 from planton_executor._executor import Executor
+from planton_executor._functions import is_generator, takes
 from planton_executor._machine import Machine, retry_limit
 from planton_executor._step import Step
-from planton_executor._terms import is_generator, takes
 
 
 class Steps:

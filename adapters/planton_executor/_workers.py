@@ -21,8 +21,7 @@ class Workers:
     Args:
         count: How many handlers may run at a time.
         handle: Calls the handler of a run; its scope is cancelled to break that off.
-        settle: Settles a run after its handler, if that takes no waiting; returns whether it did.
-        finish: Settles a run after its handler, and waits for it.
+        settle: Called with a run after its handler, however that ended.
     """
 
     def __init__(
@@ -30,13 +29,11 @@ class Workers:
         count: int,
         *,
         handle: Callable[[Run], Awaitable[None]],
-        settle: Callable[[Run], bool],
-        finish: Callable[[Run], Awaitable[None]],
+        settle: Callable[[Run], None],
     ) -> None:
         self._count = count
         self._handle = handle
         self._settle = settle
-        self._finish = finish
         self._queue: deque[Run] = deque()
         self._idle: dict[trio.lowlevel.Task, None] = {}
         self._started = self._woken = 0
@@ -80,10 +77,9 @@ class Workers:
             self._wake(1)
 
     async def _work_in_one_scope(self) -> None:
-        """Work until something is broken off, fails, or has to be waited for."""
+        """Work until a run is broken off or fails: one scope for many costs far less than many."""
         run = None
         try:
-            # One scope for many runs: that is cheaper by far than one for each.
             with trio.CancelScope() as scope:
                 while contextvars.copy_context() == self._context:
                     run = None
@@ -92,8 +88,9 @@ class Workers:
                     run = self._queue.popleft()
                     run.scope = scope
                     await self._handle(run)
-                    if _is_cancelled(run, scope) or not self._settle(run):
+                    if _is_cancelled(run, scope):
                         break
+                    self._settle(run)
                 else:
                     return
         except BaseException as error:
@@ -101,7 +98,7 @@ class Workers:
                 raise
             run.fail(error)
         assert run is not None, "its scope is cancelled only while a run has it"
-        await self._finish(run)
+        self._settle(run)
 
     async def _rest(self) -> None:
         """Wait until there is something to do; let the event loop turn in any case."""
@@ -132,6 +129,8 @@ class Workers:
 
 def _is_cancelled(run: Run, scope: trio.CancelScope) -> bool:
     """Return whether the scope was cancelled; else it may serve the next run."""
-    if run.is_timed and not scope.cancel_called:
+    if run.broken_off:
+        return True
+    if scope.deadline < math.inf and not scope.cancel_called:
         scope.deadline = math.inf
-    return scope.cancel_called if run.is_timed else run.is_broken_off
+    return scope.deadline < math.inf

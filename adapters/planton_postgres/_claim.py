@@ -3,9 +3,8 @@
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -18,31 +17,18 @@ _MANY = 1000
 # Then they are passed over for that many times as long as it took, for a second at the most: what
 # was committed late in front of the bound waits no longer.
 _TIMES, _MOST_SECONDS = 20.0, 1.0
-# No longer than that is it believed that no active row has a lower id: somebody may have set the
-# sequence back, and the next claim notices only as long as the sequence is still behind the bound.
-_BELIEVED_SECONDS = 1.0
-# With more priorities than that it is cheaper to look at dead rows than to pass over them.
-_MOST_PASSED = 100
-_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
-_MOST = 2**31 - 1  # of the function's integers
 
 
 @attrs.define(eq=False)
 class Bounds:
-    """Lower bounds that skip dead rows; see "Dead rows" in docs/postgres.md.
+    """What skips dead rows of the queue; see "Limits" in docs/postgres.md.
 
     Attributes:
-        server: The server and the sequence that they were learnt from; others ignore them.
-        lowest: No active row of the task has a lower id.
-        learnt_at: When that was learnt.
         passed: By priority, the time and the id of the last row taken.
         until: When the queue is to be looked at from the front again.
-        mode: What is known of the user's statement; see planton_ask.
+        mode: What is known of the user's statement: it reads, locks rows, or marks them.
     """
 
-    server: str = ""
-    lowest: int = 0
-    learnt_at: float = -math.inf
     passed: dict[str, Any] = attrs.field(factory=dict)
     until: float = -math.inf
     mode: str = "reads"
@@ -73,10 +59,9 @@ class Claim:
     def parameters(self, *, is_alone: bool) -> dict[str, str]:
         """Return the parameters of the statement `claim`."""
         rule, bounds, request = self.request.rule, self._bounds, self.request
-        is_believed = self._clock() - bounds.learnt_at < _BELIEVED_SECONDS
         asked: dict[str, Any] = {
-            "limit": min(request.limit, _MOST),
-            "concurrency": min(request.concurrency, _MOST),
+            "limit": request.limit,
+            "concurrency": request.concurrency,
             "lease": rule.lease,
             "deliveries": rule.deliveries,
             "key": rule.key,
@@ -85,8 +70,6 @@ class Claim:
             "token": self._token,
             "keeps": rule.keeps,
             "passed": bounds.passed if self._uses_bounds else {},
-            "lowest": bounds.lowest if is_believed else 0,
-            "server": bounds.server,
             "is_alone": is_alone,
         }
         if rule.statement is not None:
@@ -128,26 +111,11 @@ class Claim:
 
     def _learn(self, state: dict[str, Any]) -> None:
         bounds, now = self._bounds, self._clock()
-        bounds.passed = self._passed(state["passed"], state["server"])
-        bounds.server = state["server"]
-        bounds.lowest, bounds.learnt_at = state["lowest"], now
+        bounds.passed = state["passed"]
         bounds.mode = state["mode"] or bounds.mode
-        if len(bounds.passed) > _MOST_PASSED:
-            bounds.until = now
-        elif not self._uses_bounds:
+        if not self._uses_bounds:
             seconds = min(state["took"] * _TIMES, _MOST_SECONDS)
             bounds.until = now + seconds if state["walked"] > _MANY else now
-
-    def _passed(self, passed: dict[str, Any], server: str) -> dict[str, Any]:
-        """Return what is passed over from now on.
-
-        A look from the front has left nothing at the higher priorities: what was passed there stays
-        so. Those below where it stopped are looked at from the front, too, when it is their turn.
-        """
-        if self._uses_bounds or server != self._bounds.server:
-            return passed
-        lowest = min(map(int, passed), default=-math.inf)
-        return {k: v for k, v in self._bounds.passed.items() if int(k) > lowest} | passed
 
     def _due_in(self, state: dict[str, Any]) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
@@ -159,7 +127,7 @@ class Claim:
             times.append(state["next_due"])
             if self._fires is not None:
                 times.append(self._fires.next_at.timestamp())
-        waits = [max(at - state["clock"], 0.0) for at in times if at is not None]
+        waits = [at - state["clock"] for at in times if at is not None and at > state["clock"]]
         if has_slots and self._uses_bounds:
             waits.append(max(self._bounds.until - self._clock(), 0.0))
         return min(waits, default=None)
@@ -171,10 +139,6 @@ class Claim:
         return Query(rule.task_name, rule.statement or "").problem(problem)
 
 
-def _to_float(seconds: float | Decimal | None) -> float | None:
-    return None if seconds is None else float(seconds)
-
-
 @attrs.frozen
 class Looked:
     """What a look found, without a lock; times are seconds since 1970 by the server's clock."""
@@ -183,12 +147,12 @@ class Looked:
     is_paused: bool | None = None
     concurrency: int | None = None
     active: int = 0
-    first_expiry: float | None = attrs.field(default=None, converter=_to_float)
-    first_due: float | None = attrs.field(default=None, converter=_to_float)
-    kept: float | None = attrs.field(default=None, converter=_to_float)
-    clock: float = attrs.field(default=0.0, converter=float)
+    first_expiry: float | None = None
+    first_due: float | None = None
+    kept: float | None = None
+    clock: float = 0.0
 
-    def reckoned(self, rule: Rule, limit: int, others: Mapping[str, datetime]) -> Fires | None:
+    def reckoned(self, rule: Rule, limit: int, others: dict[str, datetime]) -> Fires | None:
         """Return which times of a cron task fire; None for other tasks."""
         if rule.cron is None:
             return None
@@ -209,11 +173,10 @@ class Looked:
             times += [self.first_due, None if fires is None else self.kept]
         if any(at is not None and at <= self.clock for at in times):
             return None
-        waits = [at - self.clock for at in times if at is not None and at < _LAST]
-        wait = min(waits, default=None)
+        wait = min((at - self.clock for at in times if at is not None), default=None)
         return Claimed(active=self.active, concurrency=cap, due_in=wait)
 
 
-def to_datetime(seconds: float | Decimal) -> datetime:
-    """Return a time of the server's clock; the first or the last one for what is beyond."""
-    return datetime.fromtimestamp(min(max(float(seconds), _FIRST), _LAST), UTC)
+def to_datetime(seconds: float) -> datetime:
+    """Return a time of the server's clock."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -20,8 +20,14 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 Parameters: TypeAlias = Mapping[str, Any]
 
 # Two transactions that wait for each other: one of them is undone by the server, and done again.
+# Likewise two that make the same row or table.
 _TRIES = 3
-_UNDONE = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_UNDONE = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateTable,
+)
 
 
 class Database:
@@ -89,30 +95,28 @@ class Database:
         return self._pool.pids
 
     async def use(
-        self,
-        function: Callable[[Connection], Awaitable[T]],
-        *,
-        shield: bool = True,
-        tries: int = _TRIES,
+        self, function: Callable[[Connection], Awaitable[T]], *, shield: bool = True
     ) -> T:
         """Await `function(connection)` and return its result; it commits what it does.
 
         A cancellation takes effect only as long as there is no connection: from then on the
         result is returned, and the cancellation strikes at the caller's next checkpoint, so that
         nothing is committed unheard. Without the shield it takes effect while a statement runs,
-        which is undone then; see `TrioConnection`. A transaction that the server has undone because
-        of another one is tried again, `tries` times in all.
+        which is undone then; see `TrioConnection`.
 
         Raises:
             StorageError: If there is no connection to be had, it takes too long, or fails.
         """
+        return await self._repeatedly(lambda: self._once(function, shield))
+
+    async def _repeatedly(self, attempt: Callable[[], Awaitable[T]]) -> T:
         with translated(self.name):
-            for _ in range(tries - 1):
+            for _ in range(_TRIES - 1):
                 try:
-                    return await self._once(function, shield)
+                    return await attempt()
                 except _UNDONE:
                     pass
-            return await self._once(function, shield)
+            return await attempt()
 
     async def use_for_statement(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Like `use`, without the shield, for the user's own statement."""
@@ -135,33 +139,43 @@ class Database:
 
     async def _once(self, function: Callable[[Connection], Awaitable[T]], shield: bool) -> T:
         async with self._pool.connection() as connection:
-            with self._limited(shield=shield):
+            with self._limited(self._statement_timeout, shield=shield):
                 if not self._is_checked:
                     self.sql = Statements(await self._check(connection, self.name))
                     self._is_checked = True
                 return await function(connection)
 
     @contextmanager
-    def _limited(self, *, shield: bool) -> Iterator[None]:
+    def _limited(self, seconds: float, *, shield: bool) -> Iterator[None]:
         """Run the block for as long as a transaction may take.
 
         Raises:
             StatementTimeout: If it takes longer; what it has begun was rolled back.
         """
-        with trio.move_on_after(self._statement_timeout, shield=shield) as scope:
+        with trio.move_on_after(seconds, shield=shield) as scope:
             yield
         if scope.cancelled_caught:
             raise StatementTimeout(
-                f"a transaction took longer than statement_timeout, {self._statement_timeout:g} s"
+                f"a transaction took longer than statement_timeout, {seconds:g} s"
             )
 
-    async def change_tables(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Like `use`, in a transaction, whatever tables there are."""
-        with translated(self.name):
+    async def change_tables(
+        self, function: Callable[[Connection], Awaitable[T]], *, patience: float = 0.0
+    ) -> T:
+        """Like `use`, in a transaction, whatever tables there are.
+
+        Args:
+            function: Awaited with a connection.
+            patience: Seconds that it may wait for a lock, besides what a transaction may take.
+        """
+
+        async def attempt() -> T:
             async with self._pool.connection() as connection:
-                with self._limited(shield=True):
+                with self._limited(self._statement_timeout + patience, shield=True):
                     async with connection.transaction():
                         return await function(connection)
+
+        return await self._repeatedly(attempt)
 
     async def transaction(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Like `use`, in a transaction of several statements."""
@@ -205,7 +219,7 @@ class Database:
 
 
 def with_utf8(conninfo: str) -> str:
-    """Return a connection string whose sessions take and give text as UTF-8, whatever is set."""
+    """Return a conninfo for text of any kind, whatever the server or the environment is set to."""
     return make_conninfo(conninfo, client_encoding="UTF8")
 
 

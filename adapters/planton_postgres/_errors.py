@@ -14,7 +14,7 @@ _REMEDIES = {
     "08": "look whether the server runs and can be reached",
     "28": "look at the user, its password, and the server's pg_hba.conf",
     "3D000": "make the database first, with `createdb`",
-    "25006": "connect to the primary: this server can only be read",
+    "25006": "connect to the primary, and let the role write (default_transaction_read_only)",
     "42501": "GRANT the user what it needs",
     "53300": "all connections of the server are taken: use a smaller pool_size, or a pooler",
     "57P": "the server was stopping or starting: it is tried again",
@@ -23,8 +23,6 @@ _REMEDIES = {
 }
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MIGRATE = "call `await storage.migrate()` first, or run `planton migrate URL`"
-
-_MEND = "its sequences lie behind, as after a restore: `planton migrate URL` mends that"
 
 
 def name_of(conninfo: str, argument: str = "conninfo") -> str:
@@ -73,19 +71,11 @@ def translated(database: str) -> Iterator[None]:
 
 def to_storage_error(database: str, error: psycopg.Error) -> StorageError:
     """Say what went wrong in the words of the server, and what can be done."""
-    problem = " ".join(_words(_telling(error)).split()) or type(error).__name__
+    problem = " ".join(str(_telling(error)).split()) or type(error).__name__
     remedy = _remedy(error)
     mapped = StorageError(database, f"{problem}: {remedy}" if remedy else problem)
     mapped.__cause__ = error
     return mapped
-
-
-def _words(error: BaseException) -> str:
-    """Return what an error says, without the statement of ours that it happened in."""
-    if not isinstance(error, psycopg.Error) or error.diag.message_primary is None:
-        return str(error)
-    said = (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
-    return "; ".join(part for part in said if part)
 
 
 def _telling(error: psycopg.Error) -> BaseException:
@@ -97,8 +87,6 @@ def _remedy(error: psycopg.Error) -> str:
     state = error.sqlstate or ""
     if state in ("42P01", "42703", "42P10", "42883") and "planton_" in str(error):
         return _MIGRATE
-    if error.diag.constraint_name in ("planton_active_pkey", "planton_pending_pkey"):
-        return _MEND
     for prefix, remedy in _REMEDIES.items():
         if state.startswith(prefix):
             return remedy

@@ -2,61 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-import trio
-from psycopg.rows import tuple_row
 
 from planton import InvalidArgumentError
-from planton.storage import InstructionRecord, NewInstruction, TaskStats
-from planton_postgres._claim import to_datetime
-from planton_postgres._database import Connection, Parameters, Rows, fetch
+from planton.storage import InstructionRecord, TaskStats
+from planton_postgres._database import Connection, fetch
 from planton_postgres._statements import Statements
 
+_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
 _TABLE = "give the name of a table, as in SQL: user_account, app.user_account"
-
-
-def columns_of(new: Sequence[NewInstruction]) -> dict[str, Any]:
-    """Return the parameters of the statement `enqueue`."""
-    return {
-        "task_names": [each.task_name for each in new],
-        "instructions": [each.instruction for each in new],
-        "payloads": [each.payload for each in new],
-        "priorities": [each.priority for each in new],
-        "run_ats": [each.run_at for each in new],
-        "tags": [json.dumps(each.tags) for each in new],
-        "retries": [each.retries for each in new],
-        "timeouts": [each.timeout for each in new],
-    }
-
-
-async def execute_within(connection: Any, sql: Any, parameters: Parameters) -> Rows:
-    """Run a statement in the transaction of the caller; its rows.
-
-    Raises:
-        InvalidArgumentError: If it is no connection of psycopg's, or closed.
-    """
-    if isinstance(connection, psycopg.AsyncConnection | psycopg.Connection) and connection.closed:
-        raise InvalidArgumentError("connection", connection, "it is closed, give one that is open")
-    if isinstance(connection, psycopg.AsyncConnection):
-        # Nothing of trio here: it may be a connection on asyncio, within a program on asyncio.
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(sql, parameters)
-            return await cursor.fetchall()
-    if isinstance(connection, psycopg.Connection):
-        # It blocks, and waits for whoever queues the same instruction: not on the loop's thread.
-        return await trio.to_thread.run_sync(_execute, connection, sql, parameters)
-    remedy = "give a psycopg.Connection or a psycopg.AsyncConnection"
-    raise InvalidArgumentError("connection", connection, remedy)
-
-
-def _execute(connection: "psycopg.Connection[Any]", sql: Any, parameters: Parameters) -> Rows:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(sql, parameters)
-        return cursor.fetchall()
 
 
 async def retry(
@@ -128,9 +85,11 @@ def to_stats(row: Sequence[Any]) -> TaskStats:
     )
 
 
-def to_time(seconds: Decimal | None) -> datetime | None:
+def to_time(seconds: float | None) -> datetime | None:
     """Return a time; the first or the last one for what is beyond, as infinity is."""
-    return None if seconds is None else to_datetime(seconds)
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
 
 
 def _from_json(text: str | None) -> Any:

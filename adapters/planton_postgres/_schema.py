@@ -8,8 +8,7 @@ bodies, also when an older version calls. A change of a body alone comes with a 
 nothing else to do.
 """
 
-import psycopg
-import trio
+import math
 
 from planton import StorageError
 from planton.storage import check_version, load_migrations, refuse_newer
@@ -18,8 +17,6 @@ from planton_postgres._statements import Statements, function_sources, qualified
 
 _MIGRATIONS = load_migrations(__package__)
 _SQL = Statements()
-# Seconds that a migration waits for another one.
-PATIENCE = 5.0
 
 
 def script(schema: str = "public") -> str:
@@ -29,86 +26,60 @@ def script(schema: str = "public") -> str:
     return "\n".join(qualified(part, schema) for part in parts)
 
 
-async def migrate(connection: Connection, database: str, *, unlogged: bool) -> int:
+async def migrate(
+    connection: Connection, database: str, *, unlogged: bool, lock_timeout: float
+) -> int:
     """Bring the tables up to date, inside a transaction; how many migrations were applied.
 
-    Tables that are up to date are read, and no right to create anything is needed; their owner also
-    mends sequences that lie behind.
+    Tables that are up to date are read, and nothing else: no right to create anything is needed.
 
     Raises:
-        StorageError: If the tables are newer than this code, or cannot be made here; or if somebody
-            is in the way, whom it names.
+        StorageError: If the tables are newer than this code, or a setting would change what they
+            hold.
     """
     known = len(_MIGRATIONS)
-    version = await version_of(connection)
-    refuse_newer(database, version or 0, known)
-    try:
-        async with connection.transaction():
-            await connection.execute(_SQL["patience"])
-            applied = 0 if version == known else await _apply(connection, database)
-            await _mend(connection, unlogged=unlogged)
-    except psycopg.errors.LockNotAvailable as error:
-        raise await _somebody_in_the_way(connection, database) from error
-    return applied
-
-
-async def _apply(connection: Connection, database: str) -> int:
-    await _lock(connection, database)
+    milliseconds = math.ceil(lock_timeout * 1000)
+    await connection.execute(_SQL["begin"])
+    await connection.execute(_SQL["patience"], {"milliseconds": milliseconds})
+    await _check_settings(connection, database)
+    if await version_of(connection) == known:
+        return 0
     ((schema, current),) = await fetch(connection, _SQL["schema"])
-    await _check_place(connection, database, schema or current)
-    sql = Statements(schema or current)
-    if schema is None:
-        await connection.execute(sql["create"])
-    ((version,),) = await fetch(connection, sql["version"])
-    refuse_newer(database, int(version), len(_MIGRATIONS))
-    pending = _MIGRATIONS[int(version) :]
-    for number, migration in enumerate(pending, int(version) + 1):
-        await connection.execute(qualified(migration, schema or current))
-        await connection.execute(sql["applied"], {"version": number})
-    for source in function_sources() if pending else ():
-        await connection.execute(qualified(source, schema or current))
-    return len(pending)
-
-
-async def _lock(connection: Connection, database: str) -> None:
-    """Take the lock of migrations; whoever has it may be the one of another process."""
-    deadline = trio.current_time() + PATIENCE
-    while not (await fetch(connection, _SQL["lock"]))[0][0]:
-        if trio.current_time() > deadline:
-            raise await _somebody_in_the_way(connection, database)
-        await trio.sleep(0.05)
-
-
-async def _somebody_in_the_way(connection: Connection, database: str) -> StorageError:
-    ((holders,),) = await fetch(connection, _SQL["holders"], {})
-    return StorageError(
-        database,
-        f"the migration waits for a lock that another session has: {holders}; "
-        "wait until it ends, or end it with pg_terminate_backend",
-    )
-
-
-async def _check_place(connection: Connection, database: str, schema: str | None) -> None:
-    if schema is None:
+    if (schema or current) is None:
         problem = "its search_path names no schema that is there: create one, or set another path"
         raise StorageError(database, problem)
-    ((encoding,),) = await fetch(connection, _SQL["encoding"])
-    if encoding != "UTF8":
-        remedy = "it cannot hold all text: make it with CREATE DATABASE … ENCODING 'UTF8'"
-        raise StorageError(database, f"its encoding is {encoding}, {remedy} TEMPLATE template0")
+    sql = Statements(schema or current)
+    await connection.execute(sql["create"])
+    await connection.execute(sql["lock"])
+    ((version,),) = await fetch(connection, sql["version"])
+    refuse_newer(database, version, known)
+    for number, migration in enumerate(_MIGRATIONS[version:], int(version) + 1):
+        await connection.execute(qualified(migration, schema or current))
+        await connection.execute(sql["applied"], {"version": number})
+    if version < known:
+        for source in function_sources():
+            await connection.execute(qualified(source, schema or current))
+        if unlogged:
+            await connection.execute(sql["unlog"])
+    return known - int(version)
 
 
-async def _mend(connection: Connection, *, unlogged: bool) -> None:
-    """Advance sequences that lie behind; make tables unlogged, if that is wanted now."""
-    ((schema, _),) = await fetch(connection, _SQL["schema"])
-    sql = Statements(schema)
-    if not (await fetch(connection, sql["is_ours"]))[0][0]:
-        return
-    if (await fetch(connection, sql["is_behind"]))[0][0]:
-        await connection.execute(sql["hold"])
-        await connection.execute(sql["advance_sequences"])
-    if unlogged and (await fetch(connection, sql["is_logged"]))[0][0]:
-        await connection.execute(sql["unlog"])
+async def _check_settings(connection: Connection, database: str) -> None:
+    for name, found, needed in await fetch(connection, _SQL["settings"]):
+        remedy = "make a database with ENCODING 'UTF8' TEMPLATE template0"
+        if name != "server_encoding":
+            remedy = f"ALTER DATABASE or ALTER ROLE … SET {name} = {needed}"
+        raise StorageError(database, f"its setting {name} is {found}, not {needed}: {remedy}")
+
+
+async def holders(connection: Connection) -> str:
+    """Return who has locks on the tables, for people."""
+    rows = await fetch(connection, _SQL["holders"])
+    return "; ".join(
+        f"process {pid} of role {role} ({program or 'no application_name'}, {state}), in a "
+        f"transaction for {seconds or 0:.0f} s"
+        for pid, role, program, state, seconds in rows
+    )
 
 
 async def version_of(connection: Connection) -> int | None:

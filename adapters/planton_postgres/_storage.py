@@ -2,7 +2,7 @@
 
 from planton.storage import Storage, to_count, to_number
 from planton_postgres import _schema
-from planton_postgres._backend import PostgresBackend
+from planton_postgres._backend import LOCK_TIMEOUT, PostgresBackend
 from planton_postgres._database import Database
 from planton_postgres._errors import name_of
 
@@ -68,9 +68,28 @@ class PostgresStorage(Storage):
         )
         if listen_dsn is not None:
             name_of(listen_dsn, "listen_dsn")
-        backend = PostgresBackend(
+        self._postgres = PostgresBackend(
             database, keeps=retention != 0, unlogged=unlogged, listen_dsn=listen_dsn
         )
         super().__init__(
-            backend, name=name, retention=retention, wake_ups=wake_ups, migrate=migrate
+            self._postgres, name=name, retention=retention, wake_ups=wake_ups, migrate=migrate
         )
+
+    async def migrate(self, *, lock_timeout: float = LOCK_TIMEOUT) -> int:
+        """Bring Planton's tables up to date; safe when many processes start at once.
+
+        Tables that are up to date are only read: no right to create anything is needed.
+
+        Args:
+            lock_timeout: Seconds to wait for a lock on the tables.
+
+        Returns:
+            How many migrations were applied.
+
+        Raises:
+            StorageError: If the tables are newer than this code, or cannot be written; a setting of
+                the server, the database or the role would change what they hold; or a lock was not
+                to be had: the error names who holds it.
+        """
+        self._check_open()
+        return await self._postgres.migrate(to_number("lock_timeout", lock_timeout, above=0))

@@ -1,16 +1,13 @@
 """Hears what other processes and plain SQL change: LISTEN, on a connection of its own.
 
-A notification is a hint from any role that may connect. So names of tasks are all that is read of
-it; what is something else is dropped; and a flood of them ends the connection: a new one begins to
-listen where the channel is then.
+A notification is a hint from any role that may connect, as many and as strange as it likes. All are
+read at once, a few kilobytes at a time, and merged by task; tasks are woken at a pace of our own.
 """
 
 import json
 import logging
-import math
 import secrets
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -20,41 +17,79 @@ import trio
 
 from planton import StorageError
 from planton.storage import Watcher
-from planton_postgres._database import Connection, Database, with_utf8
+from planton_postgres._database import Connection, Database
 from planton_postgres._driver import TrioConnection
 from planton_postgres._errors import name_of, translated
 
+_logger = logging.getLogger("planton.postgres")
 # Seconds of silence after which it is tested whether anything would be heard.
 SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
-# Seconds between two wake-ups by freed slots: a fleet that is busy would otherwise attempt all the
-# time in all processes, mostly in vain.
-PAUSE = 0.01
-# More notifications a second than a fleet makes: somebody plays with the channel.
-FLOOD = 20_000
-
-logger = logging.getLogger("planton")
+# Seconds between two wake-ups: a fleet that is busy would otherwise attempt all the time in all
+# processes, mostly in vain. And those after a wake-up of all tasks because of a flood.
+PAUSE, FLOOD_PAUSE = 0.01, 1.0
+# More notifications than that between two wake-ups are a flood: they stand for all tasks.
+_MANY = 500
 
 
-def read(payload: str) -> tuple[str, list[str] | None] | None:
-    """Return the kind of a notification and the tasks that it concerns; None for no notification.
+@attrs.define
+class Hints:
+    """What was heard since the last wake-up.
+
+    Attributes:
+        names: The tasks that it concerns; None for all.
+        count: How many notifications there were.
+        strange: How many of them were not of ours: they are dropped.
 
     Examples:
-        >>> read('["slot", ["resize", "send"]]')
-        ('slot', ['resize', 'send'])
-        >>> read('["due", null]')  # any task
-        ('due', None)
-        >>> [read(text) for text in ("anything", "[[", '["due"]', '["due", 5]', "[1, []]")]
-        [None, None, None, None, None]
+        >>> hints = Hints()
+        >>> hints.add(['["slot", ["resize"]]', '["due", ["send", "resize"]]', "anything"])
+        >>> sorted(hints.names), hints.strange
+        (['resize', 'send'], 1)
+        >>> hints.add(['["due", null]'])
+        >>> hints.names is None
+        True
     """
+
+    names: set[str] | None = attrs.field(factory=set)
+    count: int = 0
+    strange: int = 0
+
+    def add(self, payloads: Iterable[str]) -> None:
+        """Merge notifications; those of a flood are counted, and not read."""
+        for payload in payloads:
+            self.count += 1
+            if self.is_flood:
+                self.names = None
+            else:
+                self._read(payload)
+
+    @property
+    def is_flood(self) -> bool:
+        return self.count > _MANY
+
+    def _read(self, payload: str) -> None:
+        found = _names_in(payload)
+        if found is None:
+            self.strange += 1
+        elif self.names is not None:
+            self.names = None if found == "all" else self.names.union(found)
+
+
+def _names_in(payload: str) -> Iterable[str] | None:
+    """Return the names in a notification, or "all"; None if it is not of ours."""
     try:
         kind, names = json.loads(payload)
     except (TypeError, ValueError, RecursionError):
         return None
+    if kind == "test":
+        return ()
     if not isinstance(kind, str) or not isinstance(names, list | None):
         return None
-    return kind, names and [name for name in names if isinstance(name, str)]
+    if names is None:
+        return "all"
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 async def listen(
@@ -63,133 +98,96 @@ async def listen(
     """Tell `watcher` what is changed until the connection is lost.
 
     Raises:
-        StorageError: When it is, if nothing is heard, or if far too much is.
+        StorageError: When it is, or if nothing is heard.
     """
     name = name_of(conninfo)
     ((channel,),) = await database.rows("channel")
     with translated(name):
         connection = await TrioConnection.connect(
-            with_utf8(conninfo), connect_timeout=database.connect_timeout
+            conninfo, connect_timeout=database.connect_timeout
         )
-        listener = Listener(database, connection, channel, watcher, name)
         try:
-            await listener.begin()
+            await _begin(database, connection, channel, name)
             watcher.is_live(is_live=True)
             task_status.started()
-            await listener.hear()
+            await _Ear(database, connection, channel, watcher, name).listen()
         finally:
             await connection.close()  # noqa: ASYNC102  no checkpoint
 
 
-@attrs.define(eq=False)
-class Listener:
-    """Listens on a channel, and tells of what it hears.
+async def _begin(database: Database, connection: Connection, channel: str, name: str) -> None:
+    """Listen, and test whether what others send arrives."""
+    statement = psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel))
+    with _patiently("LISTEN", name):
+        await connection.execute(statement)
+    test = json.dumps(["test", [secrets.token_hex(8)]])
+    await database.rows("notify", {"channel": channel, "payload": test})
+    with trio.move_on_after(PATIENCE):
+        while (await connection.next_notify()).payload != test:
+            pass
+        return
+    raise StorageError(
+        name,
+        "what is sent does not arrive where it is listened for: it must be the same database, and "
+        "no pooler in transaction mode; give listen_dsn=, or wake_ups=False",
+    )
 
-    Attributes:
-        database: Whose changes.
-        connection: That listens.
-        channel: The channel of the tables.
-        watcher: Whom it tells.
-        name: Of the database that it listens to, for errors.
-    """
+
+@attrs.define(eq=False)
+class _Ear:
+    """Reads notifications as they come, and wakes tasks at a pace of its own."""
 
     database: Database
     connection: Connection
     channel: str
     watcher: Watcher
     name: str
-    _freed: set[str] = attrs.field(factory=set)
-    _told_at: float = -math.inf
-    _second: float = -math.inf
-    _senders: Counter[int] = attrs.field(factory=Counter)
-    _is_warned: bool = False
+    strange: int = 0
+    dropped: int = 0
 
-    async def begin(self) -> None:
-        """Listen, and test whether what others send arrives.
-
-        Raises:
-            StorageError: If it does not.
-        """
-        statement = psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(self.channel))
-        with _patiently("LISTEN", self.name):
-            await self.connection.execute(statement)
-        test = json.dumps(["test", [secrets.token_hex(8)]])
-        await self.database.rows("notify", {"channel": self.channel, "payload": test})
-        with trio.move_on_after(PATIENCE):
-            while (await self.connection.next_notify()).payload != test:
-                pass
-            return
-        raise StorageError(
-            self.name,
-            "what is sent does not arrive where it is listened for: it must be the same database, "
-            "and no pooler in transaction mode; give listen_dsn=, or wake_ups=False",
-        )
-
-    async def hear(self) -> None:
-        """Hear until the connection is lost.
-
-        Raises:
-            StorageError: If nothing would be heard, or there is a flood.
-        """
+    async def listen(self) -> None:
+        """Tell `watcher` of what is heard."""
+        hints = await self._first()
         while True:
-            is_silent = not self._freed
-            until = trio.current_time() + SILENCE if is_silent else self._told_at + PAUSE
-            with trio.move_on_at(until) as scope:
-                heard = [await self.connection.next_notify(), *self.connection.waiting_notifies()]
-                self._take(heard)
-            if scope.cancelled_caught and is_silent:
-                await self._test()
-            self._tell_of_freed_slots()
+            self._tell(hints)
+            more = Hints()
+            with trio.move_on_after(FLOOD_PAUSE if hints.is_flood else PAUSE):
+                while True:
+                    await self._hear(more)
+            hints = more if more.count else await self._first()
 
-    def _take(self, heard: Sequence[psycopg.Notify]) -> None:
-        self._refuse_a_flood(heard)
-        ours = self.database.pids  # what we change ourselves has woken its tasks already
-        names: set[str] = set()
-        for payload in {each.payload for each in heard if each.pid not in ours}:
-            known = read(payload)
-            if known is None:
-                self._warn(payload)
-            elif known[1] is None:
-                self.watcher.changed(None)
-            elif known[0] == "slot":
-                self._freed.update(known[1])
-            elif known[0] != "test":
-                names.update(known[1])
-        if names:
-            self.watcher.changed(names)
+    async def _first(self) -> Hints:
+        """Wait for a notification; test the connection after each silence."""
+        hints = Hints()
+        while not hints.count:
+            with trio.move_on_after(SILENCE):
+                await self._hear(hints)
+                continue
+            with _patiently("a test of the wake-ups", self.name):
+                payload = json.dumps(["test", []])
+                parameters = {"channel": self.channel, "payload": payload}
+                await self.connection.execute(self.database.sql["notify"], parameters)
+        return hints
 
-    def _tell_of_freed_slots(self) -> None:
-        now = trio.current_time()
-        if self._freed and now >= self._told_at + PAUSE:
-            self._told_at = now
-            self.watcher.changed(self._freed)
-            self._freed = set()
+    async def _hear(self, hints: Hints) -> None:
+        """Read some kilobytes, with a checkpoint; what we change ourselves has woken its tasks."""
+        heard = [await self.connection.next_notify(), *self.connection.waiting_notifies()]
+        pids = self.database.pids
+        hints.add(each.payload for each in heard if each.pid not in pids)
 
-    def _refuse_a_flood(self, heard: Sequence[psycopg.Notify]) -> None:
-        if trio.current_time() > self._second + 1:
-            self._second = trio.current_time()
-            self._senders.clear()
-        self._senders.update(each.pid for each in heard)
-        count = self._senders.total()
-        if count > FLOOD:
-            ((pid, _),) = self._senders.most_common(1)
-            problem = f"{count} notifications came within a second, most of them of process {pid}"
-            raise StorageError(self.name, f"{problem}: look at it in pg_stat_activity")
-
-    def _warn(self, payload: str) -> None:
-        if not self._is_warned:
-            self._is_warned = True
-            logger.warning(
-                "notifications that are none of planton's arrive on its channel %s, and are "
-                "dropped: the first is %r",
+    def _tell(self, hints: Hints) -> None:
+        if self.dropped != self.connection.dropped_notifies:
+            self.dropped, hints.names = self.connection.dropped_notifies, None
+        if hints.names is None or hints.names:
+            self.watcher.changed(hints.names)
+        if hints.strange and not self.strange:
+            _logger.warning(
+                "%s: notifications on the channel %s are not Planton's: they are dropped, look for "
+                "another program that uses this channel",
+                self.name,
                 self.channel,
-                payload[:100],
             )
-
-    async def _test(self) -> None:
-        with _patiently("a test of the wake-ups", self.name):
-            parameters = {"channel": self.channel, "payload": json.dumps(["test", []])}
-            await self.connection.execute(self.database.sql["notify"], parameters)
+        self.strange += hints.strange
 
 
 @contextmanager

@@ -38,10 +38,10 @@ WITH forgotten AS (DELETE FROM planton_decision WHERE dispatcher_id = %(id)s)
 DELETE FROM planton_dispatcher WHERE id = %(id)s;
 
 -- name: dispatchers
-SELECT id, host, pid, version, extract(epoch FROM started_at),
-       extract(epoch FROM seen_at),
+SELECT id, host, pid, version, extract(epoch FROM started_at)::double precision,
+       extract(epoch FROM seen_at)::double precision,
        greatest(extract(epoch FROM clock_timestamp() - seen_at), 0)::double precision,
-       extract(epoch FROM stop_requested_at), tasks
+       extract(epoch FROM stop_requested_at)::double precision, tasks
 FROM planton_dispatcher ORDER BY started_at, id;
 
 -- name: request_stop
@@ -51,7 +51,7 @@ WHERE %(ids)s::text[] IS NULL OR id = ANY (%(ids)s::text[])
 RETURNING id;
 
 -- name: decisions
-SELECT dispatcher_id, task_name, extract(epoch FROM reported_at), report::text
+SELECT dispatcher_id, task_name, extract(epoch FROM reported_at)::double precision, report::text
 FROM planton_decision
 WHERE %(task_name)s::text IS NULL OR task_name = %(task_name)s
 ORDER BY task_name, dispatcher_id;

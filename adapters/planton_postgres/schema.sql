@@ -1,31 +1,37 @@
 -- Which migrations were applied, and where.
 
--- name: lock
--- One process at a time; the others try again. Let go of with the end of the transaction, so that it
--- works through a pooler. Of the schema, so that no other migration is in the way.
-SELECT pg_try_advisory_xact_lock(7382190455018236 # hashtextextended(current_schema(), 0));
-
--- name: holders
--- Who has that lock, or one of our tables.
-SELECT coalesce(string_agg(DISTINCT format(
-    '%%s (pid %%s%%s)', held.usename, held.pid, nullif(', ' || held.application_name, ', ')
-), '; '), '?')
-FROM pg_locks JOIN pg_stat_activity AS held USING (pid)
-WHERE granted AND pid <> pg_backend_pid() AND CASE locktype
-    WHEN 'advisory' THEN (classid::bigint << 32 | objid::bigint)
-        = 7382190455018236 # hashtextextended(current_schema(), 0)
-    WHEN 'relation' THEN relation IN (
-        SELECT oid FROM pg_class
-        WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname LIKE 'planton\_%%'
-    )
-    ELSE false
-END;
+-- name: begin
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
 
 -- name: patience
-SET LOCAL lock_timeout = '5s';
+SELECT set_config('lock_timeout', %(milliseconds)s::text, true);
 
--- name: encoding
-SELECT current_setting('server_encoding');
+-- name: lock
+-- One process at a time; the others wait. Nobody can take it who may not write to the table.
+LOCK TABLE planton_schema IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: holders
+-- Who has locks on our tables, those first that lock more than reading does.
+SELECT activity.pid, activity.usename, activity.application_name, activity.state,
+       extract(epoch FROM clock_timestamp() - activity.xact_start)::double precision
+FROM pg_stat_activity AS activity JOIN (
+    SELECT pid, bool_or(mode <> 'AccessShareLock') AS is_strong
+    FROM pg_locks JOIN pg_class ON pg_class.oid = pg_locks.relation
+    WHERE granted AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND starts_with(relname, 'planton_')
+    GROUP BY pid
+) AS held USING (pid)
+WHERE pid <> pg_backend_pid() ORDER BY is_strong DESC, activity.xact_start LIMIT 3;
+
+-- name: settings
+-- Those of the server, the database or the role with which other things would be stored than given.
+SELECT name, current_setting(name), needed
+FROM (VALUES
+    ('server_encoding', 'UTF8'), ('default_transaction_read_only', 'off'), ('array_nulls', 'on'),
+    ('extra_float_digits', '1')
+) AS setting (name, needed)
+WHERE current_setting(name) <> needed
+  AND NOT (name = 'extra_float_digits' AND current_setting(name)::integer > 1);
 
 -- name: schema
 -- The schema of our tables, NULL if the search_path leads to none; and the one where they would go.
@@ -42,33 +48,6 @@ SELECT coalesce(max(version), 0) FROM planton_schema;
 
 -- name: applied
 INSERT INTO planton_schema VALUES (%(version)s);
-
--- name: is_ours
--- Whether this role may change the sequences; then it owns the tables, too.
-SELECT has_sequence_privilege('planton_claim_id', 'UPDATE')
-    AND has_table_privilege('planton_active', 'SELECT, UPDATE');
-
--- name: is_behind
--- A sequence may lie behind after a failover or a restore: claims, or enqueuing, would fail.
-SELECT coalesce((SELECT max(id) FROM planton_active) >= (
-    SELECT last_value + is_called::integer FROM planton_claim_id
-), false) OR coalesce((SELECT max(id) FROM planton_pending) >= (
-    SELECT last_value + is_called::integer FROM planton_pending_id_seq
-), false);
-
--- name: hold
-LOCK TABLE planton_active, planton_pending IN SHARE ROW EXCLUSIVE MODE;
-
--- name: advance_sequences
-SELECT setval('planton_claim_id', greatest(
-    (SELECT last_value FROM planton_claim_id), (SELECT coalesce(max(id), 0) FROM planton_active)
-)), setval('planton_pending_id_seq', greatest(
-    (SELECT last_value FROM planton_pending_id_seq),
-    (SELECT coalesce(max(id), 0) FROM planton_pending)
-));
-
--- name: is_logged
-SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'planton_pending'::regclass;
 
 -- name: unlog
 -- Faster, and empty after a crash of the server.

@@ -18,10 +18,10 @@ ON CONFLICT (task_name) DO NOTHING;
 -- name: look
 -- Each epoch is that of the server's clock.
 SELECT asked.place, asked.task_name, look.is_paused, look.concurrency, look.active,
-       extract(epoch FROM look.first_expiry),
-       extract(epoch FROM look.first_due),
-       extract(epoch FROM look.kept),
-       extract(epoch FROM look.clock)
+       extract(epoch FROM look.first_expiry)::double precision,
+       extract(epoch FROM look.first_due)::double precision,
+       extract(epoch FROM look.kept)::double precision,
+       extract(epoch FROM look.clock)::double precision
 FROM jsonb_to_recordset(%(asked)s::jsonb) AS asked (
     place integer, task_name text, key text, tags text[], cron text
 )
@@ -53,8 +53,7 @@ UNION ALL
 (SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
 
 -- name: kept_times
-SELECT task_name, key, extract(epoch FROM next_fire_at) FROM planton_cron
-WHERE task_name = ANY (%(task_names)s::text[]);
+SELECT key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron WHERE task_name = %(task_name)s;
 
 -- name: heartbeat
 SELECT id, token, task_name FROM planton_heartbeat(%(ids)s, %(tokens)s);
@@ -97,15 +96,16 @@ WHERE task_name = ANY (%(task_names)s::text[]) ORDER BY id;
 
 -- name: enqueue
 -- Numbered in the order in which they were given, inserted in the order of their names: two that
--- queue the same instructions wait for each other, and never in a circle.
+-- queue the same instructions wait for each other, and never in a circle. They are due at one time,
+-- so that the numbers are their order.
 WITH given AS (
     SELECT nextval('planton_pending_id_seq') AS id, each.*
     FROM (
-        SELECT * FROM unnest(
-            %(task_names)s::text[], %(instructions)s::text[], %(payloads)s::text[],
-            %(priorities)s::integer[], %(run_ats)s::timestamptz[], %(tags)s::text[],
-            %(retries)s::integer[], %(timeouts)s::double precision[]
-        ) WITH ORDINALITY AS each (
+        -- By way of text: a program may have made its driver write JSON by itself.
+        SELECT * FROM ROWS FROM (json_to_recordset(CAST(CAST(%(new)s AS text) AS json)) AS (
+            task_name text, instruction text, payload text, priority integer, run_at timestamptz,
+            tags text[], retries integer, timeout double precision
+        )) WITH ORDINALITY AS each (
             task_name, instruction, payload, priority, run_at, tags, retries, timeout, place
         )
         ORDER BY place
@@ -114,8 +114,8 @@ WITH given AS (
 INSERT INTO planton_pending (
     id, task_name, instruction, payload, priority, run_at, tags, retries, timeout
 )
-SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, clock_timestamp()),
-       ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), retries, timeout
+SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, statement_timestamp()),
+       tags, retries, timeout
 FROM given ORDER BY task_name, instruction
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING task_name, instruction;
@@ -132,8 +132,7 @@ INSERT INTO planton_task (task_name, concurrency) VALUES (%(task_name)s, %(concu
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
 -- name: last_ends
--- The last end of each instruction that may be retried, if it is not on its way again; locked, so
--- that it is retried once.
+-- The last end of each instruction that may be retried.
 SELECT DISTINCT ON (ended.instruction) ended.instruction
 FROM planton_ended AS ended
 WHERE ended.task_name = %(task_name)s AND CASE
@@ -167,14 +166,19 @@ INSERT INTO planton_pending (
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, partition, error, created_at
 FROM last ORDER BY task_name, instruction;
 
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = %(task_name)s AND (
+    %(instructions)s::text[] IS NULL OR instruction = ANY (%(instructions)s::text[])
+);
+
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload::text, priority, to_json(tags)::text, retries, timeout,
        delivery, result::text, error, claimed_by,
-       extract(epoch FROM created_at), extract(epoch FROM run_at),
-       extract(epoch FROM claimed_at),
-       extract(epoch FROM lease_expires_at),
-       extract(epoch FROM ended_at)
+       extract(epoch FROM created_at)::double precision, extract(epoch FROM run_at)::double precision,
+       extract(epoch FROM claimed_at)::double precision,
+       extract(epoch FROM lease_expires_at)::double precision,
+       extract(epoch FROM ended_at)::double precision
 FROM planton_instruction
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(task_name)s::text IS NULL OR task_name = %(task_name)s)
@@ -192,7 +196,7 @@ SELECT task_name,
        coalesce(sum(number) FILTER (WHERE status = 'succeeded'), 0)::bigint,
        coalesce(sum(number) FILTER (WHERE status = 'failed'), 0)::bigint,
        coalesce(sum(number) FILTER (WHERE status = 'dead'), 0)::bigint,
-       extract(epoch FROM min(oldest_due_at)),
+       extract(epoch FROM min(oldest_due_at))::double precision,
        coalesce(bool_or(paused_at IS NOT NULL), false), max(concurrency)
 FROM (
     SELECT task_name, status, count(*) AS number,
@@ -205,10 +209,11 @@ FROM (
 GROUP BY task_name ORDER BY task_name;
 
 -- name: prune
--- In parts, so that no transaction is long; by the place of a row, as the history has no key.
+-- In parts, so that no transaction is long; by the place of a row, as the history has no key. No
+-- index is used for a time that changes while the statement runs, as that of clock_timestamp() does.
 DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM planton_ended
-    WHERE ended_at <= now() - %(older_than)s * interval '1 second'  -- now(): the index needs it
+    WHERE ended_at <= statement_timestamp() - %(older_than)s * interval '1 second'
       AND status = ANY (%(statuses)s::text[])
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ));
@@ -238,3 +243,6 @@ SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s);
 
 -- name: ignore_changes
 SELECT planton_ignore_changes(to_regclass(%(table)s), %(task_name)s);
+
+-- name: lock_task
+SELECT pg_try_advisory_xact_lock(hashtextextended('planton_lock ' || %(task_name)s, 0));

@@ -4,14 +4,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
-import sqlite_utils
 import trio
 
-from planton import InvalidArgumentError
 from planton.storage import (
     Answer,
+    Caller,
     Claimed,
     ClaimRequest,
     DispatcherRecord,
@@ -179,24 +178,22 @@ class SQLiteBackend:
             ]
         )
 
-    async def enqueue(self, new: Sequence[NewInstruction], connection: Any = None) -> list[bool]:
-        if connection is None:
-            return await self._write(lambda own: _operate.enqueue(own, new, self._clock()))
-        if isinstance(connection, sqlite_utils.Database):
-            connection = connection.conn
-        if not isinstance(connection, sqlite3.Connection):
-            remedy = "give a sqlite3.Connection or a sqlite_utils.Database"
-            raise InvalidArgumentError("connection", connection, remedy)
-        self.check_connection(connection)
+    dialect = "sqlite"
+
+    async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
+        return await self._write(lambda own: _operate.enqueue(own, new, self._clock()))
+
+    async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
+        await self.check_caller(caller)
         try:
-            _schema.check(connection, self.database)
-            return _operate.enqueue(connection, new, self._clock())
+            await _schema.check_within(caller, self.database)
+            return await _operate.enqueue_within(caller, new, self._clock())
         except sqlite3.Error as error:
             raise _open.to_storage_error(self.database, error) from error
 
-    def check_connection(self, connection: sqlite3.Connection) -> None:
+    async def check_caller(self, caller: Caller) -> None:
         """Raise `InvalidArgumentError` for a connection to another database."""
-        _open.check_connection(connection, self.database)
+        await _open.check_caller(caller, self.database)
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._write(
@@ -216,6 +213,9 @@ class SQLiteBackend:
         return await self._write(
             lambda own: _operate.retry(own, task_name, instructions, self._clock())
         )
+
+    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        return await self._write(lambda own: _operate.drop(own, task_name, instructions))
 
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
         return await self._read(lambda own: _operate.find(own, wanted, self._clock()))

@@ -13,6 +13,7 @@ import trio
 
 from planton import Batch, Claim, InvalidArgumentError, ScheduleRequest, StorageError, Task
 from planton.storage import (
+    Caller,
     Claimed,
     ClaimRequest,
     NewInstruction,
@@ -163,10 +164,10 @@ class MemoryBackend(SQLiteBackend):
             observe(reports, found, requests, claimed)
         return found, claimed
 
-    def check_connection(self, connection: sqlite3.Connection) -> None:
-        if connection is not self._own:
+    async def check_caller(self, caller: Caller) -> None:
+        if caller.connection is not self._own:
             remedy = "give storage.connection: no other sees this database"
-            raise InvalidArgumentError("connection", connection, remedy)
+            raise InvalidArgumentError("connection", caller.connection, remedy)
 
     async def watch(
         self,
@@ -303,4 +304,5 @@ class AdvisorySchedule:
             receipt=f"{row.receipt[0]}.{row.receipt[1]}",
             payload=None if row.payload is None else json.loads(row.payload),
             delivery=row.delivery,
+            claimed_at=trio.current_time(),
         )

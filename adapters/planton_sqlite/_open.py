@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import sqlite_utils
 
 from planton import InvalidArgumentError, StorageError
+from planton.storage import Caller
 
 T = TypeVar("T")
 
@@ -50,19 +51,19 @@ def to_path(path: object) -> str:
     return text
 
 
-def check_connection(connection: sqlite3.Connection, path: str) -> None:
+async def check_caller(caller: Caller, path: str) -> None:
     """Find out whether a connection of the caller's is open, and to this very file.
 
     Raises:
         InvalidArgumentError: If it is not.
     """
     try:
-        cursor = connection.cursor()
-        cursor.row_factory = None
-        rows = cursor.execute("PRAGMA database_list").fetchall()
+        rows = await caller.fetch("SELECT name, file FROM pragma_database_list")
     except sqlite3.ProgrammingError as error:  # it is closed, or of another thread
-        raise InvalidArgumentError("connection", connection, f"{error} Give another one") from error
-    (file,) = [file for _, name, file in rows if name == "main"]
+        raise InvalidArgumentError(
+            "connection", caller.connection, f"{error} Give another one"
+        ) from error
+    file = dict(rows)["main"]
     if not _is_same(file, path):
         remedy = f"give a connection to the file of this storage, {path}"
         raise InvalidArgumentError("connection", file or ":memory:", remedy)

@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from planton import InvalidArgumentError
-from planton.storage import Filter, InstructionRecord, NewInstruction, TaskStats, load_statements
+from planton.storage import (
+    Caller,
+    Filter,
+    InstructionRecord,
+    NewInstruction,
+    TaskStats,
+    are_new,
+    load_statements,
+    to_rows,
+)
 
 OPERATE = load_statements(__package__, "operate.sql")
 _EVENTS = ("INSERT", "UPDATE")
@@ -18,20 +27,14 @@ def enqueue(
     connection: sqlite3.Connection, new: Sequence[NewInstruction], now: float
 ) -> list[bool]:
     """Queue instructions; whether each was not queued already."""
-    return [_execute(connection, "enqueue", **_columns(one), now=now).rowcount == 1 for one in new]
+    parameters = {"new": to_rows(new, datetime.timestamp), "now": now}
+    return are_new(new, _execute(connection, "enqueue", **parameters).fetchall())
 
 
-def _columns(new: NewInstruction) -> dict[str, Any]:
-    return {
-        "task_name": new.task_name,
-        "instruction": new.instruction,
-        "payload": new.payload,
-        "priority": new.priority,
-        "run_at": None if new.run_at is None else new.run_at.timestamp(),
-        "tags": json.dumps(new.tags),
-        "retries": new.retries,
-        "timeout": new.timeout,
-    }
+async def enqueue_within(caller: Caller, new: Sequence[NewInstruction], now: float) -> list[bool]:
+    """Like `enqueue`, by a connection of the caller's."""
+    parameters = {"new": to_rows(new, datetime.timestamp), "now": now}
+    return are_new(new, await caller.fetch(OPERATE["enqueue"], **parameters))
 
 
 def change_task(connection: sqlite3.Connection, statement: str, **parameters: Any) -> None:
@@ -76,6 +79,12 @@ def _check_ended(names: Sequence[str], ended: Collection[str], living: Collectio
         if name not in ended:
             remedy = "the history has no such instruction of this task"
             raise InvalidArgumentError("instructions", name, remedy)
+
+
+def drop(connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None) -> int:
+    """Delete those that are queued, of those named or of all of the task; how many."""
+    named = None if instructions is None else json.dumps(list(instructions))
+    return _execute(connection, "drop", task_name=task_name, instructions=named).rowcount
 
 
 def find(connection: sqlite3.Connection, wanted: Filter, now: float) -> list[InstructionRecord]:

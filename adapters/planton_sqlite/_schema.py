@@ -2,10 +2,11 @@
 
 import sqlite3
 
-from planton.storage import check_version, load_migrations, refuse_newer
+from planton.storage import Caller, check_version, load_migrations, refuse_newer
 
 _MIGRATIONS = load_migrations(__package__)
 _CREATE_VERSION = "CREATE TABLE IF NOT EXISTS planton_schema (version INTEGER NOT NULL)"
+_VERSION = "SELECT coalesce(max(version), 0) FROM planton_schema"
 _FIND_VERSION = "SELECT count(*) FROM sqlite_master WHERE name = 'planton_schema'"
 
 
@@ -41,15 +42,19 @@ def check(connection: sqlite3.Connection, database: str) -> None:
     check_version(database, version, len(_MIGRATIONS))
 
 
+async def check_within(caller: Caller, database: str) -> None:
+    """Like `check`, by a connection of the caller's."""
+    ((exists,),) = await caller.fetch(_FIND_VERSION)
+    version = (await caller.fetch(_VERSION))[0][0] if exists else None
+    check_version(database, version, len(_MIGRATIONS))
+
+
 def _version(connection: sqlite3.Connection) -> int:
-    return _count(connection, "SELECT coalesce(max(version), 0) FROM planton_schema")
+    return _count(connection, _VERSION)
 
 
 def _count(connection: sqlite3.Connection, sql: str) -> int:
-    """Return a number, whatever rows the connection of a caller makes."""
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return int(cursor.execute(sql).fetchone()[0])
+    return int(connection.execute(sql).fetchone()[0])
 
 
 def _statements(script: str) -> list[str]:

@@ -84,12 +84,14 @@ WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND instru
 ORDER BY run_at, id LIMIT :room;
 
 -- name: next_due
+-- Of what is not active: the end of that claim wakes the task, or its lease is over sooner.
 SELECT run_at FROM planton_pending AS pending INDEXED BY planton_pending_due
 WHERE task_name = :task_name AND priority = :level AND run_at > :after AND instruction GLOB :key
   AND (tags = '[]' OR NOT EXISTS (
     SELECT 1 FROM json_each(pending.tags) AS tag
     WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
   ))
+  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
 ORDER BY run_at LIMIT 1;
 
 -- name: record_due

@@ -4,11 +4,11 @@
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
 )
-VALUES (
-    :task_name, :instruction, :payload, :priority, coalesce(:run_at, :now), :tags, :retries,
-    :timeout, :now
-)
-ON CONFLICT (task_name, instruction) DO NOTHING;
+SELECT value ->> 'task_name', value ->> 'instruction', value ->> 'payload', value ->> 'priority',
+    coalesce(value ->> 'run_at', :now), value -> 'tags', value ->> 'retries', value ->> 'timeout',
+    :now
+FROM json_each(:new) WHERE true ORDER BY key
+ON CONFLICT (task_name, instruction) DO NOTHING RETURNING task_name, instruction;
 
 -- name: pause
 INSERT INTO planton_task (task_name, paused_at) VALUES (:task_name, :now)
@@ -57,6 +57,11 @@ WHERE task_name = :task_name AND status <> 'succeeded' AND instruction IN (
 
 -- name: forget_ends
 DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: drop
+DELETE FROM planton_pending WHERE task_name = :task_name AND (
+    :instructions IS NULL OR instruction IN (SELECT value FROM json_each(:instructions))
+);
 
 -- name: find
 -- Of equally old ones those first that have come further.

@@ -137,4 +137,4 @@ SET token = json_extract(given.value, '$[3]'),
     )
 FROM json_each(:rows) AS given
 WHERE active.id = json_extract(given.value, '$[0]') AND active.lease_expires_at > :now
-RETURNING active.id;
+RETURNING id;

@@ -46,7 +46,7 @@ class Agenda(Generic[K]):
         self._current.clear()
 
     def next_due(self) -> float:
-        """Give the earliest due time, infinity when there is none."""
+        """Return the earliest due time, infinity when there is none."""
         while self._heap:
             due, serial, key = self._heap[0]
             if self._current.get(key) == serial:

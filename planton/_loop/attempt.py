@@ -1,23 +1,41 @@
 """One attempt as a generator: what to ask whom, and what follows from the answers. No I/O.
 
-The generator yields an `Ask` (or an awaitable that a sync callback returned), is sent the answer
-or has the callback's exception thrown into it, and writes what it finds into the `Attempt`.
-Whoever drives it may ask for one task at a time, or for all that are due together in one call.
+The generator yields a question, is sent the answer or has the callback's exception thrown into it,
+and writes what it finds into the `Attempt`. Whoever drives it may ask for one task at a time, or
+for all that are due together in one call.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import trio
 
 from planton._errors import UnexpectedInstructionsError, UnexpectedLimitError
 from planton._events import AttemptEvent, Outcome, Stage
+from planton._failures import failure_of
+from planton._loop.answers import checked_active, checked_claims, well_formed
 from planton._loop.callbacks import Ask
+from planton._loop.consumers import Slots, Takers
 from planton._loop.entry import Entry
-from planton._task import Batch, Claim, is_int, make_request, to_claim, to_seconds
+from planton._loop.plan import Plan
+from planton._task import Batch, Claim, ScheduleRequest, is_int, to_claim, to_seconds
 
-Question: TypeAlias = Ask | Awaitable[Any]
+
+class Computing(NamedTuple):
+    """What a callback that only computes returned, and has to be awaited."""
+
+    awaitable: Awaitable[Any]
+
+
+class Reserving(NamedTuple):
+    """Slots of a consumer are awaited, for no longer than a moment."""
+
+    awaitable: Awaitable[int]
+
+
+Question: TypeAlias = Ask | Computing | Reserving
 Steps: TypeAlias = Generator[Question, Any, None]
 
 
@@ -34,31 +52,39 @@ class Attempt:
         steps: The generator, suspended at its last question.
         outcome: How it ends, unless something changes that.
         stage: Callback that is being asked.
-        active: How many are active, claims that were kept not counted; None if not known.
+        context: What the task's lock yielded.
+        active: How many are active, undelivered claims not counted; None if not known.
+        concurrency: Most active instructions that are in force; None if not known.
         limit: How many may be claimed; None if it did not get that far.
+        slots: The consumer's, if one takes the task.
+        reserved: How many of the slots are reserved for it.
         deliver: Claims to hand to consumers now.
-        surplus: Claims to give back, or to keep if they cannot be.
+        surplus: Claims to release, or to keep if they cannot be.
         errors: What went wrong, and where.
         next_in: Seconds until the next attempt, if `schedule` knew.
         due_in: Seconds until the next attempt at the latest, if `schedule` knew.
         handed_over: How many claims consumers have taken.
-        why: What to add to the outcome in `explain`.
+        detail: What to add to the outcome in `explain`.
         is_over: Whether it came to its end, and was not cut off.
-        event: What its listeners are told, once it is over.
+        event: For its listeners, once it is over.
     """
 
     steps: Steps
     outcome: Outcome = "nothing"
     stage: Stage = "concurrency"
+    context: Any = None
     active: int | None = None
+    concurrency: int | None = None
     limit: int | None = None
+    slots: Slots | None = None
+    reserved: int = 0
     deliver: Sequence[str | Claim] = ()
     surplus: Sequence[Claim] = ()
     errors: Sequence[tuple[Stage, Exception]] = ()
     next_in: float | None = None
     due_in: float | None = None
     handed_over: int = 0
-    why: str = ""
+    detail: str = ""
     is_over: bool = False
     event: AttemptEvent | None = None
 
@@ -73,30 +99,54 @@ class Attempt:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is left to be handed over, given back or reported."""
+        """Whether nothing is left to be handed over, released or reported."""
         return not (self.deliver or self.surplus or self.errors)
 
-    def begin(self, is_stopping: Callable[[], bool]) -> Question | None:
-        """Give the first question, or None if there is none."""
-        self.steps = _steps(self, is_stopping)
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the task's delay says when the next attempt is due."""
+        has_times = self.next_in is not None or self.due_in is not None
+        return not has_times and self.outcome not in ("locked", "full")
+
+    def begin(self, plan: Plan, takers: Takers) -> Question | None:
+        """Return the first question, or None if there is none."""
+        self.steps = _steps(self, plan, takers)
         return self.send(None)
 
     def send(self, answer: Any) -> Question | None:
-        """Give the answer to the last question; the next question, or None at the end."""
+        """Answer the last question; the next question, or None at the end."""
         try:
             return self.steps.send(answer)
         except StopIteration:
             return None
 
     def throw(self, error: Exception) -> Question | None:
-        """Tell that the last question failed; the next question, or None at the end."""
+        """Fail the last question; the next question, or None at the end."""
         try:
             return self.steps.throw(error)
         except StopIteration:
             return None
 
+    def reserve_only(self, count: int) -> None:
+        """Reserve at most `count` slots from here on."""
+        if self.reserved > count and self.slots is not None:
+            spare, self.reserved = self.reserved - count, count
+            self.slots.give_back(spare)
+
+    def withhold(self) -> None:
+        """Deliver nothing of what was claimed."""
+        self.surplus = [*map(to_claim, self.deliver), *self.surplus]
+        self.deliver = ()
+
+    def keep_undelivered(self) -> None:
+        """Move to the entry what is neither delivered nor released."""
+        if self.deliver or self.surplus:
+            self.withhold()
+            self.entry.keep(self.surplus)
+            self.surplus = ()
+
     def end(self, outcome: Outcome) -> AttemptEvent:
-        """Say how it ended."""
+        """Return the event that says how it ended."""
         self.event = AttemptEvent(
             task_name=self.entry.task.name,
             attempt_number=self.attempt_number,
@@ -109,42 +159,51 @@ class Attempt:
         return self.event
 
 
-def _steps(attempt: Attempt, is_stopping: Callable[[], bool]) -> Steps:
+def _steps(attempt: Attempt, plan: Plan, takers: Takers) -> Steps:
     try:
         entry = attempt.entry
         concurrency = entry.concurrency
         if concurrency is None or entry.is_concurrency_asked:
             concurrency = entry.concurrency = yield from _concurrency(entry)
+        attempt.concurrency = concurrency
         active: tuple[str, ...] = ()
-        if entry.is_counted or (entry.kept and entry.get_active):
+        if entry.is_counted or (entry.undelivered and entry.get_active):
             attempt.stage = "get_active_instructions"
             active = _count(attempt, (yield entry.ask_active))
         limit = concurrency - (attempt.active or 0)
         if limit <= 0:
             attempt.outcome = "saturated"
             return
-        if entry.is_limit_asked:
-            limit = yield from _limit(attempt, concurrency, active, limit)
+        if entry.is_limit_asked or not takers.are_only_listeners:
+            limit = yield from _limit(attempt, takers, concurrency, active, limit)
         attempt.limit = limit
-        if _may_claim(attempt, limit, is_stopping):
+        if _may_claim(attempt, limit, plan):
             attempt.stage = "schedule"
-            request = make_request(
-                entry.task.name, active, concurrency, limit, attempt.attempt_number
+            request = ScheduleRequest(
+                task_name=entry.task.name,
+                active_instructions=active,
+                concurrency=concurrency,
+                limit=limit,
+                attempt_number=attempt.attempt_number,
+                context=attempt.context,
             )
-            take(attempt, (yield Ask(entry.schedule, request)), limit)
-    except Exception as error:
+            _take(attempt, (yield Ask(entry.schedule, request)), limit)
+    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
         attempt.outcome = "error"
-        attempt.fail(attempt.stage, error)
+        attempt.fail(attempt.stage, failure_of(raised))
+    finally:
+        if attempt.reserved:
+            attempt.reserve_only(len(attempt.deliver))
 
 
-def _may_claim(attempt: Attempt, limit: int, is_stopping: Callable[[], bool]) -> bool:
-    """Tell whether `schedule` is to be called; not before all that is kept has been delivered."""
+def _may_claim(attempt: Attempt, limit: int, plan: Plan) -> bool:
+    """Return whether to call `schedule`; not before all that is undelivered was delivered."""
     entry = attempt.entry
     if limit == 0:
         attempt.outcome = "full"
-    elif entry.kept:
-        attempt.deliver, entry.kept = entry.kept[:limit], entry.kept[limit:]
-    elif is_stopping() or entry.leaving:
+    elif entry.undelivered:
+        attempt.deliver, entry.undelivered = entry.undelivered[:limit], entry.undelivered[limit:]
+    elif plan.is_stopping or entry.unregistered:
         attempt.outcome = "stopping"
     else:
         return True
@@ -159,35 +218,48 @@ def _concurrency(entry: Entry) -> Generator[Any, Any, int]:
 
 
 def _count(attempt: Attempt, answer: Any) -> tuple[str, ...]:
-    """Take what is active; claims that were kept are with no consumer and hold no slot."""
+    """Count what is active; undelivered claims are with no consumer and hold no slot."""
     entry = attempt.entry
-    if answer == []:  # what most attempts of most tasks find
-        attempt.active = 0
+    if type(answer) is list and not answer and not entry.undelivered:
+        attempt.active = 0  # as most attempts of most tasks find
         return ()
-    if not isinstance(answer, list | tuple) or not all(isinstance(one, str) for one in answer):
-        problem = f"returned {_short(answer)}: it must return a list or tuple of str"
-        raise UnexpectedInstructionsError(
-            entry.task.name, answer, None, f"get_active_instructions {problem}"
-        )
-    kept = {claim.instruction for claim in entry.kept}
-    attempt.active = sum(one not in kept for one in answer) if kept else len(answer)
-    return tuple(answer)
+    active = checked_active(entry, answer)
+    if entry.undelivered:
+        if entry.task.lock is not None:
+            # Counted in its lock, this is the truth: what is not active was rolled back.
+            entry.undelivered = [one for one in entry.undelivered if one.instruction in active]
+        undelivered = {claim.instruction for claim in entry.undelivered}
+        active = tuple(one for one in active if one not in undelivered)
+    attempt.active = len(active)
+    return active
 
 
 def _limit(
-    attempt: Attempt, concurrency: int, active: tuple[str, ...], limit: int
+    attempt: Attempt, takers: Takers, concurrency: int, active: tuple[str, ...], limit: int
 ) -> Generator[Any, Any, int]:
     task = attempt.entry.task
     if task.limit is not None and task.cap == "advisory":
         attempt.stage = "limit"
         limit = _whole(task.name, "limit", (yield from _compute(task.limit, concurrency, active)))
-        attempt.why = "limit gave 0"
+        attempt.detail = "limit returned 0"
+    attempt.stage = "capacity"
     if task.capacity is not None:
-        attempt.stage = "capacity"
         capacity = _whole(task.name, "capacity", (yield from _compute(task.capacity)))
         if capacity < limit:
-            limit, attempt.why = capacity, "capacity gave 0"
+            limit, attempt.detail = capacity, "capacity returned 0"
+    slots = attempt.slots = takers.slots_for(task.name)
+    if slots is not None and limit:
+        found = slots.try_reserve(task.name, limit)
+        if found is None:
+            found = yield Reserving(slots.reserve(task.name, limit))
+        limit = attempt.reserved = found
+        attempt.detail = "the consumer has no free slot"
+    elif not takers.is_taken(task.name):
+        limit, attempt.detail = 0, NOBODY
     return limit
+
+
+NOBODY = "no consumer takes the task, and nothing listens to InstructionEvent"
 
 
 def _whole(task_name: str, callback: str, value: Any) -> int:
@@ -199,78 +271,54 @@ def _whole(task_name: str, callback: str, value: Any) -> int:
 def _compute(function: Any, *arguments: Any) -> Generator[Any, Any, Any]:
     value = function(*arguments)
     if type(value) is not int and inspect.isawaitable(value):
-        value = yield value
+        value = yield Computing(value)
     return value
 
 
-def take(attempt: Attempt, answer: Any, limit: int | None) -> None:
-    """Sort what `schedule` returned into what to deliver and what is too much.
+def _take(attempt: Attempt, answer: Any, limit: int) -> None:
+    """Sort an answer of `schedule` into what to deliver and what is too much.
 
     Members of a malformed answer that are well-formed were claimed all the same, so they go
     where the surplus goes.
-
-    Args:
-        attempt: Attempt that asked.
-        answer: What was returned.
-        limit: How many it was asked for; None to take them all.
     """
     if isinstance(answer, Batch):
-        attempt.next_in = to_seconds(answer.next_in)
-        attempt.due_in = to_seconds(answer.due_in)
-        attempt.active = attempt.active if answer.active is None else answer.active
+        _take_batch(attempt, answer)
         answer = answer.claims
-    problem = _problem(answer)
-    name = attempt.entry.task.name
-    if problem:
-        attempt.outcome = "error"
-        attempt.surplus = _salvage(answer)
-        error = UnexpectedInstructionsError(name, answer, limit, f"schedule {problem}")
-        attempt.fail("schedule", error)
-    elif limit is not None and len(answer) > limit:
-        attempt.deliver = answer[:limit]
-        attempt.surplus = [to_claim(member) for member in answer[limit:]]
-        problem = f"schedule returned {len(answer)} instructions, more than the limit of {limit}"
+    if type(answer) is list and not answer:
+        claims: Sequence[str | Claim] = ()
+    else:
+        try:
+            claims = checked_claims(attempt.entry, answer, limit)
+        except UnexpectedInstructionsError:
+            attempt.surplus = well_formed(answer)
+            raise
+    if len(claims) > limit:
+        name = attempt.entry.task.name
+        problem = f"schedule returned {len(claims)} instructions, more than the limit of {limit}"
         attempt.fail("schedule", UnexpectedInstructionsError(name, answer, limit, problem))
-    elif answer:
-        attempt.deliver = answer
-    elif (attempt.active or 0) >= (attempt.entry.concurrency or 1):
+        attempt.surplus = [to_claim(member) for member in claims[limit:]]
+    attempt.deliver = claims[:limit]
+    if claims and isinstance(claims[0], Claim):
+        attempt.entry.lease = claims[0].lease
+    is_saturated = (attempt.active or 0) >= (attempt.concurrency or math.inf)
+    if not claims and is_saturated and attempt.outcome == "nothing":
         attempt.outcome = "saturated"
 
 
-def _problem(answer: Any) -> str | None:
-    """Say what is wrong with an answer of `schedule`; None when nothing is."""
-    if not isinstance(answer, list | tuple):
-        return f"returned {_short(answer)}: it must return a list or tuple of str or Claim"
-    if not answer:
-        return None
-    names = [member if type(member) is str else _name(member) for member in answer]
-    if None in names:
-        stranger = answer[names.index(None)]
-        return f"returned {_short(stranger)} among its instructions: members must be str or Claim"
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        return f"returned the instruction {twice!r} more than once"
-    return None
+def _take_batch(attempt: Attempt, batch: Batch) -> None:
+    attempt.next_in = to_seconds(batch.next_in)
+    attempt.due_in = to_seconds(batch.due_in)
+    if batch.active is not None:
+        attempt.active = batch.active
+    if batch.concurrency is not None:
+        attempt.concurrency = batch.concurrency
+    if batch.outcome is not None:
+        attempt.outcome = batch.outcome
+        attempt.detail = SOURCE_SAYS[batch.outcome]
 
 
-def _name(member: Any) -> str | None:
-    if isinstance(member, Claim):
-        return member.instruction
-    return member if isinstance(member, str) else None
-
-
-def _salvage(answer: Any) -> list[Claim]:
-    if not isinstance(answer, list | tuple | set | frozenset):
-        return []
-    members: Iterable[Any] = answer
-    claims: dict[str, Claim] = {}
-    for member in members:
-        if isinstance(member, str | Claim):
-            claim = to_claim(member)
-            claims.setdefault(claim.instruction, claim)
-    return list(claims.values())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
+SOURCE_SAYS = {
+    "locked": "another dispatcher is claiming",
+    "paused": "in the source",
+    "limited": "by a rate, a hold or another limit of the source",
+}

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import attrs
 import trio
 
+from planton._failures import failure_of
+
 # A call that lasts longer than this no longer counts against the number of threads, so that
 # callbacks that hang cannot use up the threads of all the others.
 SLOW_CALL = 1.0
@@ -15,7 +17,7 @@ THREADS = 40
 
 
 def is_async(function: object) -> bool:
-    """Tell whether calling `function` gives a coroutine: also for partials and callable objects."""
+    """Return whether calling `function` makes a coroutine: partials and objects included."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  the method itself is looked at
     )
@@ -58,8 +60,8 @@ class ThreadCall:
         done: Set when the function returned or raised.
         value: What it returned.
         error: What it raised.
-        when_late: Told when the call is done, if the caller has given up by then.
-        lent: Whether a thread was added to make up for this one.
+        on_overrun_end: Called when the call is done, if its caller has given up by then.
+        has_extra_thread: Whether a thread was added to make up for this one.
     """
 
     function: Callable[..., Any]
@@ -67,11 +69,11 @@ class ThreadCall:
     done: trio.Event = attrs.field(factory=trio.Event)
     value: Any = None
     error: Exception | None = None
-    when_late: "Callable[[ThreadCall], Awaitable[None]] | None" = None
-    lent: bool = False
+    on_overrun_end: "Callable[[ThreadCall], Awaitable[None]] | None" = None
+    has_extra_thread: bool = False
 
     def unwrap(self) -> Any:
-        """Give what the function returned, or raise what it raised."""
+        """Return what the function returned, or raise what it raised."""
         if self.error is not None:
             raise self.error
         return self.value
@@ -85,26 +87,26 @@ class Threads:
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+        self.nursery = nursery
         self._limiter = trio.CapacityLimiter(THREADS)
 
     async def call(
         self, function: Callable[..., Any], *arguments: Any, timeout: float | None
     ) -> ThreadCall:
-        """Call `function`; the call that comes back is not done if `timeout` seconds passed."""
+        """Call `function`; the returned call is not done if `timeout` seconds passed."""
         call = ThreadCall(function, arguments)
-        self._nursery.start_soon(self._run, call)
+        self.nursery.start_soon(self._run, call)
         patience = math.inf if timeout is None else timeout
         with trio.move_on_after(min(SLOW_CALL, patience)):
             await call.done.wait()
         if not call.done.is_set():
-            self._lend_thread(call)
+            self._add_thread(call)
             with trio.move_on_after(max(patience - SLOW_CALL, 0)):
                 await call.done.wait()
         return call
 
-    def _lend_thread(self, call: ThreadCall) -> None:
-        call.lent = True
+    def _add_thread(self, call: ThreadCall) -> None:
+        call.has_extra_thread = True
         self._limiter.total_tokens += 1
 
     async def _run(self, call: ThreadCall) -> None:
@@ -112,13 +114,13 @@ class Threads:
             (call.value,) = await trio.to_thread.run_sync(
                 _boxed, call.function, call.arguments, limiter=self._limiter, abandon_on_cancel=True
             )
-        except Exception as error:
-            call.error = error
-        if call.lent:
+        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+            call.error = failure_of(raised)
+        if call.has_extra_thread:
             self._limiter.total_tokens -= 1
         call.done.set()
-        if call.when_late is not None:
-            await call.when_late(call)
+        if call.on_overrun_end is not None:
+            await call.on_overrun_end(call)
 
 
 def _boxed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any]:

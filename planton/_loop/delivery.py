@@ -1,57 +1,49 @@
-"""From the claim to the consumer: hand over, give back, or keep; nothing is dropped.
+"""From the claim to the consumer: hand over, release, or keep; nothing is dropped.
 
-Claims are in exactly one place at any time: still to be delivered or given back (the attempt),
+Claims are in exactly one place at any time: still to be delivered or released (the attempt),
 with a consumer, with the storage again, or kept by the entry. A cancellation moves what is in
 the attempt to the entry, where the end of the run finds it.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Sequence
 
 import attrs
-import trio
 
 from planton._errors import UndeliveredInstructionsError
-from planton._events import ErrorEvent, InstructionEvent, make_instruction_event
-from planton._loop.attempt import Attempt, take
+from planton._events import ErrorEvent, InstructionEvent
+from planton._failures import failure_of
+from planton._loop.attempt import Attempt
 from planton._loop.callbacks import Callback
+from planton._loop.caller import Caller
 from planton._loop.entry import Entry
 from planton._loop.listeners import Listener, Listeners
+from planton._loop.plan import Plan
+from planton._parts import Consumer
 from planton._task import Claim, to_claim
 
 
 @attrs.frozen
-class Handover:
-    """Settles what an attempt claimed.
+class Delivery:
+    """Settles what an attempt claimed."""
 
-    Attributes:
-        listeners: Who consumes instructions and hears of errors.
-        ask: Calls a callback of a task.
-        time_limit: Gives a scope that is cancelled when a stop leaves consumers no more time.
-    """
-
+    plan: Plan
     listeners: Listeners
-    time_limit: Callable[[], AbstractContextManager[trio.CancelScope]]
-    ask: Callable[[Entry, Callback, Any], Awaitable[Any]]
+    caller: Caller
 
     async def settle(self, attempt: Attempt) -> None:
-        """Deliver, give back what was not delivered, and report what went wrong."""
+        """Deliver, release what was not delivered, and report what went wrong."""
         try:
             await self._deliver(attempt)
-            await self._give_back(attempt)
+            await self._release(attempt)
         finally:
-            if attempt.deliver or attempt.surplus:
-                rest = [to_claim(member) for member in attempt.deliver]
-                attempt.entry.keep([*rest, *attempt.surplus])
-                attempt.deliver = attempt.surplus = ()
+            attempt.keep_undelivered()
         for stage, error in attempt.errors:
             await self.listeners.report(
                 ErrorEvent(task_name=attempt.entry.task.name, error=error, stage=stage)
             )
 
-    async def give_back(self, entry: Entry, claims: Sequence[Claim]) -> None:
+    async def release(self, entry: Entry, claims: Sequence[Claim]) -> None:
         """Release claims; keep them if they cannot be released."""
         attempt = Attempt(entry, 0.0)
         attempt.surplus = claims
@@ -60,83 +52,94 @@ class Handover:
     async def _deliver(self, attempt: Attempt) -> None:
         if not attempt.deliver:
             return
+        consumer = None if attempt.slots is None else attempt.slots.consumer
         listeners = self.listeners.of(InstructionEvent)
-        if not listeners:
-            _refuse_all(attempt, "no listener for InstructionEvent")
+        if consumer is None and not listeners:
+            _refuse_all(attempt, "no consumer takes them, and nothing listens to InstructionEvent")
         elif attempt.entry.task.release is None:
-            # Nobody takes back what consumers leave, so they have until the very end.
-            await _tell_all(attempt, listeners)
+            # No one takes back what consumers leave, so they have until the very end.
+            await _hand_over(attempt, consumer, listeners)
         else:
-            with self.time_limit() as scope:
-                await _tell_all(attempt, listeners)
-            if scope.cancelled_caught:
+            with self.plan.handover() as scope:
+                await _hand_over(attempt, consumer, listeners)
+            if scope.cancelled_caught and attempt.deliver:
                 _refuse_all(attempt, "consumers did not take them before the stop")
         attempt.outcome = "dispatched" if attempt.handed_over else "error"
 
-    async def _give_back(self, attempt: Attempt) -> None:
+    async def _release(self, attempt: Attempt) -> None:
         release = attempt.entry.task.release
         if release is None or not attempt.surplus:
             return
         try:
             claims = tuple(attempt.surplus)
-            await self.ask(attempt.entry, Callback.of("release", release), claims)
+            await self.caller.call(attempt.entry, Callback.of("release", release), claims)
             attempt.surplus = ()
-        except Exception as error:
-            attempt.fail("release", error)
+        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+            attempt.fail("release", failure_of(raised))
 
 
 def _refuse_all(attempt: Attempt, problem: str) -> None:
-    claims = [to_claim(member) for member in attempt.deliver]
     is_released = attempt.entry.task.release is not None
     ending = "released" if is_released else "kept for the next attempt"
-    names = [claim.instruction for claim in claims]
+    names = [to_claim(member).instruction for member in attempt.deliver]
     error = UndeliveredInstructionsError(
         attempt.entry.task.name, names, f"{problem}; {ending}", released=is_released
     )
     attempt.fail("deliver", error)
-    attempt.deliver, attempt.surplus = (), [*claims, *attempt.surplus]
+    attempt.withhold()
 
 
-async def _tell_all(attempt: Attempt, listeners: Sequence[Listener]) -> None:
-    """Tell every listener of every claim, in order; a claim leaves the attempt once all know."""
-    task = attempt.entry.task
+async def _hand_over(
+    attempt: Attempt, consumer: Consumer | None, listeners: Sequence[Listener]
+) -> None:
+    """Give every claim to the consumer and to all listeners, in order.
+
+    A claim leaves the attempt once the consumer has it or, without one, all listeners know.
+    """
+    name = attempt.entry.task.name
     done = refused = 0
     try:
         for member in attempt.deliver:
-            event = make_instruction_event(task.name, member)
-            failure = None
+            event = InstructionEvent.of(name, member)
+            refusal = None
+            if consumer is not None:
+                refused += not await _submit(attempt, consumer, event, member)
+                done += 1
             for listener in listeners:
                 try:
                     result = listener(event)
                     if result is not None and inspect.isawaitable(result):
                         await result
-                except Exception as error:
-                    attempt.fail("deliver", error)
-                    failure = error
-            if failure is not None:
-                refused += 1
-                if task.release is not None or _is_nobodys(failure):
-                    attempt.surplus = [*attempt.surplus, to_claim(member)]
-            done += 1
+                except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+                    refusal = failure_of(raised)
+                    attempt.fail("deliver", refusal)
+            if consumer is None:
+                if refusal is not None:
+                    refused += 1
+                    _take_back(attempt, member, refusal)
+                done += 1
     finally:
         attempt.deliver = attempt.deliver[done:]
         attempt.handed_over += done - refused
 
 
-def _is_nobodys(error: Exception) -> bool:
-    """Tell a listener that has not taken the instruction from one that took it and failed."""
-    return isinstance(error, UndeliveredInstructionsError)
+async def _submit(
+    attempt: Attempt, consumer: Consumer, event: InstructionEvent, member: str | Claim
+) -> bool:
+    """Hand an instruction to the consumer of its task; return whether it has taken it."""
+    try:
+        await consumer.submit(event)
+    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+        attempt.fail("deliver", failure_of(raised))
+        attempt.surplus = [*attempt.surplus, to_claim(member)]
+        return False
+    finally:
+        attempt.reserve_only(attempt.reserved - 1)
+    return True
 
 
-def claims_of(entry: Entry, answer: Any) -> list[Claim]:
-    """Give all that a belated answer of `schedule` claimed.
-
-    Raises:
-        UnexpectedInstructionsError: If it is malformed; its well-formed members are kept.
-    """
-    attempt = Attempt(entry, 0.0)
-    take(attempt, answer, None)
-    for _, error in attempt.errors:
-        entry.keep(attempt.surplus)
-        raise error
-    return [to_claim(member) for member in attempt.deliver]
+def _take_back(attempt: Attempt, member: str | Claim, refusal: Exception) -> None:
+    """Release what a listener refused; without `release`, keep it if it was surely not taken."""
+    is_not_taken = isinstance(refusal, UndeliveredInstructionsError)
+    if attempt.entry.task.release is not None or is_not_taken:
+        attempt.surplus = [*attempt.surplus, to_claim(member)]

@@ -1,59 +1,47 @@
 """Making attempts: asks the callbacks, hands over what was claimed, and plans what follows."""
 
-import inspect
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
-from planton._errors import CallbackTimeoutError, UnexpectedDelayError
-from planton._events import AttemptEvent, ErrorEvent, Stage
-from planton._loop.attempt import Attempt, Question
-from planton._loop.callbacks import Ask, Callback, ThreadCall, Threads
-from planton._loop.delivery import Handover, claims_of
+from planton._events import AttemptEvent, ErrorEvent
+from planton._failures import failure_of
+from planton._loop.attempt import Attempt, Computing, Question
+from planton._loop.callbacks import Ask
+from planton._loop.caller import Caller
+from planton._loop.consumers import Takers
+from planton._loop.count import count
+from planton._loop.delay import Delays
+from planton._loop.delivery import Delivery
 from planton._loop.entry import Entry
 from planton._loop.explain import reason
 from planton._loop.listeners import Listeners
-from planton._task import to_seconds
+from planton._loop.locks import claim_in_lock
+from planton._loop.plan import Plan
+from planton._loop.together import Cohort, Member
+from planton._text import short_repr
 
-FALLBACK_DELAY = 1.0
 # How many tasks are begun, and asked about in one call of `many`, before other trio tasks have
 # their turn: about ten milliseconds. More at a time is slower: so many objects live at once that
 # the garbage collector takes half of the time.
 TURN = 1000
 
 
-class Plan(Protocol):
-    """Who decides when and whether there is a next attempt."""
-
-    def time_limit(self) -> AbstractContextManager[trio.CancelScope]:
-        """Give a scope that is cancelled when consumers have had their time to take claims."""
-
-    def is_stopping(self) -> bool:
-        """Whether no attempts are to be begun and nothing is to be claimed any more."""
-
-    def wants(self, entry: Entry) -> bool:
-        """Tell whether there is to be a next attempt."""
-
-    def plan(self, entry: Entry, due: float) -> None:
-        """Make the next attempt due at `due`."""
-
-    def wake(self, entry: Entry) -> None:
-        """Make the next attempt due now, or follow at once on the one in hand."""
-
-
 class Dispatcher:
     """Makes attempts in a nursery; none of them waits for another."""
 
-    def __init__(self, plan: Plan, listeners: Listeners, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, plan: Plan, takers: Takers, listeners: Listeners, nursery: trio.Nursery
+    ) -> None:
         self._plan = plan
+        self._takers = takers
         self._listeners = listeners
         self._nursery = nursery
-        self._threads = Threads(nursery)
-        self._handover = Handover(listeners, plan.time_limit, self.ask)
+        self._caller = Caller(plan, listeners, nursery)
+        self._delays = Delays(self._caller, listeners)
+        self._delivery = Delivery(plan, listeners, self._caller)
 
     async def start(self, entries: Sequence[Entry]) -> None:
         """Begin the attempts of tasks that are due together."""
@@ -61,18 +49,20 @@ class Dispatcher:
             now = trio.current_time()
             together = []
             for entry in entries[first : first + TURN]:
-                entry.in_hand = True
+                if entry.is_attempting:
+                    self._nursery.start_soon(self._attempt_in_turn, entry)
+                    continue
+                entry.turn.holder = self._plan
                 if entry.is_batched:
                     attempt = Attempt(entry, now)
-                    together.append((attempt, attempt.begin(self._plan.is_stopping)))
+                    together.append((attempt, attempt.begin(self._plan, self._takers)))
                 else:
                     self._nursery.start_soon(self._attempt_alone, entry)
             self._go_on(together)
             await trio.lowlevel.checkpoint()
 
     def begin(self, entry: Entry) -> Attempt:
-        """Take an attempt in hand."""
-        entry.in_hand = True
+        """Begin an attempt of a task whose turn was taken."""
         entry.due = trio.current_time()
         return Attempt(entry, entry.due)
 
@@ -80,32 +70,27 @@ class Dispatcher:
         """Make an attempt that was begun, to its end."""
         self._plan_next(attempt, await self._make(attempt))
 
-    async def plan_first(self, entry: Entry, now: float) -> None:
-        """Make the first attempt due, after its delay from `now`."""
-        entry.in_hand, entry.due = True, now
-        self._let_go(entry, await self._next_delay(entry), now)
+    async def plan_first(self, entry: Entry, now: float | None) -> None:
+        """Make the first attempt due, after its delay; the turn was taken for that."""
+        entry.due, entry.saturated_since = trio.current_time(), None
+        delay = await self._delays.before_first(entry) if self._plan.wants(entry) else None
+        self._end_attempt(entry, delay, now)
 
     @trio.lowlevel.enable_ki_protection
-    async def give_back_kept(self, entry: Entry) -> None:
-        """Release what `entry` keeps, if it can be released."""
-        if entry.kept and entry.task.release is not None:
-            claims, entry.kept = entry.kept, []
-            await self._handover.give_back(entry, claims)
+    async def release_undelivered(self, entry: Entry) -> None:
+        """Release what was not delivered for `entry`, if it can be released."""
+        if entry.undelivered and entry.task.release is not None:
+            claims, entry.undelivered = entry.undelivered, []
+            await self._delivery.release(entry, claims)
 
-    async def ask(self, entry: Entry, callback: Callback, argument: Any) -> Any:
-        """Call a callback of a task, within its timeout; raises what it raises.
-
-        Raises:
-            CallbackTimeoutError: If it takes too long.
-        """
-        if not callback.is_async:
-            value = await self._ask_thread(entry, callback, argument)
-            if not inspect.isawaitable(value):
-                return value
-            return await self._within(entry, callback.name, lambda: value)
-        if entry.timeout is None:
-            return await callback.function(argument)
-        return await self._within(entry, callback.name, partial(callback.function, argument))
+    @trio.lowlevel.enable_ki_protection
+    async def _attempt_in_turn(self, entry: Entry) -> None:
+        """Make an attempt after the one that is being made for a task of the same name."""
+        await entry.turn.take(self._plan)
+        if self._plan.wants(entry):
+            await self.make(self.begin(entry))
+        else:
+            entry.end_attempt()
 
     @trio.lowlevel.enable_ki_protection
     async def _attempt_alone(self, entry: Entry) -> None:
@@ -117,45 +102,65 @@ class Dispatcher:
         while True:
             attempt = Attempt(entry, trio.current_time())
             delay = await self._make(attempt)
-            if delay or delay is None or entry.ended is not None:
+            if delay or delay is None or entry.turn.is_awaited:
                 return self._plan_next(attempt, delay)
-            entry.decisions.add(attempt.outcome, reason(attempt, 0.0))
+            self._explain(attempt, 0.0)
             entry.due = trio.current_time()
             await trio.lowlevel.checkpoint()
             if not self._plan.wants(entry):
-                return self._let_go(entry, None)
+                return entry.end_attempt()
 
-    async def _make(self, attempt: Attempt, question: Question | None = None) -> float | None:
-        """Make an attempt, or go on with one; the seconds until the next, None if there is none."""
-        attempt.entry.flyer = trio.lowlevel.current_task()
-        question = question or attempt.begin(self._plan.is_stopping)
+    async def _make(self, attempt: Attempt) -> float | None:
+        """Make an attempt; the seconds until the next, None if there is none."""
+        entry = attempt.entry
+        entry.turn.trio_task = trio.lowlevel.current_task()
+        try:
+            if entry.task.lock is None:
+                question = attempt.begin(self._plan, self._takers)
+                while question is not None:
+                    question = await self._answer(attempt, question)
+            else:
+                await claim_in_lock(self._caller, attempt, partial(self._begin, attempt))
+            return await self._finish(attempt)
+        except BaseException:
+            attempt.keep_undelivered()
+            raise
+
+    async def _begin(self, attempt: Attempt) -> None:
+        await self._go_through(attempt, attempt.begin(self._plan, self._takers))
+
+    async def _go_through(self, attempt: Attempt, question: Question | None) -> None:
         while question is not None:
             question = await self._answer(attempt, question)
-        return await self._finish(attempt)
 
     async def _answer(self, attempt: Attempt, question: Question) -> Question | None:
         try:
-            if not isinstance(question, Ask):
-                answer = await self._within(attempt.entry, attempt.stage, lambda: question)
-            elif question.callback.is_async and attempt.entry.timeout is None:
-                # As `ask` does, without a call in between: most attempts are made like this.
-                answer = await question.callback.function(question.argument)
+            if isinstance(question, Ask):
+                if question.callback.is_async and attempt.entry.timeout is None:
+                    # Without a call in between: most attempts are made like this.
+                    answer = await question.callback.function(question.argument)
+                else:
+                    answer = await self._caller.call(attempt.entry, *question)
+            elif isinstance(question, Computing):
+                answer = await self._caller.within_timeout(
+                    attempt.entry, attempt.stage, lambda: question.awaitable
+                )
             else:
-                answer = await self.ask(attempt.entry, *question)
-        except Exception as error:
-            return attempt.throw(error)
-        except trio.Cancelled:
-            _note_cut_off(attempt)
-            raise
+                answer = await question.awaitable
+        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+            return attempt.throw(_failure([attempt], raised))
         return attempt.send(answer)
 
-    def _go_on(self, attempts: Iterable[tuple[Attempt, Question | None]]) -> None:
-        """Answer what can be answered for many at once; the others are made one by one."""
+    def _go_on(self, attempts: Iterable[Member]) -> None:
+        """Ask what can be asked for many at once; the others are asked one by one."""
         together: dict[Any, list[tuple[Attempt, Ask]]] = {}
+        plain: list[tuple[Attempt, Question]] = []
         for attempt, question in attempts:
             if isinstance(question, Ask) and question.callback.many is not None:
                 key = (question.callback.many, attempt.entry.timeout)
                 together.setdefault(key, []).append((attempt, question))
+            elif question is not None and attempt.entry.schedule.many is not None:
+                plain.append((attempt, question))
             else:
                 self._nursery.start_soon(self._go_on_alone, attempt, question)
         for members in together.values():
@@ -163,14 +168,41 @@ class Dispatcher:
                 self._nursery.start_soon(self._go_on_alone, *members[0])
             else:
                 self._nursery.start_soon(self._ask_many, members)
+        if plain:
+            self._ask_each(plain)
+
+    def _ask_each(self, members: Sequence[tuple[Attempt, Question]]) -> None:
+        """Ask a plain function for each of some tasks whose `schedule` is then asked for all."""
+        if len(members) == 1:
+            self._nursery.start_soon(self._go_on_alone, *members[0])
+            return
+        cohort = Cohort(len(members))
+        for number, (attempt, question) in enumerate(members):
+            self._nursery.start_soon(self._go_on_in, cohort, number, attempt, question)
+        self._nursery.start_soon(self._go_on_with, cohort)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _go_on_in(
+        self, cohort: Cohort, number: int, attempt: Attempt, question: Question
+    ) -> None:
+        attempt.entry.turn.trio_task = trio.lowlevel.current_task()
+        following = await self._answer(attempt, question)
+        if not cohort.add(number, attempt, following):
+            await self._go_on_alone(attempt, following)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _go_on_with(self, cohort: Cohort) -> None:
+        self._go_on(await cohort.close())
 
     @trio.lowlevel.enable_ki_protection
     async def _go_on_alone(self, attempt: Attempt, question: Question | None) -> None:
-        if question is None:
-            attempt.entry.flyer = trio.lowlevel.current_task()
+        attempt.entry.turn.trio_task = trio.lowlevel.current_task()
+        try:
+            await self._go_through(attempt, question)
             delay = await self._finish(attempt)
-        else:
-            delay = await self._make(attempt, question)
+        except BaseException:
+            attempt.keep_undelivered()
+            raise
         self._plan_next(attempt, delay)
 
     @trio.lowlevel.enable_ki_protection
@@ -180,7 +212,7 @@ class Dispatcher:
         now = trio.current_time()
         ended, ongoing = [], []
         for (attempt, _), answer in zip(members, answers, strict=True):
-            is_error = isinstance(answer, Exception)
+            is_error = isinstance(answer, BaseException)
             question = attempt.throw(answer) if is_error else attempt.send(answer)
             if question is None and self._is_quick(attempt):
                 ended.append(attempt)
@@ -195,139 +227,82 @@ class Dispatcher:
     async def _answers(self, members: Sequence[tuple[Attempt, Ask]]) -> Sequence[Any]:
         attempt, (callback, _) = members[0]
         assert callback.many is not None
+        trio_task = trio.lowlevel.current_task()
+        for each, _ in members:
+            each.entry.turn.trio_task = trio_task
         ask = partial(callback.many, [argument for _, (_, argument) in members])
         try:
-            return _checked(await self._within(attempt.entry, callback.name, ask), len(members))
-        except Exception as error:
-            return [error] * len(members)
-        except trio.Cancelled:
-            for attempt, _ in members:
-                _note_cut_off(attempt)
-            raise
+            answers = await self._caller.within_timeout(attempt.entry, callback.name, ask)
+            return _checked(answers, len(members))
+        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+            return [_failure([each for each, _ in members], raised)] * len(members)
 
     def _is_quick(self, attempt: Attempt) -> bool:
-        """Whether the attempt can be finished without waiting for anything of the user's."""
+        """Return whether the attempt can be finished without waiting for a function of users."""
         return (
             attempt.is_quiet
-            and attempt.entry.fixed_delay is not None
+            and attempt.entry.is_delay_quick
             and not (self._listeners.of(AttemptEvent) and self._may_wait())
         )
 
     def _may_wait(self) -> bool:
-        """Whether telling of an attempt may take time: so may an error of a listener of them."""
+        """Return whether listeners of attempts, or of the errors of those, may take time."""
         return any(map(self._listeners.may_wait_for, (AttemptEvent, ErrorEvent)))
-
-    async def _within(self, entry: Entry, name: str, function: Callable[[], Awaitable[Any]]) -> Any:
-        if entry.timeout is None:
-            return await function()
-        with trio.move_on_after(entry.timeout):
-            return await function()
-        raise CallbackTimeoutError(entry.task.name, name, entry.timeout)
-
-    async def _ask_thread(self, entry: Entry, callback: Callback, argument: Any) -> Any:
-        timeout = entry.timeout
-        if callback.name not in entry.late:
-            call = await self._threads.call(callback.function, argument, timeout=timeout)
-            if call.done.is_set():
-                return call.unwrap()
-            entry.late[callback.name] = call
-            call.when_late = partial(self._came_late, entry, callback)
-        remedy = "; it goes on in its thread, and the task waits for it before it calls it again"
-        raise CallbackTimeoutError(entry.task.name, callback.name, timeout, remedy)
-
-    async def _came_late(self, entry: Entry, callback: Callback, call: ThreadCall) -> None:
-        """Take what a `schedule` that outlived its timeout claimed in the end."""
-        del entry.late[callback.name]
-        if callback.name != "schedule":
-            return
-        try:
-            value = call.unwrap()
-            entry.keep(claims_of(entry, await value if inspect.isawaitable(value) else value))
-        except Exception as error:
-            await self._report(entry, "schedule", error)
-        self._plan.wake(entry)
 
     async def _finish(self, attempt: Attempt) -> float | None:
         """Settle and count an attempt; the seconds until the next, None if there is none."""
         entry = attempt.entry
         if not attempt.is_quiet:
-            await self._handover.settle(attempt)
-        _count(attempt)
+            await self._delivery.settle(attempt)
+        if attempt.reserved:
+            attempt.reserve_only(0)
+        count(attempt)
         attempt.is_over = True
         if self._listeners.of(AttemptEvent):
             await self._listeners.attempted(attempt.end(attempt.outcome))
-        is_plain = attempt.next_in is None and attempt.due_in is None and not entry.woken
-        if is_plain and entry.fixed_delay is not None:
-            return entry.fixed_delay if self._plan.wants(entry) else None
-        return await self._next_delay(entry, attempt.next_in, attempt.due_in)
-
-    def _plan_next(self, attempt: Attempt, delay: float | None, now: float | None = None) -> None:
-        attempt.entry.decisions.add(attempt.outcome, reason(attempt, delay))
-        self._let_go(attempt.entry, delay, now)
-
-    async def _next_delay(
-        self, entry: Entry, next_in: float | None = None, due_in: float | None = None
-    ) -> float | None:
         if not self._plan.wants(entry):
             return None
-        delay = await self._delay(entry) if next_in is None else next_in
-        if due_in is not None and due_in < delay:
-            delay = due_in
         if entry.woken:
-            entry.woken, delay = False, 0.0
-        return delay
+            entry.woken = False
+            return 0.0
+        if entry.fixed_delay is not None and attempt.is_plain:
+            entry.early_attempts = 0
+            return entry.fixed_delay
+        return await self._delays.after(attempt)
 
-    def _let_go(self, entry: Entry, delay: float | None, now: float | None = None) -> None:
-        entry.let_go()
+    def _plan_next(self, attempt: Attempt, delay: float | None, now: float | None = None) -> None:
+        entry = attempt.entry
+        self._explain(attempt, 0.0 if entry.woken else delay)
+        self._end_attempt(entry, delay, now)
+
+    def _explain(self, attempt: Attempt, delay: float | None) -> None:
+        entry = attempt.entry
+        entry.last_reason = reason(attempt, delay)
+        entry.decisions.add(attempt.outcome, entry.last_reason, trio.current_time())
+
+    def _end_attempt(self, entry: Entry, delay: float | None, now: float | None) -> None:
+        entry.end_attempt()
         # Asked again: a pause or a stop may have come while `delay` was being called.
         if delay is not None and self._plan.wants(entry):
-            self._plan.plan(entry, (now or trio.current_time()) + delay)
-
-    async def _delay(self, entry: Entry) -> float:
-        delay: Any = entry.task.delay
-        try:
-            if callable(delay):
-                delay = await self._called_delay(entry, delay)
-            seconds = to_seconds(delay)
-            if seconds is None:
-                raise UnexpectedDelayError(entry.task.name, delay)
-        except Exception as error:
-            entry.count_error(error)
-            await self._report(entry, "delay", error)
-            return FALLBACK_DELAY
-        return seconds
-
-    async def _called_delay(self, entry: Entry, delay: Callable[[int], Any]) -> Any:
-        value = delay(entry.attempt_number)
-        if inspect.isawaitable(value):
-            value = await self._within(entry, "delay", lambda: value)
-        return value
-
-    async def _report(self, entry: Entry, stage: Stage, error: Exception) -> None:
-        event = ErrorEvent(task_name=entry.task.name, error=error, stage=stage)
-        await self._listeners.report(event)
+            if entry.woken:
+                entry.woken, delay = False, 0.0
+            self._plan.set(entry, (trio.current_time() if now is None else now) + delay)
 
 
-def _checked(answers: Any, count: int) -> Sequence[Any]:
-    if isinstance(answers, list | tuple) and len(answers) == count:
+def _checked(answers: Any, number: int) -> Sequence[Any]:
+    if isinstance(answers, list | tuple) and len(answers) == number:
         return answers
     raise TypeError(
-        f"`many` was asked for {count} tasks and returned {answers!r:.100}: it must "
+        f"`many` was asked for {number} tasks and returned {short_repr(answers)}: it must "
         "return a list with a result or an exception for each, in the same order"
     )
 
 
-def _note_cut_off(attempt: Attempt) -> None:
-    """Put on record that a claim was interrupted, with what it had claimed unknown."""
-    attempt.entry.cut_off = attempt.stage == "schedule"
-
-
-def _count(attempt: Attempt) -> None:
-    entry = attempt.entry
-    entry.attempt_number = 0 if attempt.outcome == "dispatched" else entry.attempt_number + 1
-    entry.consecutive_errors = entry.consecutive_errors + 1 if attempt.outcome == "error" else 0
-    if attempt.errors:
-        entry.note_error(attempt.errors[-1][1])
-    if attempt.active is not None:
-        entry.active = attempt.active + attempt.handed_over
-    entry.last_attempt_at = time.time()
+def _failure(attempts: Sequence[Attempt], raised: BaseException) -> Exception:
+    """Return what a callback failed with; if it was cut off, record that its claims are unknown."""
+    try:
+        return failure_of(raised)
+    except BaseException:
+        for attempt in attempts:
+            attempt.entry.is_schedule_cut_off = attempt.stage == "schedule"
+        raise

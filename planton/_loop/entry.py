@@ -2,27 +2,52 @@
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import attrs
 import trio
 
+from planton import delays
 from planton._errors import InvalidTaskError
 from planton._loop.callbacks import Ask, Callback, ThreadCall
-from planton._status import OVERDUE_AFTER, Decisions, State, TaskStatus, WakeUps, wall_time
+from planton._loop.reason import Reason
+from planton._status import Decisions
 from planton._task import Claim, GetActiveInstructions, Task, to_seconds
+from planton._text import describe
+
+_NEXT = object()  # holds a turn that was given to whoever waited for it, until that one runs
 
 
-def _schedule(entry: "Entry") -> Callback:
-    return Callback.of("schedule", entry.task.schedule)
+class Turn:
+    """Whose attempt it is: one at a time for a task's name, first come, first served.
 
+    Attributes:
+        holder: Who is making an attempt; None while no one is.
+        trio_task: Trio task that makes it, if it is known.
+    """
 
-def _fixed_concurrency(entry: "Entry") -> int | None:
-    return None if callable(entry.task.concurrency) else entry.task.concurrency
+    def __init__(self) -> None:
+        self.holder: object | None = None
+        self.trio_task: trio.lowlevel.Task | None = None
+        self._waiting: trio.lowlevel.ParkingLot | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self._waiting)
 
-def _timeout(entry: "Entry") -> float | None:
-    return to_seconds(entry.task.timeout)
+    async def take(self, holder: object) -> None:
+        """Wait until no attempt is being made, and begin one."""
+        if self.holder is not None:
+            if self._waiting is None:
+                self._waiting = trio.lowlevel.ParkingLot()
+            await self._waiting.park()
+        self.holder = holder
+
+    def give_back(self) -> None:
+        """End the attempt: the turn goes straight to the first that waits for it."""
+        self.trio_task = None
+        is_awaited = self._waiting is not None and bool(self._waiting.unpark())
+        self.holder = _NEXT if is_awaited else None
 
 
 @attrs.define(eq=False)
@@ -32,76 +57,103 @@ class Entry:
     Attributes:
         task: What the user wrote down.
         get_active: The task's callback for active instructions, or the Planton-wide one.
+        turn: Shared by all entries that ever had the name.
+        schedule: The task's callback that claims.
+        timeout: Seconds that one call of a callback may take.
         ask_active: The question what is active; not asked if there is no callback for it.
         is_counted: Whether every attempt asks what is active; a strict task counts for itself.
         is_concurrency_asked: Whether the concurrency is a function, read at every attempt.
         is_limit_asked: Whether there is a function for the limit or for the capacity.
+        is_batched: Whether one of its callbacks may be asked together with those of other tasks.
         fixed_delay: Seconds to sleep before every attempt; None if there is a function for it.
-        is_batched: Whether it may be asked together with other tasks.
+        is_delay_quick: Whether the delay is known without calling a function of the user's.
         attempt_number: Attempts in a row that dispatched nothing.
-        kept: Claims that were neither delivered nor released; they are delivered before
+        undelivered: Claims that were neither delivered nor released; they are delivered before
             `schedule` is called again.
-        late: Calls by callback name that outlived their timeout and still run in their thread.
-        in_hand: Whether an attempt is being made.
-        ended: Set when the attempt in hand has ended.
-        woken: Whether a wake-up arrived during the attempt in hand.
+        overrunning: Calls by callback name that outlived their timeout and still run in their
+            thread.
+        woken: Whether a wake-up arrived while the next attempt could not be planned.
         paused: Whether no attempts are to be made.
-        leaving: Whether the task was unregistered.
-        flyer: Trio task that makes the attempt in hand, while it makes no other.
-        cut_off: Whether `schedule` was cancelled because the grace period was over.
-        due: When the attempt that is waited for, or in hand, was due (trio's clock); infinity while
-            none is planned: before services have started, paused, in the drain.
+        unregistered: Whether the task was unregistered.
+        is_schedule_cut_off: Whether `schedule` was cancelled because the grace period was over.
+        early_attempts: Attempts in a row that came earlier than the delay and dispatched nothing.
+        locked_attempts: Attempts in a row that found the lock taken.
+        due: When the attempt that is waited for, or being made, was due (trio's clock); infinity
+            while none is planned: before services have started, paused, in the drain.
+        last_attempt_at: When the last attempt ended (Unix time).
+        active: How many were active after the last attempt.
+        concurrency: Most active instructions, as last read from the task.
+        concurrency_in_force: That of the source if it overrides the task's.
+        lease: Of the last claim that was delivered.
+        saturated_since: Since when all attempts found the task saturated (trio's clock).
+        is_source_paused: Whether the source said that the task is paused there.
+        last_error: Type and text of the last error.
+        consecutive_errors: Attempts in a row that failed.
+        failing_since: When the first of them ended (Unix time).
+        decisions: What was decided about it last.
+        last_reason: Why the last attempt ended as it did.
     """
 
     task: Task
     get_active: Callback | None
-    schedule: Callback = attrs.field(init=False, default=attrs.Factory(_schedule, takes_self=True))
-    timeout: float | None = attrs.field(
-        init=False, default=attrs.Factory(_timeout, takes_self=True)
-    )
+    turn: Turn = attrs.field(factory=Turn)
+    schedule: Callback = attrs.field(init=False)
+    timeout: float | None = attrs.field(init=False)
     ask_active: Ask = attrs.field(init=False)
     is_counted: bool = attrs.field(init=False)
     is_concurrency_asked: bool = attrs.field(init=False)
     is_limit_asked: bool = attrs.field(init=False)
     is_batched: bool = attrs.field(init=False)
     fixed_delay: float | None = attrs.field(init=False)
+    is_delay_quick: bool = attrs.field(init=False)
     attempt_number: int = 0
-    kept: list[Claim] = attrs.field(factory=list)
-    late: dict[str, ThreadCall] = attrs.field(factory=dict)
-    in_hand: bool = False
-    ended: trio.Event | None = None
+    undelivered: list[Claim] = attrs.field(factory=list)
+    overrunning: dict[str, ThreadCall] = attrs.field(factory=dict)
     woken: bool = False
     paused: bool = False
-    leaving: bool = False
-    flyer: trio.lowlevel.Task | None = None
-    cut_off: bool = False
+    unregistered: bool = False
+    is_schedule_cut_off: bool = False
+    early_attempts: int = 0
+    locked_attempts: int = 0
     due: float = math.inf
     last_attempt_at: float | None = None
     active: int | None = None
-    concurrency: int | None = attrs.field(
-        init=False, default=attrs.Factory(_fixed_concurrency, takes_self=True)
-    )
+    concurrency: int | None = None
+    concurrency_in_force: int | None = None
+    lease: float | None = None
+    saturated_since: float | None = None
+    is_source_paused: bool = False
     last_error: str | None = None
     consecutive_errors: int = 0
+    failing_since: float = 0.0
     decisions: Decisions = attrs.field(factory=Decisions)
+    last_reason: Reason | None = None
 
     def __attrs_post_init__(self) -> None:
         # Looked at in every attempt, so found out once.
         task = self.task
+        self.schedule = Callback.of("schedule", task.schedule)
+        self.timeout = to_seconds(task.timeout)
         self.ask_active = Ask(self.get_active or self.schedule, task.name)
         self.is_counted = task.cap == "advisory"
         self.is_concurrency_asked = callable(task.concurrency)
+        if not callable(task.concurrency):
+            self.concurrency = task.concurrency
         self.is_limit_asked = (task.limit or task.capacity) is not None
         self.fixed_delay = None if callable(task.delay) else to_seconds(task.delay)
+        self.is_delay_quick = not callable(task.delay) or isinstance(task.delay, delays.Pure)
         active = self.get_active.many if self.get_active and self.is_counted else None
-        self.is_batched = (self.schedule.many or active) is not None
+        # In a lock of its own a task claims by itself.
+        self.is_batched = (self.schedule.many or active) is not None and task.lock is None
 
     @classmethod
-    def of(cls, task: Task, get_active: GetActiveInstructions | None) -> "Entry":
+    def of(
+        cls, task: Task, get_active: GetActiveInstructions | None, turn: Turn | None = None
+    ) -> "Entry":
         """Make the entry for `task`.
 
         Raises:
-            InvalidTaskError: If the cap is advisory and nothing tells what is active.
+            InvalidTaskError: If the cap is advisory and nothing says what is active.
         """
         function = task.get_active_instructions or get_active
         if function is None and task.cap == "advisory":
@@ -110,15 +162,25 @@ class Entry:
                 "get_active_instructions", None, f"task {task.name!r} cannot be counted: {remedy}"
             )
         callback = None if function is None else Callback.of("get_active_instructions", function)
-        return cls(task, callback)
+        return cls(task, callback, turn or Turn())
+
+    @property
+    def is_overridden(self) -> bool:
+        """Whether the source said something else than the task, when it was asked last."""
+        return self.concurrency_in_force is not None or self.is_source_paused
+
+    @property
+    def is_attempting(self) -> bool:
+        """Whether an attempt for the task's name is being made."""
+        return self.turn.holder is not None
 
     def keep(self, claims: Sequence[Claim]) -> None:
         """Hold on to claims that could not be handed over yet."""
-        self.kept.extend(claims)
+        self.undelivered.extend(claims)
 
     def note_error(self, error: Exception) -> None:
         # The text, not the exception: that would keep its frames and all their data alive.
-        self.last_error = f"{type(error).__name__}: {error}"
+        self.last_error = describe(error)
 
     def count_error(self, error: Exception) -> None:
         """Count an error that made no attempt fail: one more in a row all the same."""
@@ -126,54 +188,7 @@ class Entry:
         self.consecutive_errors += 1
         self.note_error(error)
 
-    def let_go(self) -> None:
-        """Say that no attempt is in hand, to whoever waits for that."""
-        self.in_hand = False
-        self.flyer = None
+    def end_attempt(self) -> None:
+        """End the attempt; whoever waits for the turn begins the next."""
         self.due = math.inf
-        if self.ended is not None:
-            self.ended.set()
-            self.ended = None
-
-    async def wait_until_free(self) -> None:
-        """Wait until no attempt is in hand."""
-        while self.in_hand:
-            self.ended = self.ended or trio.Event()
-            await self.ended.wait()
-
-    def status(self, *, running: bool) -> TaskStatus:
-        state = self._state(running)
-        return TaskStatus(
-            name=self.task.name,
-            state=state,
-            attempt_number=self.attempt_number,
-            last_attempt_at=_datetime(self.last_attempt_at),
-            next_attempt_at=self._next_attempt_at() if state == "waiting" else None,
-            active=self.active,
-            concurrency=self.concurrency,
-            cap=self.task.cap,
-            last_error=self.last_error,
-            consecutive_errors=self.consecutive_errors,
-            overdue=state in ("waiting", "attempting")
-            and trio.current_time() > self.due + OVERDUE_AFTER,
-            wake_ups=self._wake_ups(),
-            decisions=self.decisions.news,
-        )
-
-    def _next_attempt_at(self) -> datetime | None:
-        return None if self.due == math.inf else wall_time(self.due)
-
-    def _wake_ups(self) -> WakeUps | None:
-        found = getattr(self.task.schedule, "wake_ups", None)
-        return found if found in ("live", "polling") else None
-
-    def _state(self, running: bool) -> State:
-        if self.in_hand:
-            return "attempting"
-        if not running:
-            return "stopped"
-        return "paused" if self.paused else "waiting"
-
-
-def _datetime(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+        self.turn.give_back()

@@ -1,15 +1,19 @@
 """One run, from its start to the end of its drain.
 
-Two nurseries lie inside each other: services in the outer one, attempts in the inner one, both in
-a scope that is shielded from whoever cancels the run. Stopping lets the inner nursery run empty,
-then ends the services; the scope gets a deadline, which is the end of the grace period.
-(The arrangement is that of hypercorn's trio worker.)
+Storages are opened first. In them lie three nurseries inside each other: services in the outer one,
+consumers in the next, attempts in the inner one, all in a scope that is shielded from whoever
+cancels the run. Stopping lets the attempts run empty, then ends the consumers, which drain, then
+the services, and closes the storages; the scope gets a deadline, which is the end of the grace
+period. (The arrangement is that of hypercorn's trio worker.)
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
 
+import attrs
 import trio
 
 from planton._errors import (
@@ -19,44 +23,61 @@ from planton._errors import (
     UndeliveredInstructionsError,
 )
 from planton._events import AttemptEvent, ErrorEvent
-from planton._loop.agenda import Agenda
-from planton._loop.attempt import Attempt
+from planton._failures import unwrapped
+from planton._loop.attempt import NOBODY, Attempt
+from planton._loop.consumers import Takers
 from planton._loop.dispatch import Dispatcher
+from planton._loop.entries import Entries
 from planton._loop.entry import Entry
 from planton._loop.listeners import Listeners
+from planton._loop.log import logger
+from planton._loop.plan import HANDOVER_SHARE, Plan
 from planton._loop.services import Services
 
-# The part of the grace period that consumers have to take what was claimed; the rest is for
-# giving back what they did not take.
-HANDOVER_SHARE = 0.9
 # Async listeners of errors get this long, after the grace period, to hear what was not delivered.
 LAST_WORDS = 1.0
+# What has not ended this long after the grace period ignores its cancellation: it is named.
+_STILL_RUNNING_AFTER = 5.0
+
+
+@attrs.frozen
+class Parts:
+    """What a run consists of beside its tasks.
+
+    Attributes:
+        storages: Opened first, closed last.
+        services: Of storages and users, ended when all is drained.
+        consumers: Services of consumers, ended when all is handed over.
+    """
+
+    services: Services
+    consumers: Services
+    storages: Sequence[Any] = ()
 
 
 class Session:
-    """The entries, their timetable, and the nursery they are attempted in."""
+    """The entries, their plan, and the nurseries of one run."""
 
     # Both are there as soon as the services have had their time to start.
     _nursery: trio.Nursery
     _dispatcher: Dispatcher
 
     def __init__(
-        self, entries: Mapping[str, Entry], listeners: Listeners, services: Services, grace: float
+        self, entries: Entries, listeners: Listeners, takers: Takers, parts: Parts, grace: float
     ) -> None:
         self._entries = entries
-        self._leaving: list[Entry] = []
         self._listeners = listeners
-        self._services = services
+        self._takers = takers
+        self._parts = parts
         self._grace = grace
-        self._agenda: Agenda[Entry] = Agenda()
-        self._alarm = trio.Event()
-        self._sleeps_until = -math.inf
+        self._plan = Plan()
         self._scope = trio.CancelScope(shield=True)
-        self._driving = False
+        self._nurseries: list[trio.Nursery] = []
+        self._failure: BaseException | None = None
+        self._is_open = False
+        self._stop_requested = trio.Event()
+        self._pid = os.getpid()
         self.deadline = math.inf
-        self._handover_deadline = math.inf
-        self._handovers: set[trio.CancelScope] = set()
-        self.stopping = False
         self.aborted = trio.Event()
         self.ended = trio.Event()
 
@@ -76,6 +97,7 @@ class Session:
         interrupt: KeyboardInterrupt | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._work, body, task_status)
+            nursery.start_soon(self._watch_the_stop)
             try:
                 await self.ended.wait()
             except KeyboardInterrupt as error:
@@ -87,93 +109,80 @@ class Session:
                 raise
         if interrupt is not None:
             raise interrupt
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it stops."""
+        return self._plan.is_stopping
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it runs in another process, which this one was forked from."""
+        return self._pid != os.getpid()
 
     @property
     def takes_attempts(self) -> bool:
         """Whether `attempt` may be called: after the start, before the stop."""
-        return self._driving and not self.stopping
+        return self._plan.is_driving and not self._plan.is_stopping
 
     async def drive(self) -> None:
         """Start attempts as they fall due, until stopped."""
-        self._driving = True
+        self._plan.is_driving = True
         now = trio.current_time()
-        for entry in list(self._entries.values()):
-            if entry.fixed_delay is None or entry.in_hand:
-                self._nursery.start_soon(self._admit, entry, now)
-            else:
-                # Nothing to wait for: in the order of registration, and all at the same time.
-                await self._admit(entry, now)
-        while not self.stopping:
-            await self._sleep()
-            await self._dispatcher.start(self._agenda.pop_due(trio.current_time()))
+        names = list(self._entries.by_name)
+        _log_untaken([name for name in names if not self._takers.is_taken(name)])
+        for entry in list(self._entries.by_name.values()):
+            await self._begin(entry, now)
+        for entry in self._entries.leaving:
+            self.wake(entry)
+        while not self._plan.is_stopping:
+            await self._dispatcher.start(await self._plan.next_due())
 
     def admit(self, entry: Entry) -> None:
         """Begin to make attempts for `entry`, the first after its delay.
 
-        An attempt in hand for a task of the same name that was unregistered is finished first.
+        An attempt that is being made for a task of the same name that was unregistered is
+        finished first.
         """
-        if self._driving:
-            self._nursery.start_soon(self._admit, entry, trio.current_time())
+        if self.takes_attempts:
+            self._start_admitting(entry)
 
     def dismiss(self, entry: Entry) -> None:
         """Make no more attempts for `entry`, but to deliver what it keeps."""
-        self._leaving = [left for left in self._leaving if left.in_hand or left.kept]
-        self._leaving.append(entry)
-        self.suspend(entry)
-        if entry.kept:
+        self._plan.suspend(entry)
+        if entry.undelivered:
             self.wake(entry)
 
     def wake(self, entry: Entry) -> None:
-        """Make the next attempt due now, or follow at once on the one in hand."""
-        if entry.in_hand or not self._driving:
-            entry.woken = True
-        elif self.wants(entry):
-            self.plan(entry, trio.current_time())
-
-    def return_kept(self, entries: Iterable[Entry]) -> None:
-        """Give back what `entries` keep, or deliver it again; the drain does so in any case."""
-        if self._driving and not self.stopping:
-            for entry in entries:
-                self._nursery.start_soon(self._dispatcher.give_back_kept, entry)
-                self.wake(entry)
+        """Make the next attempt due now, or follow at once on the one that is being made."""
+        self._plan.wake(entry)
 
     def suspend(self, entry: Entry) -> None:
         """Make `entry` due no more, until it is planned again."""
-        self._agenda.discard(entry)
-        if not entry.in_hand:
-            entry.due = math.inf
+        self._plan.suspend(entry)
 
-    def wants(self, entry: Entry) -> bool:
-        """Tell whether `entry` is to have a next attempt."""
-        is_done = entry.leaving and not entry.kept
-        return self._driving and not (self.stopping or entry.paused or is_done)
-
-    def plan(self, entry: Entry, due: float) -> None:
-        """Make the next attempt of `entry` due at `due`."""
-        entry.due = due
-        self._agenda.set(entry, due)
-        if due < self._sleeps_until:
-            self._alarm.set()
-
-    @contextmanager
-    def time_limit(self) -> Iterator[trio.CancelScope]:
-        """Give a scope that is cancelled when consumers have had their time to take claims."""
-        with trio.CancelScope(deadline=self._handover_deadline) as scope:
-            self._handovers.add(scope)
-            try:
-                yield scope
-            finally:
-                self._handovers.discard(scope)
+    def return_undelivered(self, entries: Iterable[Entry]) -> None:
+        """Release what `entries` keep, or deliver it again; the drain does so in any case."""
+        if self.takes_attempts:
+            for entry in entries:
+                self._nursery.start_soon(self._dispatcher.release_undelivered, entry)
+                self.wake(entry)
 
     async def attempt(self, entry: Entry) -> AttemptEvent | None:
-        """Make one attempt now, after the one in hand; None if all has been stopped meanwhile."""
-        if entry.flyer is not None and entry.flyer in _ancestors():
-            problem = f"an attempt of task {entry.task.name!r} is in hand and waits for this call"
-            raise AlreadyRunningError(f"{problem}: wake the task instead")
-        await entry.wait_until_free()
-        if self.stopping:
+        """Make one attempt now, after the one that is being made; None if it came too late.
+
+        That is when all was stopped, or the task unregistered, meanwhile.
+        """
+        if entry.turn.trio_task is not None and entry.turn.trio_task in _ancestors():
+            problem = f"an attempt of task {entry.task.name!r} is being made and waits for this"
+            raise AlreadyRunningError(f"{problem} call: wake the task instead")
+        await entry.turn.take(self._plan)
+        if self._plan.is_stopping or entry.unregistered:
+            entry.end_attempt()
             return None
-        self.suspend(entry)
+        self._plan.suspend(entry)
         attempt = self._dispatcher.begin(entry)
         ended = trio.Event()
         self._nursery.start_soon(self._make, attempt, ended)
@@ -182,19 +191,17 @@ class Session:
 
     def stop(self) -> None:
         """Begin no more attempts and claim nothing more; drain within the grace period."""
-        if not self.stopping:
-            now = trio.current_time()
-            self.stopping = True
-            self.deadline = self._scope.deadline = now + self._grace
-            self._handover_deadline = now + self._grace * HANDOVER_SHARE
-            for scope in self._handovers:
-                scope.deadline = self._handover_deadline
-            self._agenda.clear()
-            for entry in self._all_entries():
-                if not entry.in_hand:
+        if not self._plan.is_stopping:
+            self.deadline = self._scope.deadline = trio.current_time() + self._grace
+            self._plan.stop(self._grace)
+            for entry in self._entries:
+                if not entry.is_attempting:
                     entry.due = math.inf
-            self._services.give_up_starting()
-            self._alarm.set()
+            self._parts.services.give_up_starting()
+            self._parts.consumers.give_up_starting()
+            self._stop_requested.set()
+            if not self._is_open:
+                self._scope.cancel()
 
     def abort(self) -> None:
         """Stop now, without draining; what is undelivered is reported."""
@@ -202,33 +209,35 @@ class Session:
         self.aborted.set()
         self._scope.cancel()
 
-    def is_stopping(self) -> bool:
-        """Tell whether it stops."""
-        return self.stopping
+    def is_called_from_within(self) -> bool:
+        """Return whether the drain waits for whoever calls this: an attempt, or a consumer."""
+        return any(task.parent_nursery in self._nurseries for task in _ancestors())
 
-    def is_called_from_attempt(self) -> bool:
-        """Tell whether an attempt of this session waits for whoever calls this."""
-        nursery = getattr(self, "_nursery", None)
-        return any(nursery and task.parent_nursery is nursery for task in _ancestors())
+    def _start_admitting(self, entry: Entry) -> None:
+        """Take the turn at once, so that a wake-up finds it taken, and is not lost."""
+        if entry.is_attempting:
+            self._nursery.start_soon(self._admit_in_turn, entry)
+        else:
+            entry.turn.holder = self._plan
+            self._nursery.start_soon(self._admit, entry)
+
+    async def _begin(self, entry: Entry, now: float) -> None:
+        if entry.is_delay_quick and not entry.is_attempting:
+            # Nothing to wait for: in the order of registration, and all at the same time.
+            entry.turn.holder = self._plan
+            await self._admit(entry, now)
+        else:
+            self._start_admitting(entry)
 
     @trio.lowlevel.enable_ki_protection
-    async def _admit(self, entry: Entry, now: float) -> None:
-        for other in [*self._leaving, entry]:
-            if other.in_hand and other.task.name == entry.task.name:
-                await other.wait_until_free()
-                now = trio.current_time()
+    async def _admit_in_turn(self, entry: Entry) -> None:
+        await entry.turn.take(self._plan)
+        await self._admit(entry)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _admit(self, entry: Entry, now: float | None = None) -> None:
         entry.attempt_number = 0
         await self._dispatcher.plan_first(entry, now)
-
-    async def _sleep(self) -> None:
-        """Sleep until something is due, at least for one turn of the other trio tasks."""
-        self._alarm = trio.Event()
-        self._sleeps_until = self._agenda.next_due()
-        if self._sleeps_until <= trio.current_time() or self.stopping:
-            await trio.lowlevel.checkpoint()
-        else:
-            with trio.move_on_at(self._sleeps_until):
-                await self._alarm.wait()
 
     @trio.lowlevel.enable_ki_protection
     async def _make(self, attempt: Attempt, ended: trio.Event) -> None:
@@ -247,66 +256,126 @@ class Session:
                 self.abort()
                 await self.ended.wait()
 
+    async def _watch_the_stop(self) -> None:
+        """Have consumers break off their drain in time, and name what does not end at all."""
+        with trio.CancelScope(shield=True) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._break_off)
+                await self.ended.wait()
+                scope.cancel()
+
+    async def _break_off(self) -> None:
+        await self._stop_requested.wait()
+        await trio.sleep(self._grace * HANDOVER_SHARE)
+        self.aborted.set()
+        await trio.sleep_until(self.deadline + _STILL_RUNNING_AFTER)
+        names = [task.name for nursery in self._nurseries for task in nursery.child_tasks]
+        logger.error(
+            "the grace period ended %.0f s ago; these ignore that they are cancelled: %s",
+            _STILL_RUNNING_AFTER,
+            ", ".join(names),
+        )
+
     @trio.lowlevel.enable_ki_protection
     async def _work(
         self, body: Callable[[], Awaitable[object]], task_status: "trio.TaskStatus[None]"
     ) -> None:
+        started = _Started(task_status)
         try:
             with self._scope:
-                async with trio.open_nursery() as services:
-                    await self._services.start(services)
-                    await self._make_attempts(body, task_status)
-                    services.cancel_scope.cancel()
+                await self._run_parts(body, started)
             with trio.move_on_after(LAST_WORDS, shield=True):
                 await self._report_losses()
+            started()
+        except Exception as error:
+            self._failure = unwrapped(error)
         finally:
-            for entry in self._all_entries():
-                entry.let_go()
+            for entry in self._entries:
+                if entry.turn.holder is self._plan:
+                    entry.end_attempt()
             self.ended.set()
 
+    async def _run_parts(self, body: Callable[[], Awaitable[object]], started: "_Started") -> None:
+        async with AsyncExitStack() as stack:
+            for storage in self._parts.storages:
+                if not storage.is_open:
+                    await stack.enter_async_context(storage)
+            self._is_open = True
+            async with trio.open_nursery() as services:
+                await self._parts.services.start(services)
+                async with trio.open_nursery() as consumers:
+                    self._nurseries.append(consumers)
+                    await self._parts.consumers.start(consumers)
+                    await self._make_attempts(body, started)
+                    consumers.cancel_scope.cancel()
+                self._nurseries.append(services)
+                services.cancel_scope.cancel()
+
     async def _make_attempts(
-        self, body: Callable[[], Awaitable[object]], task_status: "trio.TaskStatus[None]"
+        self, body: Callable[[], Awaitable[object]], started: "_Started"
     ) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._dispatcher = Dispatcher(self, self._listeners, nursery)
-            task_status.started()
+            self._nurseries.append(nursery)
+            self._dispatcher = self._make_dispatcher(nursery)
+            started()
             await body()
             # From here on all is drained, with a deadline even if nobody asked for the stop.
             self.stop()
         async with trio.open_nursery() as nursery:
-            last = Dispatcher(self, self._listeners, nursery)
-            for entry in self._all_entries():
-                await last.give_back_kept(entry)
+            self._nurseries.append(nursery)
+            last = self._make_dispatcher(nursery)
+            for entry in self._entries:
+                await last.release_undelivered(entry)
 
-    def _all_entries(self) -> list[Entry]:
-        return [*self._entries.values(), *self._leaving]
+    def _make_dispatcher(self, nursery: trio.Nursery) -> Dispatcher:
+        return Dispatcher(self._plan, self._takers, self._listeners, nursery)
 
     async def _report_losses(self) -> None:
         """Report what is left undelivered; one attempt by itself may well keep something."""
-        for entry in self._all_entries():
-            for error in _losses(entry, is_run=self._driving):
+        for entry in self._entries:
+            for error in _losses(entry, is_run=self._plan.is_driving):
                 event = ErrorEvent(task_name=entry.task.name, error=error, stage="terminate")
                 await self._listeners.report(event)
+
+
+class _Started:
+    """Says that the run has started, once."""
+
+    def __init__(self, task_status: "trio.TaskStatus[None]") -> None:
+        self._task_status: trio.TaskStatus[None] | None = task_status
+
+    def __call__(self) -> None:
+        if self._task_status is not None:
+            self._task_status.started()
+            self._task_status = None
+
+
+def _log_untaken(names: Sequence[str]) -> None:
+    """Log for which tasks nothing is claimed, as nobody would take it."""
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        tasks = ", ".join(map(repr, names[:5]))
+        logger.warning("nothing is claimed for %s%s: %s", tasks, more, NOBODY)
 
 
 def _losses(entry: Entry, *, is_run: bool) -> list[PlantonError]:
     """Take from `entry` what the end of the run leaves undelivered, as errors."""
     name = entry.task.name
     losses: list[PlantonError] = []
-    if entry.cut_off or "schedule" in entry.late:
+    if entry.is_schedule_cut_off or "schedule" in entry.overrunning:
         remedy = ", and the run is over: what it claims is not known"
         losses.append(CallbackTimeoutError(name, "schedule", None, remedy))
-    if entry.kept and is_run:
+    if entry.undelivered and is_run:
         problem = "no consumer took them before the run was over; another run will deliver them"
-        names = [claim.instruction for claim in entry.kept]
+        names = [claim.instruction for claim in entry.undelivered]
         losses.append(UndeliveredInstructionsError(name, names, problem, released=False))
-    entry.late, entry.cut_off = {}, False
+    entry.overrunning, entry.is_schedule_cut_off = {}, False
     return losses
 
 
 def _ancestors() -> list[trio.lowlevel.Task]:
-    """Give the current trio task and those that wait for it to end."""
+    """Return the current trio task and those that wait for it to end."""
     task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
     found = []
     while task is not None:

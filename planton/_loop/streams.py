@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from planton._errors import UndeliveredInstructionsError
-from planton._events import Event, InstructionEvent
+from planton._events import Event, InstructionEvent, claim_of
 from planton._loop.listeners import Listeners
 from planton._task import Claim
 
@@ -58,7 +58,7 @@ class Stream:
 
 
 def unread_claims(receive: "trio.MemoryReceiveChannel[Any]") -> dict[str, list[Claim]]:
-    """Take what was sent and never read out of a stream; instructions by task name."""
+    """Take what was sent and never read out of a stream; claims by task name."""
     claims: defaultdict[str, list[Claim]] = defaultdict(list)
     while True:
         try:
@@ -66,11 +66,4 @@ def unread_claims(receive: "trio.MemoryReceiveChannel[Any]") -> dict[str, list[C
         except (trio.WouldBlock, trio.EndOfChannel):
             return claims
         if isinstance(event, InstructionEvent):
-            claims[event.task_name].append(
-                Claim(
-                    instruction=event.instruction,
-                    receipt=event.receipt,
-                    payload=event.payload,
-                    delivery=event.delivery,
-                )
-            )
+            claims[event.task_name].append(claim_of(event))

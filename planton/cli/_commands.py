@@ -7,10 +7,14 @@ from urllib.parse import quote
 import click
 
 from planton.cli._exits import EXIT_CODES, reported
+from planton.cli._group import Commands
+from planton.cli._logs import Formatter
 from planton.cli._operations import COMMANDS
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="planton")
 def planton() -> None:
     """Dispatch work from a database, and look after it."""
@@ -43,11 +47,11 @@ for _command in COMMANDS:
     "folder in the current one, which is called after host and database.",
 )
 def demo(database: Path, accounts: int, storage: str | None) -> None:
-    """Send a welcome e-mail to every user account of a database, 20 at a time.
+    """Send a welcome e-mail to every account of a database.
 
-    The accounts are claimed straight from their table; a consumer writes each e-mail as an .eml
-    file. Interrupted, even by SIGKILL, and started again it goes on where it stopped and sends
-    nothing twice.
+    The accounts are claimed straight from their table, 20 at a time; a consumer writes each e-mail
+    as an .eml file. Interrupted, even by SIGKILL, and started again it goes on where it stopped
+    and sends nothing twice.
     """
     from planton.cli._demo import outbox_of, run_demo
 
@@ -63,20 +67,20 @@ def demo(database: Path, accounts: int, storage: str | None) -> None:
     "--log-level", default="INFO", show_default=True, help="Of the standard library's logging."
 )
 def run(target: str, log_level: str) -> None:
-    """Run the Planton that MODULE:ATTRIBUTE is.
+    """Run a Planton object, given as MODULE:ATTRIBUTE.
 
-    Or gives: a function that returns one, an async function, or a function that returns an async
-    context manager of one (`@asynccontextmanager`, to open a storage around it). The module is
-    looked for in the current folder, too.
+    The attribute may also be a function that returns one, an async function, or a function that
+    returns an async context manager of one (`@asynccontextmanager`, to open a storage around it).
+    The module is looked for in the current folder, too.
 
     SIGINT and SIGTERM terminate within the grace period; a second signal stops at once.
     """
     from planton.cli._run import run_target
 
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     try:
-        logging.basicConfig(
-            level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        logging.basicConfig(level=log_level.upper(), handlers=[handler])
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--log-level") from error
     with reported():

@@ -17,9 +17,9 @@ from rich.table import Table
 from planton import delays
 from planton._events import AttemptEvent, InstructionEvent
 from planton._planton import Planton
+from planton._signals import StopOnSignals
 from planton.cli._exits import SIGNAL
 from planton.cli._plugins import plugin, storage_at
-from planton.cli._signals import StopOnSignals
 
 TASK = "send_user_email"
 CONCURRENCY = 20
@@ -68,10 +68,12 @@ class Mailer:
     def _write(self, account_id: str) -> bool:
         path = self.outbox / f"account-{account_id}.eml"
         if path.exists():
+            self.accounts.note_sent(account_id)
             return False
         unfinished = path.with_name(f".{path.name}.unfinished")
         unfinished.write_bytes(bytes(_message(*self.accounts.find(account_id))))
         unfinished.replace(path)
+        self.accounts.note_sent(account_id)
         return True
 
 
@@ -133,7 +135,7 @@ async def _send_all(mailer: Mailer) -> int:
         lease=LEASE,
         delay=delays.exponential(initial=0.05, maximum=1.0),
     )
-    planton = Planton(tasks=[task], services=[storage.serve])
+    planton = Planton(tasks=[task], storages=[storage])
     attempts: list[AttemptEvent] = []
     planton.on(AttemptEvent, attempts.append)
     total, remaining = await trio.to_thread.run_sync(accounts.progress, TASK)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import click
 
 from planton._errors import PlantonError
-from planton._loop.groups import unwrapped
+from planton._failures import unwrapped
 
 EXIT_CODES = """\b
 Exit codes:

@@ -8,8 +8,8 @@ import click
 import trio
 
 from planton.cli._exits import STILL_RUNNING
-from planton.cli._output import Output, ago, printable, since, span
-from planton.cli._status import place, plain
+from planton.cli._output import Output, ago, since, span
+from planton.cli._status import living_first, place, plain
 from planton.storage import DispatcherRecord, TaskReport, TaskStats
 
 _LOOK_EVERY = 0.25
@@ -19,25 +19,33 @@ async def explain_task(storage: Any, output: Output, task_name: str) -> None:
     """Tell why a task was or was not dispatched."""
     tasks = [each for each in await storage.stats() if each.task_name == task_name]
     reports = await storage.decisions(task_name)
-    dispatchers = {each.id: each for each in await storage.dispatchers()}
-    told = [each for each in reports if each.dispatcher_id in dispatchers]
+    dispatchers = {each.id: each for each in living_first(await storage.dispatchers())}
+    by_dispatcher = {each.dispatcher_id: each for each in reports}
+    told = [by_dispatcher[each] for each in dispatchers if each in by_dispatcher]
     if output.is_json:
         by = {each.dispatcher_id: plain(dispatchers[each.dispatcher_id]) for each in told}
         data = [{**attrs.asdict(each), "dispatcher": by[each.dispatcher_id]} for each in told]
         output.tell("", task_name=task_name, storage=tasks[0] if tasks else None, reports=data)
         return
-    for line in [line for each in tasks for line in _from_storage(each)]:
-        click.echo(line)
-    for each in told:
-        for line in _from_dispatcher(each, dispatchers[each.dispatcher_id]):
-            click.echo(printable(line))
+    for line in _explanation(tasks, [(each, dispatchers[each.dispatcher_id]) for each in told]):
+        output.tell(line)
+
+
+def _explanation(
+    tasks: list[TaskStats], told: list[tuple[TaskReport, DispatcherRecord]]
+) -> Iterator[str]:
+    for task in tasks:
+        yield from _from_storage(task)
+    for report, dispatcher in told:
+        yield from _from_dispatcher(report, dispatcher)
     if not told:
-        click.echo("no dispatcher that runs has this task")
+        yield "no dispatcher that runs has this task"
 
 
 def _from_storage(task: TaskStats) -> Iterator[str]:
     """Tell what is the same for all dispatchers."""
-    yield f"in the storage: {task.queued} queued, {task.running} running, {task.dead} dead"
+    counts = ("queued", "running", "failed", "dead")
+    yield "in the storage: " + ", ".join(f"{getattr(task, each)} {each}" for each in counts)
     if task.paused:
         yield "  paused: nothing is claimed until `planton resume`"
     if task.concurrency is not None:
@@ -88,7 +96,7 @@ def _living(dispatchers: dict[str, DispatcherRecord]) -> list[DispatcherRecord]:
 async def _look(
     storage: Any, asked: dict[str, DispatcherRecord], before: dict[str, DispatcherRecord]
 ) -> dict[str, DispatcherRecord]:
-    """Give those that are there still; also the lost whose row has gone, as they did not stop."""
+    """Return those that are there still; also the lost whose row has gone, as they did not stop."""
     lost = {name: each for name, each in before.items() if each.state == "lost"}
     return {**lost, **{each.id: each for each in await storage.dispatchers() if each.id in asked}}
 
@@ -103,11 +111,11 @@ def _tell(
         found = {"stopped": stopped, "running": left, "lost": lost}
         output.tell("", **{name: [plain(each) for each in some] for name, some in found.items()})
         return
-    click.echo(f"{_count(stopped)} stopped")
+    output.tell(f"{_count(stopped)} stopped")
     for each in left:
-        click.echo(f"{place(each)} has not stopped; it was seen {span(each.silent_for)} ago")
+        output.tell(f"{place(each)} has not stopped; it was seen {span(each.silent_for)} ago")
     for each in lost:
-        click.echo(f"{place(each)} has been silent for {span(each.silent_for)}: dead, most likely")
+        output.tell(f"{place(each)} has been silent for {span(each.silent_for)}: dead, most likely")
 
 
 def _count(dispatchers: Any) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from planton._errors import PlantonError
-from planton._loop.groups import unwrapped
+from planton._failures import unwrapped
 from planton._planton import Planton
 from planton.cli._exits import Mistake, place
 

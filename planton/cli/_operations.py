@@ -6,10 +6,12 @@ from typing import Any, get_args
 import click
 
 from planton.cli import _types
-from planton.cli._storage import check_known, operation
+from planton.cli._output import span
+from planton.cli._storage import check_known, confirm, confirm_unknown, operation, yes_option
 from planton.cli._types import LARGEST, duration, json_value, moment, text, whole
 from planton.storage import Status
 
+ENDED = ("succeeded", "failed", "dead")
 task_argument = click.argument("task_name", metavar="TASK", type=text)
 
 
@@ -61,6 +63,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
     help="How often it is tried again.",
 )
 @click.option("--timeout", type=duration, help="How long one delivery may take.")
+@yes_option
 async def enqueue(
     storage: Any,
     output: Any,
@@ -68,13 +71,18 @@ async def enqueue(
     instruction: str,
     run_at: datetime | None,
     run_in: float | None,
+    is_sure: bool,
     **options: Any,
 ) -> None:
-    """Queue INSTRUCTION for TASK; nothing changes if it is queued already."""
+    """Queue an instruction for a task.
+
+    Nothing changes if it is queued already. A task that the storage does not know is asked about.
+    """
     if run_in is not None:
         if run_at is not None:
             raise click.UsageError("--run-at and --in: give one of them")
         run_at = datetime.now(UTC) + timedelta(seconds=run_in)
+    await confirm_unknown(storage, task_name, is_sure=is_sure)
     is_new = await storage.enqueue(task_name, instruction, run_at=run_at, **options)
     told = "queued" if is_new else "it was queued already"
     output.tell(told, task_name=task_name, instruction=instruction, queued=is_new)
@@ -83,10 +91,10 @@ async def enqueue(
 @operation()
 @task_argument
 async def explain(storage: Any, output: Any, task_name: str) -> None:
-    """Tell why TASK was or was not dispatched, by each dispatcher: its last decisions.
+    """Tell why a task was or was not dispatched.
 
-    They are as old as it says there: some seconds, up to a minute if a task only looked again, or
-    longer with thousands of busy tasks.
+    By each dispatcher: its last decisions. They are as old as it says there: some seconds, up to a
+    minute if a task only looked again, or longer with thousands of busy tasks.
     """
     from planton.cli._fleet import explain_task
 
@@ -103,7 +111,7 @@ async def explain(storage: Any, output: Any, task_name: str) -> None:
     help="How long to wait; more than the grace period of the dispatchers.",
 )
 async def stop(storage: Any, output: Any, timeout: float) -> int:
-    """Ask every dispatcher on the storage to terminate, and wait until they have.
+    """Ask every dispatcher to terminate, and wait for them.
 
     Each hears of it within five seconds, hands over what it has claimed, and ends. One that
     begins later is not asked; whatever starts dispatchers again has to be told, too.
@@ -131,8 +139,9 @@ async def find(
 ) -> None:
     """List instructions, the oldest first.
 
-    Who claimed them last, payloads, results and errors are shown where there are any, long ones
-    shortened on a terminal; --json has all there is.
+    Columns with nothing in them are left out; long payloads, results and errors are shortened on a
+    terminal; --json has all there is. A terminal that is too narrow for the table shows a block for
+    each instruction.
     """
     from planton.cli._find import found_table
 
@@ -153,7 +162,7 @@ async def find(
 @task_argument
 @click.argument("instructions", metavar="[INSTRUCTION]...", nargs=-1, type=text)
 async def retry(storage: Any, output: Any, task_name: str, instructions: tuple[str, ...]) -> None:
-    """Queue ended instructions of TASK again.
+    """Queue ended instructions of a task again.
 
     Those that are named, or all that failed or are dead.
     """
@@ -164,11 +173,10 @@ async def retry(storage: Any, output: Any, task_name: str, instructions: tuple[s
 
 @operation()
 @task_argument
-@click.option("--force", is_flag=True, help="Also a task that the storage knows nothing of yet.")
-async def pause(storage: Any, output: Any, task_name: str, force: bool) -> None:
-    """Let no dispatcher claim for TASK, until `planton resume`."""
-    if not force:
-        await check_known(storage, task_name)
+@yes_option
+async def pause(storage: Any, output: Any, task_name: str, is_sure: bool) -> None:
+    """Let no dispatcher claim for a task, until `resume`."""
+    await confirm_unknown(storage, task_name, is_sure=is_sure)
     await storage.pause(task_name)
     output.tell(f"{task_name} is paused", task_name=task_name, paused=True)
 
@@ -176,7 +184,7 @@ async def pause(storage: Any, output: Any, task_name: str, force: bool) -> None:
 @operation()
 @task_argument
 async def resume(storage: Any, output: Any, task_name: str) -> None:
-    """Let dispatchers claim for TASK again."""
+    """Let dispatchers claim for a task again."""
     await check_known(storage, task_name)
     await storage.resume(task_name)
     output.tell(f"{task_name} is not paused", task_name=task_name, paused=False)
@@ -185,20 +193,38 @@ async def resume(storage: Any, output: Any, task_name: str) -> None:
 @operation("set-concurrency")
 @task_argument
 @click.argument("concurrency", type=_types.concurrency)
-@click.option("--force", is_flag=True, help="Also a task that the storage knows nothing of yet.")
+@yes_option
 async def set_concurrency(
-    storage: Any, output: Any, task_name: str, concurrency: int | None, force: bool
+    storage: Any, output: Any, task_name: str, concurrency: int | None, is_sure: bool
 ) -> None:
-    """Let at most CONCURRENCY of TASK be active, in the whole fleet.
+    """Override the concurrency of a task, in the whole fleet.
 
     `default` goes back to what the code says.
     """
-    if not force:
-        await check_known(storage, task_name)
+    await confirm_unknown(storage, task_name, is_sure=is_sure)
     await storage.set_concurrency(task_name, concurrency)
     is_now = "what the code says" if concurrency is None else concurrency
     told = f"the concurrency of {task_name} is {is_now}"
     output.tell(told, task_name=task_name, concurrency=concurrency)
+
+
+@operation()
+@task_argument
+@click.argument("instructions", metavar="[INSTRUCTION]...", nargs=-1, type=text)
+@yes_option
+async def drop(
+    storage: Any, output: Any, task_name: str, instructions: tuple[str, ...], is_sure: bool
+) -> None:
+    """Delete queued instructions of a task.
+
+    Those that are named, or all; what is running goes on, and the history does not tell of them.
+    """
+    await check_known(storage, task_name)
+    if not (instructions or is_sure):
+        confirm(f"this deletes all that is queued for {task_name!r}")
+    count = await storage.drop(task_name, instructions or None)
+    rest = f" of {len(instructions)}: no other is queued" if count < len(instructions) else ""
+    output.tell(f"dropped {count}{rest}", task_name=task_name, dropped=count)
 
 
 @operation()
@@ -208,9 +234,27 @@ async def set_concurrency(
     required=True,
     help="Only what ended that long ago, like 7d; 0 for all.",
 )
-async def prune(storage: Any, output: Any, older_than: float) -> None:
-    """Delete ended instructions from the history."""
-    count = await storage.prune(older_than)
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(ENDED),
+    multiple=True,
+    default=["succeeded"],
+    show_default=True,
+    help="Only what ended so; may be given several times.",
+)
+@yes_option
+async def prune(
+    storage: Any, output: Any, older_than: float, statuses: tuple[str, ...], is_sure: bool
+) -> None:
+    """Delete ended instructions from the history.
+
+    What failed or is dead only if --status says so.
+    """
+    if not is_sure:
+        ended = f" and ended more than {span(older_than)} ago" if older_than else ""
+        confirm(f"this deletes from the history all that is {' or '.join(statuses)}{ended}")
+    count = await storage.prune(older_than, status=statuses)
     output.tell(f"deleted {count} from the history", pruned=count)
 
 
@@ -220,7 +264,7 @@ async def prune(storage: Any, output: Any, older_than: float) -> None:
     "--interval", type=duration, default="2s", show_default=True, help="How often --watch looks."
 )
 async def status(storage: Any, output: Any, watch: bool, interval: float) -> None:
-    """Tell what there is of every task, who dispatches, and what they say of their tasks."""
+    """Show tasks, dispatchers, and what they say of their tasks."""
     from planton.cli._status import show_status, watch_status
 
     if watch:
@@ -240,6 +284,7 @@ COMMANDS = (
     pause,
     resume,
     set_concurrency,
+    drop,
     prune,
     stop,
 )

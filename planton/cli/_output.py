@@ -1,20 +1,27 @@
-"""What is printed: tables for people, plain ones for pipes, JSON for programs."""
+"""What is printed: tables or blocks for people, plain tables for pipes, JSON for programs."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import compress
 from typing import Any
 
 import attrs
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from planton.cli._shown import escaped, printable, wrapped
+
 # So wide that nothing is wrapped where a program may read it.
 _PLAIN_WIDTH = 100_000
+# Lines of a block are at least so long, however narrow the terminal.
+_NARROWEST = 20
 _STYLES = {"dead": "red", "failed": "red", "lost": "red", "overdue": "red", "paused": "yellow"}
 
 
@@ -23,10 +30,15 @@ class Output:
 
     Args:
         is_json: Whether a program reads it.
+
+    Attributes:
+        is_read: False once the reader of a pipe has gone, as `head` does; what is printed after
+            that goes nowhere.
     """
 
     def __init__(self, *, is_json: bool) -> None:
         self.is_json = is_json
+        self.is_read = True
         self.is_terminal = sys.stdout.isatty() and not is_json
         self.console = Console(
             highlight=False,
@@ -37,32 +49,68 @@ class Output:
 
     def tell(self, text: str, **data: Any) -> None:
         """Print a sentence, or what it says as a JSON object."""
-        click.echo(to_json(data) if self.is_json else printable(text))
+        told = to_json(data) if self.is_json else wrapped(printable(text), self.console.width)
+        self.echo(told)
 
     def tell_lines(self, text: str, **data: Any) -> None:
         """Print a text of several lines as it is, or as JSON."""
-        click.echo(to_json(data) if self.is_json else text)
+        self.echo(to_json(data) if self.is_json else text)
 
     def show(self, *parts: RenderableType) -> None:
-        """Print tables and texts, one under the other; outside of a terminal without styles."""
-        if self.is_terminal:
-            self.console.print(Group(*parts))
-            return
+        """Print tables and texts, one under the other."""
         with self.console.capture() as capture:
-            self.console.print(Group(*parts))
-        for line in capture.get().splitlines():
-            click.echo(line.rstrip())
+            # A word that is longer than the terminal is left for it to wrap, and can be copied.
+            self.console.print(Group(*parts), soft_wrap=True)
+        self.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-        """Make a table; numbers stand to the right."""
+    def echo(self, text: str) -> None:
+        """Print a text as it is."""
+        try:
+            click.echo(text)
+        except BrokenPipeError:
+            self.is_read = False
+            # Also what is written when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> RenderableType:
+        """Return a table, or a block a row where the terminal is too narrow for it.
+
+        A column with nothing in it is left out.
+        """
+        is_filled = [any(map(_is_filled, cells)) for cells in zip(*rows, strict=True)]
+        names = list(compress(columns, is_filled))
+        records = [list(compress(row, is_filled)) for row in rows]
+        table = self._table(names, records)
+        options = self.console.options.update(width=_PLAIN_WIDTH)
+        is_fitting = Measurement.get(self.console, options, table).maximum <= self.console.width
+        return table if is_fitting else self._blocks(names, records)
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+        """Numbers stand to the right."""
         box = SIMPLE_HEAD if self.is_terminal else None
         table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
             is_number = any(isinstance(row[number], int) for row in rows)
-            table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+            table.add_column(column, justify="right" if is_number else "left")
         for row in rows:
-            table.add_row(*(_cell(column, cell) for column, cell in zip(columns, row, strict=True)))
+            table.add_row(*map(_cell, columns, row))
         return table
+
+    def _blocks(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Text:
+        margin = 2 + max(map(len, columns))
+        width = max(self.console.width - margin, _NARROWEST)
+        return Text("\n\n").join(
+            Text("\n").join(
+                _field(f"{column:{margin}}", _cell(column, cell), width)
+                for column, cell in zip(columns, row, strict=True)
+                if _is_filled(cell)
+            )
+            for row in rows
+        )
+
+
+def _is_filled(cell: object) -> bool:
+    return cell is not None and cell != ""
 
 
 def _cell(column: str, value: object) -> Text:
@@ -71,16 +119,14 @@ def _cell(column: str, value: object) -> Text:
     return Text(text, style=style)
 
 
-def printable(text: str) -> str:
-    """Give a text in which what would steer a terminal is escaped."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
+def _field(label: str, cell: Text, width: int) -> Text:
+    lines = wrapped(cell.plain, width).replace("\n", "\n" + " " * len(label))
+    return Text.assemble(label, (lines, cell.style))
 
 
 def to_json(value: Any) -> str:
-    """Give attrs objects and times as JSON, on one line."""
-    return json.dumps(value, default=_plain, ensure_ascii=False)
+    """Return attrs objects and times as JSON, on one line that steers no terminal."""
+    return escaped(json.dumps(value, default=_plain, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:
@@ -90,7 +136,7 @@ def _plain(value: Any) -> Any:
 
 
 def ago(moment: datetime | None) -> str | None:
-    """Tell how long ago a time was, or how far ahead, roughly."""
+    """Return how long ago a time was, or how far ahead it is, roughly."""
     if moment is None:
         return None
     seconds = age(moment)
@@ -98,17 +144,17 @@ def ago(moment: datetime | None) -> str | None:
 
 
 def since(moment: datetime | None) -> str | None:
-    """Tell for how long something has been so, roughly."""
+    """Return for how long something has been so, roughly."""
     return None if moment is None else span(max(age(moment), 0.0))
 
 
 def age(moment: datetime) -> float:
-    """Give the seconds since a time."""
+    """Return the seconds since a time."""
     return (datetime.now(UTC) - moment).total_seconds()
 
 
 def span(seconds: float) -> str:
-    """Tell seconds as people do.
+    """Return seconds as people write them.
 
     Examples:
         >>> [span(seconds) for seconds in (0.4, 59, 90, 7200, 86400 * 3)]

@@ -1,5 +1,6 @@
 """From the scheme of a URL to what an adapter has for it, by entry points."""
 
+import re
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -11,7 +12,7 @@ URLS = "write sqlite:///app.db, or postgresql://user@host/database"
 
 
 def plugin(kind: str, url: str) -> Any:
-    """Give what the group `planton.KIND` has for the scheme of a URL.
+    """Return what the group `planton.KIND` has for the scheme of a URL.
 
     Raises:
         Mistake: If there is nothing for it. The rest of the URL may hold a password, and is not
@@ -24,13 +25,13 @@ def plugin(kind: str, url: str) -> Any:
         except ModuleNotFoundError as error:
             remedy = f"pip install 'planton[{EXTRAS.get(scheme, scheme)}]'"
             raise Mistake(f"{error.name} is not installed: {remedy}") from error
-    if not colon:
+    if not (colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)):
         raise Mistake(f"that is no storage URL: {URLS}")
     raise Mistake(f"no storage is installed for {scheme}: {URLS}, pip install 'planton[all]'")
 
 
 def storage_at(url: str, *, create: bool) -> Any:
-    """Give the storage that a URL names, not yet opened.
+    """Return the storage that a URL names, not yet opened.
 
     Args:
         url: Its scheme tells the adapter.

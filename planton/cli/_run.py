@@ -6,11 +6,11 @@ import sys
 import trio
 
 from planton._events import ErrorEvent
-from planton._loop.listeners import log
+from planton._loop.log import ErrorLog
 from planton._planton import Planton
+from planton._signals import StopOnSignals
 from planton.cli._exits import SIGNAL, UNDELIVERED
 from planton.cli._load import load, opened
-from planton.cli._signals import StopOnSignals
 
 logger = logging.getLogger("planton")
 
@@ -29,10 +29,10 @@ async def _run(target: str, found: object) -> int:
 
 async def run_until_signal(planton: Planton) -> int:
     """Run until it ends or a signal ends it; the exit code."""
-    undelivered = []
+    undelivered, log = [], ErrorLog()
 
     def note(event: ErrorEvent) -> None:
-        log(event)
+        log.add(event)
         if event.stage == "terminate":
             undelivered.append(event)
 

@@ -1,6 +1,6 @@
 """`planton status`: the tasks and dispatchers of a storage, once or live."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from planton._errors import StorageError
-from planton.cli._output import Output, age, ago, printable, since, span
+from planton.cli._output import Output, age, ago, since, span
+from planton.cli._shown import printable
 from planton.storage import DispatcherRecord, TaskReport, TaskStats
 from planton.storage._fleet import BEAT
 
@@ -32,7 +33,7 @@ _REPORTS = (
     "dispatcher",
     "state",
     "next attempt",
-    "told",
+    "reported",
     "wake-ups",
     "errors",
     "last error",
@@ -52,11 +53,17 @@ class Overview:
 
     @classmethod
     async def of(cls, storage: Any) -> "Overview":
-        """Ask for it."""
-        return cls(await storage.stats(), await storage.dispatchers(), await storage.decisions())
+        """Ask for it; what lives comes before what is lost."""
+        dispatchers = living_first(await storage.dispatchers())
+        places = {each.id: number for number, each in enumerate(dispatchers)}
+        reports = sorted(
+            await storage.decisions(),
+            key=lambda each: (each.status.name, places.get(each.dispatcher_id, len(places))),
+        )
+        return cls(await storage.stats(), dispatchers, reports)
 
     def data(self) -> dict[str, Any]:
-        """Give it for a program."""
+        """Return it for a program."""
         data: dict[str, Any] = {
             "tasks": self.tasks,
             "dispatchers": [plain(each) for each in self.dispatchers],
@@ -65,7 +72,7 @@ class Overview:
         return data if self.error is None else {**data, "error": self.error}
 
     def parts(self, output: Output) -> list[RenderableType]:
-        """Give it as tables."""
+        """Return it as tables."""
         parts: list[RenderableType] = [Text("no tasks yet"), Text("no dispatcher runs")]
         if self.tasks:
             parts[0] = output.table(_TASKS, [_task(task) for task in self.tasks])
@@ -113,13 +120,13 @@ def _report(report: TaskReport, names: dict[str, str]) -> tuple[object, ...]:
         _next(report),
         ago(report.reported_at) if age(report.reported_at) > _FRESH else None,
         status.wake_ups,
-        status.consecutive_errors,
+        status.consecutive_errors or None,
         status.last_error,
     )
 
 
 def _next(report: TaskReport) -> str | None:
-    """Tell when the next attempt is due; one that has been since the report was made is no delay.
+    """Return when the next attempt is due; one that has been since the report was made is no delay.
 
     A delay would be told as such: it makes the task overdue.
     """
@@ -130,12 +137,17 @@ def _next(report: TaskReport) -> str | None:
 
 
 def place(dispatcher: DispatcherRecord) -> str:
-    """Give the machine and the process, as people name it."""
+    """Return the machine and the process, as people name it."""
     return f"{dispatcher.host}:{dispatcher.pid}"
 
 
+def living_first(dispatchers: Sequence[DispatcherRecord]) -> list[DispatcherRecord]:
+    """Return them in the same order, but those that are lost at the end."""
+    return sorted(dispatchers, key=lambda each: each.state == "lost")
+
+
 def plain(dispatcher: DispatcherRecord) -> dict[str, Any]:
-    """Give all there is about a dispatcher."""
+    """Return all there is about a dispatcher."""
     return {**attrs.asdict(dispatcher), "state": dispatcher.state}
 
 
@@ -157,7 +169,7 @@ async def watch_status(storage: Any, output: Output, interval: float) -> None:
         # What is wrong from the start is a mistake, not something to wait for.
         overview = await Overview.of(storage)
         with _screen(output) as show:
-            while True:
+            while output.is_read:
                 show(overview)
                 await trio.sleep(interval)
                 overview = await _again(storage, overview)
@@ -175,7 +187,7 @@ async def _again(storage: Any, last: Overview) -> Overview:
 
 @contextmanager
 def _screen(output: Output) -> Iterator[Callable[[Overview], None]]:
-    """Give what shows an overview: in place on a terminal, one after the other elsewhere."""
+    """Yield what shows an overview: in place on a terminal, one after the other elsewhere."""
     if not output.is_terminal:
         yield lambda overview: _print(overview, output)
     else:

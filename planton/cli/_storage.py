@@ -12,6 +12,7 @@ import trio
 
 from planton.cli._exits import EXIT_CODES, Mistake, reported
 from planton.cli._plugins import URLS, storage_at
+from planton.cli._shown import printable
 
 VARIABLE = "PLANTON_STORAGE"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -35,7 +36,8 @@ class StorageCommand(click.Command):
                 raise click.UsageError("the storage is given twice: as an argument, as --storage")
             args = ["--storage", args[place], *args[:place], *args[place + 1 :]]
         elif place is not None and not takes_arguments:
-            raise click.UsageError(f"{args[place]!r} is no storage URL: {URLS}", ctx)
+            # Not what it is: it may hold a password.
+            raise click.UsageError(f"the first argument is no storage URL: {URLS}", ctx)
         given = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -125,15 +127,42 @@ _url_option = click.option(
 _json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON, for programs.")
 
 
+yes_option = click.option("--yes", "-y", "is_sure", is_flag=True, help="Ask nothing: for scripts.")
+
+
 async def check_known(storage: Any, task_name: str) -> None:
-    """Refuse the name of a task that the storage knows nothing of; most likely it is misspelt.
+    """Refuse the name of a task that the storage does not know; most likely it is misspelt.
 
     Raises:
         Mistake: It says which are known.
     """
+    if problem := await _unknown(storage, task_name):
+        raise Mistake(problem)
+
+
+async def confirm_unknown(storage: Any, task_name: str, *, is_sure: bool) -> None:
+    """Ask before a task is used that the storage does not know, unless one `is_sure`."""
+    if not is_sure and (problem := await _unknown(storage, task_name)):
+        confirm(problem)
+
+
+async def _unknown(storage: Any, task_name: str) -> str | None:
     known = {each.task_name for each in await storage.stats()}
     # A task that claims rows of the user's own has no row of its own as long as there are none.
     known.update(each.status.name for each in await storage.decisions())
-    if task_name not in known:
-        names = ", ".join(map(repr, sorted(known)[:10])) or "none"
-        raise Mistake(f"the storage knows no task {task_name!r}; those it knows: {names}")
+    if task_name in known:
+        return None
+    names = ", ".join(map(repr, sorted(known)[:10])) or "none"
+    return f"the storage knows no task {task_name!r}; those it knows: {names}"
+
+
+def confirm(fact: str) -> None:
+    """Ask, on a terminal, whether to go on.
+
+    Raises:
+        Mistake: If the answer is no, or nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise Mistake(f"{fact}; give --yes if that is meant")
+    if not click.confirm(f"{printable(fact)}. Go on?", err=True):
+        raise Mistake("nothing was changed")

@@ -18,7 +18,7 @@ _LONGEST = 36500 * 86400.0
 
 
 def duration(value: str) -> float:
-    """Give the seconds of `90`, `45s`, `30m`, `12h`, `7d`, `2w` or `1h30m`.
+    """Return the seconds of `90`, `45s`, `30m`, `12h`, `7d`, `2w` or `1h30m`.
 
     Examples:
         >>> duration("1h30m"), duration("0.5")
@@ -33,7 +33,7 @@ def duration(value: str) -> float:
 
 
 def moment(value: str) -> datetime:
-    """Give a time in ISO 8601, which has a zone, in UTC."""
+    """Return a time in ISO 8601, which has a zone, in UTC."""
     try:
         found = datetime.fromisoformat(value)
         if found.tzinfo is not None:
@@ -46,11 +46,12 @@ def moment(value: str) -> datetime:
 
 
 def json_value(value: str) -> Any:
-    """Give what a JSON text says."""
+    """Return what a JSON text says."""
     try:
         return json.loads(value, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{value!r:.80} is not JSON: {error}") from error
+        # Not what it is: it may hold a password.
+        raise click.BadParameter(f"that is not JSON: {error}") from error
 
 
 def _no_json(text: str) -> NoReturn:
@@ -58,7 +59,7 @@ def _no_json(text: str) -> NoReturn:
 
 
 def text(value: str) -> str:
-    """Give a text that is not empty and that a database can hold."""
+    """Return a text that is not empty and that a database can hold."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -69,7 +70,7 @@ def text(value: str) -> str:
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """Give what reads a whole number from `least` to `most`."""
+    """Return what reads a whole number from `least` to `most`."""
 
     def read(value: str | int) -> int:
         try:
@@ -85,7 +86,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def concurrency(value: str) -> int | None:
-    """Give a number of at least 1; None, for that of the code, for `default`."""
+    """Return a number of at least 1; None, for that of the code, for `default`."""
     if value == "default":
         return None
     if re.fullmatch(r"\d{1,10}", value, re.ASCII) and 1 <= int(value) <= LARGEST:

@@ -25,8 +25,10 @@ from planton.storage._backend import (
     Rule,
     Watcher,
 )
+from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Receipts, Reports
 from planton.storage._cron import CronTimes, Fires, Misfire
+from planton.storage._enqueue import are_new, to_rows
 from planton.storage._records import (
     FORGOTTEN_AFTER,
     LOST_AFTER,
@@ -37,9 +39,9 @@ from planton.storage._records import (
     TaskReport,
     TaskStats,
 )
-from planton.storage._sources import TaskOptions
+from planton.storage._sources import ClaimOptions, TaskOptions
 from planton.storage._sql import check_version, load_migrations, load_statements, refuse_newer
-from planton.storage._storage import InstructionOptions, Storage
+from planton.storage._storage import InstructionOptions, QueueOptions, Storage
 
 __all__ = [
     "FORGOTTEN_AFTER",
@@ -47,6 +49,8 @@ __all__ = [
     "Acknowledged",
     "Answer",
     "Backend",
+    "Caller",
+    "ClaimOptions",
     "ClaimRequest",
     "Claimed",
     "ClaimedRow",
@@ -58,6 +62,7 @@ __all__ = [
     "InstructionRecord",
     "Misfire",
     "NewInstruction",
+    "QueueOptions",
     "Receipt",
     "Receipts",
     "Registration",
@@ -72,6 +77,8 @@ __all__ = [
     "TaskReport",
     "TaskStats",
     "Watcher",
+    "are_new",
+    "caller_of",
     "check_version",
     "describe",
     "load_migrations",
@@ -83,4 +90,5 @@ __all__ = [
     "to_json",
     "to_name",
     "to_number",
+    "to_rows",
 ]

@@ -2,12 +2,13 @@
 
 Each function returns the value as a backend takes it, or raises `InvalidArgumentError`, which names
 the argument and the value. The limits are those of the smallest database (PostgreSQL's columns),
-and the tables have the same ones as CHECK constraints, for rows that are inserted by plain SQL.
+and its tables have the same ones as CHECK constraints, for rows that are inserted by plain SQL.
 """
 
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -25,7 +26,9 @@ NAME_LENGTH = 500  # characters of a task's name or a tag
 INSTRUCTION_LENGTH = 2000  # characters; three indexes have it, and an index row has 8 kB at most
 PAYLOAD_LENGTH = 16 * 1024 * 1024  # characters of JSON
 DEPTH = 200  # of JSON; Python's reader gives up at about a thousand levels
+DIGITS = 4300  # of a number in JSON; Python reads no longer integers unless told to
 _ERROR_LENGTH = 10_000
+_PARTS = re.compile(r'"(?:[^"\\]+|\\.)*"|(\d+)')
 
 
 def to_name(task_name: object, argument: str = "task_name") -> str:
@@ -120,7 +123,7 @@ def to_key(value: object) -> str:
     key = to_text("key", value, INSTRUCTION_LENGTH)
     backslashes = len(key) - len(key.rstrip("\\"))
     if backslashes % 2:
-        remedy = r'it ends with a backslash, which takes nothing\'s meaning away: write "\\\\"'
+        remedy = "it ends with a backslash that escapes nothing: write two for a backslash itself"
         raise InvalidArgumentError("key", value, remedy)
     return key
 
@@ -150,6 +153,9 @@ def _check_json(argument: str, text: str) -> None:
         raise InvalidArgumentError(argument, f"{text[:50]}…", remedy)
     if "\\u0000" in text:
         raise InvalidArgumentError(argument, f"{text[:50]}…", "leave out the NUL character in it")
+    if len(text) > DIGITS and any(len(part[1] or "") > DIGITS for part in _PARTS.finditer(text)):
+        remedy = f"it has a number of more than {DIGITS} digits: give it as a str"
+        raise InvalidArgumentError(argument, f"{text[:50]}…", remedy)
     if text.count("[") + text.count("{") > DEPTH and _depth(json.loads(text)) > DEPTH:
         remedy = f"it is nested too deeply: give at most {DEPTH} levels"
         raise InvalidArgumentError(argument, f"{text[:50]}…", remedy)
@@ -179,7 +185,9 @@ def describe(error: BaseException) -> str:
     """Return the type and the message of an exception, also of one whose `__str__` raises."""
     try:
         message = str(error)
-    except Exception as failure:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:  # noqa: ASYNC103  it is told, whatever its __str__ does
         message = f"(its __str__ raised {type(failure).__name__})"
     name = type(error).__name__
     return f"{name}: {message}" if message else name

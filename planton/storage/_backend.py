@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from planton.storage._arguments import Status
+from planton.storage._callers import Caller
 from planton.storage._cron import CronTimes
 from planton.storage._records import DispatcherRecord, InstructionRecord, TaskReport, TaskStats
 
@@ -276,11 +277,18 @@ class Backend(Registry, Protocol):
     async def active(self, task_names: Sequence[str]) -> list[list[str]]:
         """Return the active instructions of each task."""
 
-    async def enqueue(self, new: Sequence[NewInstruction], connection: Any = None) -> list[bool]:
-        """Queue instructions in their order; False for each that is queued already.
+    @property
+    def dialect(self) -> str:
+        """What libraries call this kind of database: "sqlite", "postgresql"."""
 
-        With a `connection` of the caller's it is part of the caller's transaction; one that
-        cannot be used is an `InvalidArgumentError`.
+    async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
+        """Queue instructions in their order; False for each that is queued already."""
+
+    async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
+        """Queue them as part of the caller's transaction, by a connection of this dialect.
+
+        Raises:
+            InvalidArgumentError: If it is one to another database.
         """
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
@@ -296,6 +304,9 @@ class Backend(Registry, Protocol):
         They begin anew, due now, and leave the history with all their failures. One that is
         named and active, queued or unknown is an `InvalidArgumentError`; none is retried then.
         """
+
+    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
+        """Delete those that are queued, of those named or of all of the task; return how many."""
 
     async def find(self, wanted: Filter) -> list[InstructionRecord]:
         """Return instructions, the oldest first. A row that cannot be read hides no other."""

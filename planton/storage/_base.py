@@ -81,6 +81,11 @@ class Base:
         return self._backend.database
 
     @property
+    def dialect(self) -> str:
+        """What libraries call its kind of database: "sqlite", "postgresql"."""
+        return self._backend.dialect
+
+    @property
     def is_open(self) -> bool:
         """Whether it is within its block."""
         return self._token is not None

@@ -65,6 +65,11 @@ class Reports(Protocol):
     async def take_over(self, receipts: Receipts, *, lease: float | None = None) -> TakenOver:
         """Exchange receipts for new ones."""
 
+    async def report_many(
+        self, reports: Sequence[tuple[Kind, Sequence[str], tuple[Any, ...]]]
+    ) -> list[Acknowledged | Exception]:
+        """Send different reports in one call."""
+
 
 class Consumers(Base):
     """Takes reports. Those that arrive at the same time share a transaction."""

@@ -165,7 +165,7 @@ class TaskReport:
         dispatcher_id: Which dispatcher.
         reported_at: When, by the storage's clock.
         status: Where the task stands there; its times are by the storage's clock, too.
-        decisions: The last decisions in words, the newest last.
+        decisions: Where it stood, then its last decisions in words, the newest last.
     """
 
     dispatcher_id: str
@@ -185,7 +185,9 @@ class TaskReport:
         values["next_attempt_in"] = following and (following - now).total_seconds()
         if status.last_error is not None:
             values["last_error"] = storable(status.last_error, _TEXT)
-        values["decisions"] = [storable(each, _TEXT) for each in decisions[-_DECISIONS:]]
+        # The first says where the task stands now.
+        kept = [*decisions[:1], *decisions[1:][1 - _DECISIONS :]]
+        values["decisions"] = [storable(each, _TEXT) for each in kept]
         return json.dumps(values)
 
     @classmethod

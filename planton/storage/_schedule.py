@@ -1,6 +1,7 @@
 """The callbacks of tasks: the strict claim, and what is active."""
 
 import json
+import logging
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
@@ -21,6 +22,7 @@ from planton.storage._backend import (
     Rule,
 )
 
+_logger = logging.getLogger("planton.storage")
 # Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the
 # user's statement does.
 _SHORTEST, _LONGEST, _DOUBLINGS = 0.005, 0.05, 4
@@ -103,10 +105,11 @@ class Schedule:
         return answer
 
     async def _claim(self, requests: Sequence[ScheduleRequest]) -> list[Batch | Exception]:
+        asked_at = trio.current_time()
         claimed = await self._storage.claim([self._asked(request) for request in requests])
         # No checkpoint from here to the return, unless a payload cannot be read.
         return [
-            one if isinstance(one, Exception) else await self._batch(request.task_name, one)
+            one if isinstance(one, Exception) else await self._batch(request, one, asked_at)
             for request, one in zip(requests, claimed, strict=True)
         ]
 
@@ -116,11 +119,11 @@ class Schedule:
         terms.last, terms.is_expected = asked, False
         return asked
 
-    async def _batch(self, task_name: str, claimed: Claimed) -> Batch:
-        terms = self._terms[task_name]
-        claims, unreadable = _read(claimed.rows, terms.rule.lease)
+    async def _batch(self, request: ScheduleRequest, claimed: Claimed, claimed_at: float) -> Batch:
+        task_name, terms = request.task_name, self._terms[request.task_name]
+        claims, unreadable = _read(claimed.rows, terms.rule.lease, claimed_at)
         if unreadable:
-            await self._end_unreadable(unreadable)
+            await self._end_unreadable(task_name, unreadable)
         if claimed.rows:
             terms.is_expected = True
             self._storage.remember(claims, task_name)
@@ -133,24 +136,27 @@ class Schedule:
             if claimed.outcome or not terms.may_rest or claims
             else self._storage.rest(),
             due_in=self._due_in(terms, claimed, claims),
+            concurrency=claimed.concurrency,
+            outcome=claimed.outcome,
         )
 
     def _due_in(self, terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
         if claimed.outcome == "locked":
             factor = 2 ** min(terms.locked, _DOUBLINGS)
             terms.locked, terms.is_expected = terms.locked + 1, True
-            return random.uniform(_SHORTEST, _LONGEST) * factor
+            return float(random.uniform(_SHORTEST, _LONGEST) * factor)
         terms.locked = 0
         waits = [] if claimed.due_in is None else [claimed.due_in]
         for claim in claims:
             waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
         return min(waits, default=None)
 
-    async def _end_unreadable(self, unreadable: Mapping[Receipt, str]) -> None:
+    async def _end_unreadable(self, task_name: str, unreadable: Mapping[Receipt, str]) -> None:
         """End what no consumer could be given: its payload was written by hand, and is broken."""
         with trio.CancelScope(shield=True):
             for receipt, reason in unreadable.items():
                 error = f"its payload cannot be read: {reason}"
+                _logger.warning("an instruction of task %s fails: %s", task_name, error)
                 await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
 
 
@@ -179,7 +185,9 @@ class ActiveInstructions:
         return await self._backend.active(task_names)
 
 
-def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[Receipt, str]]:
+def _read(
+    rows: Sequence[ClaimedRow], lease: float, claimed_at: float
+) -> tuple[list[Claim], dict[Receipt, str]]:
     """Make claims of rows; those whose payload is no JSON that Python reads, with the reason."""
     claims: list[Claim] = []
     unreadable: dict[Receipt, str] = {}
@@ -197,6 +205,7 @@ def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[R
                 delivery=row.delivery,
                 lease=lease,
                 timeout=row.timeout,
+                claimed_at=claimed_at,
             )
         )
     return claims, unreadable

@@ -28,6 +28,14 @@ class TaskOptions(TypedDict, total=False):
     timeout: float | None
 
 
+class ClaimOptions(TaskOptions, total=False):
+    """What `claim_task` takes beside its statement."""
+
+    retries: int
+    lease: float | timedelta
+    deliveries: int | None
+
+
 class Sources(Base):
     """Makes tasks. They are strict: their claims count and claim in one transaction."""
 

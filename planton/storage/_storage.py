@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Required, TypedDict
 
-from planton._errors import InvalidArgumentError
+from planton._errors import InvalidArgumentError, PlantonError, StorageError
 from planton.storage._arguments import (
     INSTRUCTION_LENGTH,
     Status,
@@ -21,6 +21,7 @@ from planton.storage._arguments import (
 )
 from planton.storage._backend import Backend, Filter, NewInstruction, Registry
 from planton.storage._base import WEEK
+from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Consumers
 from planton.storage._records import (
     DispatcherRecord,
@@ -33,16 +34,21 @@ from planton.storage._sources import Sources
 _PRUNED_AT_ONCE = 10_000
 
 
-class InstructionOptions(TypedDict, total=False):
-    """What `enqueue_many` takes of each instruction: the arguments of `enqueue`."""
+class QueueOptions(TypedDict, total=False):
+    """What `enqueue` takes beside the instruction and a connection."""
 
-    instruction: Required[str]
     payload: Any
     priority: int
     run_at: datetime | None
     tags: Sequence[str]
     retries: int
     timeout: float | None
+
+
+class InstructionOptions(QueueOptions, total=False):
+    """What `enqueue_many` takes of each instruction."""
+
+    instruction: Required[str]
 
 
 class Storage(Consumers, Sources):
@@ -111,6 +117,9 @@ class Storage(Consumers, Sources):
             timeout: Seconds that one delivery may take, heartbeats or not.
             connection: A connection of the caller's to the same database, in whose transaction it
                 is queued: nobody sees it before the caller commits, and a rollback takes it back.
+                Of psycopg, psycopg2, asyncpg, sqlite3, sqlite_utils, aiosqlite, SQLAlchemy (also a
+                session) or Django. Then the storage need not be open, and this may be awaited on
+                asyncio as well as on trio: where the connection belongs.
 
         Raises:
             InvalidArgumentError: If an argument cannot be used; nothing was changed.
@@ -147,20 +156,31 @@ class Storage(Consumers, Sources):
             InvalidArgumentError: If one of them cannot be used; none was queued.
             StorageError: If the database fails.
         """
-        new = [
-            _new(task_name, **(each if isinstance(each, Mapping) else {"instruction": each}))
-            for each in instructions
-        ]
+        if isinstance(instructions, str | bytes | Mapping) or not isinstance(
+            instructions, Iterable
+        ):
+            raise InvalidArgumentError("instructions", instructions, "give a list of str or dicts")
+        new = [_new(task_name, **_to_options(each)) for each in instructions]
         return sum(await self._enqueue(new, connection)) if new else 0
 
     async def _enqueue(self, new: Sequence[NewInstruction], connection: Any) -> list[bool]:
-        if connection is None:
-            self._check_open()
-        are_new = await self._backend.enqueue(new, connection)
-        if connection is None and any(are_new):
+        if connection is not None:
+            return await self._enqueue_within(new, caller_of(connection, self._backend.dialect))
+        self._check_open()
+        are_new = await self._backend.enqueue(new)
+        if any(are_new):
             # Also of what is due later: its task may sleep longer than until then.
             self.wake({each.task_name for each in new})
         return are_new
+
+    async def _enqueue_within(self, new: Sequence[NewInstruction], caller: Caller) -> list[bool]:
+        try:
+            return await self._backend.enqueue_within(caller, new)
+        except PlantonError:
+            raise
+        except Exception as error:  # of whichever library the connection is
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise StorageError("the transaction of the caller", reason) from error
 
     # Operations; kept in the database and seen by all
 
@@ -209,6 +229,27 @@ class Storage(Consumers, Sources):
         count = await self._backend.retry(name, named)
         self.wake([name])
         return count
+
+    async def drop(self, task_name: str, instructions: Sequence[str] | None = None) -> int:
+        """Delete queued instructions; return how many.
+
+        What is running goes on. The history does not tell of what was dropped.
+
+        Args:
+            task_name: Their task.
+            instructions: Which ones, of which those that are not queued are passed over; None for
+                all that are queued.
+
+        Raises:
+            InvalidArgumentError: If an argument cannot be used.
+            StorageError: If the database fails.
+        """
+        name = to_name(task_name)
+        named = None
+        if instructions is not None:
+            named = to_strings("instructions", instructions, INSTRUCTION_LENGTH)
+        self._check_open()
+        return await self._backend.drop(name, named)
 
     async def find(
         self,
@@ -360,6 +401,18 @@ def _new(
         retries=to_count("retries", retries),
         timeout=None if timeout is None else to_number("timeout", timeout, above=0),
     )
+
+
+def _to_options(one: str | InstructionOptions) -> Mapping[str, Any]:
+    """Return the arguments that one of many was given."""
+    if not isinstance(one, Mapping):
+        return {"instruction": one}
+    known = InstructionOptions.__annotations__
+    for name in one:
+        if name not in known:
+            remedy = f"give some of {', '.join(known)}"
+            raise InvalidArgumentError("instructions", name, remedy)
+    return one
 
 
 def _to_statuses(status: object) -> list[Status]:

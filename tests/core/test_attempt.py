@@ -214,6 +214,7 @@ async def test_the_tasks_own_callback_takes_precedence(script):
         get_active_instructions=everywhere,
         tasks=[Task(name="task", schedule=schedule, get_active_instructions=nowhere)],
     )
+    planton.on(InstructionEvent, print)
     async with planton:
         await trio.sleep(1.5)
 
@@ -258,7 +259,7 @@ async def test_a_limit_of_zero_claims_nothing(bench):
 
     assert [] == one.schedule.requests
     assert ["full"] == one.seen.outcomes
-    assert "limit gave 0" in one.planton.explain("task")[-1]
+    assert "limit returned 0" in one.planton.explain("task")[-1]
 
 
 @pytest.mark.parametrize("cap", ("advisory", "strict"))
@@ -486,9 +487,15 @@ async def test_listeners_that_all_fail_do_not_make_a_hot_loop(bench):
 async def test_an_instruction_without_listener_is_released_and_reported(script):
     """Nobody would ever know of it otherwise."""
     released = Released()
+
+    def claim(request):
+        planton.off(InstructionEvent, print)
+        return ["a"]
+
     planton = Planton(
-        tasks=[Task(name="task", schedule=script(["a"]), cap="strict", release=released)]
+        tasks=[Task(name="task", schedule=script(claim), cap="strict", release=released)]
     )
+    planton.on(InstructionEvent, print)
     seen = EventCollector(planton, ErrorEvent)
     async with planton:
         await trio.sleep(1.5)
@@ -500,7 +507,13 @@ async def test_an_instruction_without_listener_is_released_and_reported(script):
 
 async def test_an_instruction_without_listener_and_release_waits_for_one(script):
     """It is kept until somebody listens."""
-    planton = Planton(tasks=[Task(name="task", schedule=script(["a"]), cap="strict")])
+
+    def claim(request):
+        planton.off(InstructionEvent, print)
+        return ["a"]
+
+    planton = Planton(tasks=[Task(name="task", schedule=script(claim), cap="strict")])
+    planton.on(InstructionEvent, print)
     errors = EventCollector(planton, ErrorEvent)
     async with planton:
         await trio.sleep(1.5)
@@ -522,7 +535,7 @@ async def test_every_error_is_one_more_attempt_number(bench):
     assert [0, 1, 2, 0] == [request.attempt_number for request in one.schedule.requests]
 
 
-async def test_a_group_of_exceptions_is_an_error_like_any_other(bench):
+async def test_a_group_of_one_exception_is_looked_into(bench):
     """A callback may use a nursery of its own."""
 
     async def group(_):
@@ -532,13 +545,14 @@ async def test_a_group_of_exceptions_is_an_error_like_any_other(bench):
     one = bench(group)
     await one.run_for(2.5)
 
-    assert isinstance(one.seen.errors[0], ExceptionGroup)
+    assert isinstance(one.seen.errors[0], TypeError)
     assert 2 == len(one.schedule.requests)
 
 
 async def test_errors_nobody_listens_to_are_logged(script, caplog):
     """At ERROR, with the task and the stage as fields."""
     planton = Planton(tasks=[Task(name="task", schedule=script(OSError("down")), cap="strict")])
+    planton.on(InstructionEvent, print)
     async with planton:
         await trio.sleep(1.5)
     (record,) = caplog.records
@@ -555,6 +569,7 @@ async def test_an_error_that_says_what_to_do_is_one_line(script, caplog, level, 
     caplog.set_level(level, "planton")
     error = StorageError("app.db", "call `await storage.migrate()` first")
     planton = Planton(tasks=[Task(name="task", schedule=script(error), cap="strict")])
+    planton.on(InstructionEvent, print)
     async with planton:
         await trio.sleep(1.5)
     (record,) = caplog.records

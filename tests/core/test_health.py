@@ -14,7 +14,7 @@ async def test_a_planton_that_runs_and_waits_is_healthy(bench):
 
         assert Health(ok=True) == health(one.planton)
         await trio.sleep(605)
-        one.planton._request_stop()
+        one.planton.request_stop()
         await trio.sleep(1)
 
         assert health(one.planton)
@@ -101,9 +101,11 @@ def test_wake_ups_that_are_down_are_a_warning(script, count, names):
     schedule = script()
     schedule.wake_ups = "polling"
     tasks = [Task(name=str(number), schedule=schedule, cap="strict") for number in range(count)]
-    warnings = health(Planton(tasks=tasks)).warnings
+    planton = Planton(tasks=tasks)
+    planton.on(InstructionEvent, print)
+    warnings = health(planton).warnings
 
     (warning,) = warnings
 
     assert warning.startswith(f"wake-ups are down or turned off, and polled are {names}: they need")
-    assert "services=[storage.serve]" in warning
+    assert "Planton(storages=[storage])" in warning

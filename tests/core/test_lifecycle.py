@@ -547,8 +547,8 @@ def test_in_another_event_loop_it_says_where_it_runs():
 async def test_a_signal_after_the_end_changes_nothing(bench):
     """The command line asks for a stop whenever a signal comes."""
     one = bench(["a"])
-    one.planton._request_stop()
-    one.planton._request_abort()
+    one.planton.request_stop()
+    one.planton.abort()
     await one.run_for(1.5)
 
     assert ["a"] == one.seen.instructions

@@ -35,6 +35,7 @@ class Schedule:
 
 
 def make(schedule, active, *, tasks=3, **options):
+    options.setdefault("delay", 1.0)
     planton = Planton(
         get_active_instructions=active,
         tasks=[Task(name=f"t{i}", schedule=schedule, **options) for i in range(tasks)],
@@ -149,7 +150,8 @@ async def test_a_many_that_hangs_holds_up_nobody_else():
 
     schedule.many = many
     planton, seen = make(schedule, Active(), timeout=3.0)
-    planton.register(Task(name="other", schedule=Schedule(), get_active_instructions=Active()))
+    other = Task(name="other", schedule=Schedule(), get_active_instructions=Active(), delay=1.0)
+    planton.register(other)
     async with planton:
         await trio.sleep(4.5)
 

@@ -190,13 +190,20 @@ async def test_a_claim_without_a_lease_lasts():
     assert 1 == len(seen.instructions)
 
 
+class Refusing:
+    def __call__(self, event):
+        raise OSError("no")
+
+
 async def test_what_is_released_is_claimed_again():
-    """The task's own release gives back what had no listener."""
+    """The task's own release gives back what its listener refused."""
     storage = MemoryStorage()
     storage.add("task", "a")
-    planton = Planton(tasks=[storage.claim_task("task")])
+    planton = Planton(tasks=[storage.claim_task("task", delay=1.0)])
+    planton.on(InstructionEvent, (refuse := Refusing()))
     async with planton:
         await trio.sleep(1.5)
+        planton.off(InstructionEvent, refuse)
 
         assert ["a"] == storage.instructions("task", "pending")
         seen = EventCollector(planton)

@@ -39,6 +39,12 @@ class TestMemoryStorage(StorageConformance):
         for row_id in ids:
             storage.connection.execute("DELETE FROM item WHERE id = ?", [row_id])
 
-    async def insert(self, storage: Any, task_name: str, instruction: str) -> None:
-        sql = "INSERT INTO planton_pending (task_name, instruction) VALUES (?, ?)"
-        storage.connection.execute(sql, [task_name, instruction])
+    async def insert(
+        self, storage: Any, task_name: str, instruction: str, payload: str | None = None
+    ) -> None:
+        columns = {"task_name": task_name, "instruction": instruction}
+        if payload is not None:
+            columns["payload"] = payload
+        marks = ", ".join("?" * len(columns))
+        sql = f"INSERT INTO planton_pending ({', '.join(columns)}) VALUES ({marks})"
+        storage.connection.execute(sql, list(columns.values()))

@@ -199,6 +199,7 @@ async def test_a_task_in_a_hurry_does_not_block_the_others(script):
             Task(name="calm", schedule=calm, delay=0.0),
         ],
     )
+    planton.on(InstructionEvent, print)
     async with planton:
         for _ in range(1000):
             await trio.lowlevel.checkpoint()
@@ -214,6 +215,7 @@ async def test_attempts_are_evenly_distributed(script):
         get_active_instructions=none_active,
         tasks=[Task(name=name, schedule=it, delay=0) for name, it in scripts.items()],
     )
+    planton.on(InstructionEvent, print)
     async with planton:
         for _ in range(2000):
             await trio.lowlevel.checkpoint()
@@ -253,7 +255,7 @@ async def test_the_loop_survives_get_active_instructions_raising():
 
     planton = Planton(
         get_active_instructions=get_active_instructions,
-        tasks=[Task(name="task", schedule=none_active)],
+        tasks=[Task(name="task", schedule=none_active, delay=1)],
     )
     seen = EventCollector(planton)
     async with planton:

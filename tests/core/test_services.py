@@ -5,12 +5,18 @@ import itertools
 import pytest
 import trio
 
-from planton import ErrorEvent, Planton, Task
+from planton import ErrorEvent, InstructionEvent, Planton, Task
 from planton.testing import EventCollector
 
 
 def strict(script, **options):
     return Task(name="task", schedule=script, cap="strict", **options)
+
+
+def listening(**options):
+    planton = Planton(**options)
+    planton.on(InstructionEvent, print)
+    return planton
 
 
 async def test_services_are_ready_before_the_first_attempt(script):
@@ -24,7 +30,7 @@ async def test_services_are_ready_before_the_first_attempt(script):
         task_status.started()
         await trio.sleep_forever()
 
-    planton = Planton(tasks=[strict(schedule)], services=[service])
+    planton = listening(tasks=[strict(schedule)], services=[service])
     async with planton:
         assert 3 == trio.current_time()
         await trio.sleep(1.5)
@@ -49,7 +55,7 @@ async def test_services_stop_after_the_drain(script):
         order.append("attempt ended")
         return []
 
-    planton = Planton(tasks=[strict(script(slowly))], services=[service])
+    planton = listening(tasks=[strict(script(slowly))], services=[service])
     async with planton:
         await trio.sleep(2)
 
@@ -101,7 +107,7 @@ async def test_a_service_that_fails_to_start_does_not_keep_work_from_being_dispa
     async def service(planton, *, task_status):
         raise OSError("no")
 
-    planton = Planton(tasks=[strict(schedule)], services=[service])
+    planton = listening(tasks=[strict(schedule)], services=[service])
     seen = EventCollector(planton, ErrorEvent)
     async with planton:
         await trio.sleep(1.5)
@@ -122,7 +128,7 @@ async def test_a_service_that_never_says_that_it_is_ready_is_reported(script, is
     async def service(planton, *, task_status):
         await trio.sleep_forever()
 
-    planton = Planton(tasks=[strict(schedule)], services=[Service() if is_class else service])
+    planton = listening(tasks=[strict(schedule)], services=[Service() if is_class else service])
     seen = EventCollector(planton, ErrorEvent)
     async with planton:
         await trio.sleep(1.5)
@@ -172,7 +178,7 @@ async def test_a_service_may_terminate_wake_and_register(script):
         await trio.sleep(5)
         await planton.terminate()
 
-    await Planton(services=[service]).run()
+    await listening(services=[service]).run()
 
     assert [0.0] == schedule.times
     assert 5 == trio.current_time()
@@ -186,7 +192,7 @@ async def test_a_service_may_unregister_before_attempts_begin(script):
         planton.unregister("task")
         task_status.started()
 
-    planton = Planton(tasks=[strict(schedule)], services=[service])
+    planton = listening(tasks=[strict(schedule)], services=[service])
     async with planton:
         await trio.sleep(5)
 
@@ -202,7 +208,7 @@ async def test_a_service_that_goes_on_reports_its_errors(script):
         await planton.report(OSError("for once"))
         await trio.sleep_forever()
 
-    planton = Planton(tasks=[strict(schedule)], services=[service])
+    planton = listening(tasks=[strict(schedule)], services=[service])
     seen = EventCollector(planton, ErrorEvent)
     async with planton:
         await trio.sleep(100.5)
@@ -231,16 +237,19 @@ async def test_the_service_that_failed_is_named(script, caplog):
             nursery.start_soon(planton.report, OSError("for once"))
             task_status.started()
 
-    planton = Planton(tasks=[strict(script())], services=[Derived().serve, reporting])
+    planton = listening(tasks=[strict(script())], services=[Derived().serve, reporting])
     async with planton:
         await trio.sleep(0.5)
     await planton.report(OSError("of nobody"))
 
-    expected = {"service Derived.serve failed: down", "service failed: of nobody"}
+    expected = {
+        "service Derived.serve failed: OSError: down",
+        "service failed: OSError: of nobody",
+    }
     said = {record.message for record in caplog.records}
     assert expected < said
     (own,) = said - expected
-    assert own.endswith("reporting failed: for once")
+    assert own.endswith("reporting failed: OSError: for once")
     assert own.startswith("service test_the_service")
     assert {"Derived.serve", reporting.__qualname__, None} == {
         record.service for record in caplog.records

@@ -117,13 +117,14 @@ async def test_explain_says_why_nothing_was_dispatched(bench):
         await trio.sleep(2 + 4)
         one.active = ["a"]
         await trio.sleep(1 + 2)
-    words = one.planton.explain("task")
+    verdict, *words = one.planton.explain("task")
 
+    assert "failed once: OSError: down" == verdict
     assert words[0].startswith("saturated: 2 of 2 active, attempt 1, next in 2 s (")
     assert words[1].startswith("nothing due, attempt 2, next in 4 s (")
     assert words[2].startswith("dispatched 2 of at most 2, next in 1 s (")
     assert words[3].startswith(
-        "full: capacity gave 0, 1 of 2 active before, attempt 1, next in 2 s ("
+        "full: capacity returned 0, 1 of 2 active before, attempt 1, next in 2 s ("
     )
     assert words[4].startswith(
         "error: schedule: OSError: down, 1 of 2 active before, attempt 2, next in 4 s ("
@@ -136,12 +137,12 @@ async def test_explain_folds_an_error_of_several_lines(bench):
     await first.run_for(1.5)
     second = bench(OSError("line\n" * 1000))
     await second.run_for(1.5)
-    (folded,), (shortened,) = first.planton.explain("task"), second.planton.explain("task")
+    folded, shortened = (one.planton.explain("task")[1] for one in (first, second))
 
     assert folded.startswith(
         "error: schedule: OSError: near FORM: SELECT 1 FORM x, attempt 1, next"
     )
-    assert "line…, attempt 1, next in 1 s (" in shortened
+    assert "…, attempt 1, next in 1 s (" in shortened
     assert 200 < len(shortened) < 300
 
 
@@ -149,7 +150,7 @@ async def test_explain_says_that_a_delay_was_cut(bench):
     """Otherwise the seconds would be a riddle to whoever wrote the delay down."""
     one = bench(Batch(["a"], due_in=4), Batch([], due_in=40), delay=10, concurrency=2)
     await one.run_for(15)
-    words = one.planton.explain("task")
+    _, *words = one.planton.explain("task")
 
     assert words[0].startswith(
         "dispatched 1 of at most 2, next in 4 s, when something may be due ("
@@ -161,19 +162,34 @@ async def test_explain_tells_a_quiet_night_in_one_line(bench):
     """Equal decisions are counted."""
     one = bench()
     await one.run_for(100.5)
-    (line,) = one.planton.explain("task")
+    verdict, line = one.planton.explain("task")
 
+    assert "nothing due" == verdict
     assert line.startswith("nothing due, attempt 100, next in 1 s (")
     assert "100 times since" in line
 
 
 async def test_explain_forgets_in_the_end(bench):
     """The last twenty are kept."""
-    answers = [[], ["a"]] * 30
+    answers = [[], OSError("down")] * 30
     one = bench(*answers)
     await one.run_for(60.5)
+    _, *decisions = one.planton.explain("task")
 
-    assert 20 == len(one.planton.explain("task"))
+    assert 20 == len(decisions)
+
+
+async def test_explain_sums_up_a_task_that_dispatches_and_looks_in_vain_by_turns(bench):
+    """Milliseconds of chatter would push out what happened an hour ago."""
+    one = bench(OSError("down"), *([["a"], [], ["b"], []] * 10), delay=0.1)
+    await one.run_for(5.05)
+    _, error, dispatched, nothing = one.planton.explain("task")
+
+    assert error.startswith("error: schedule: OSError: down")
+    assert dispatched.startswith("dispatched 1 of at most 1")
+    assert "20 times since" in dispatched
+    assert nothing.startswith("nothing due")
+    assert "29 times since" in nothing
 
 
 async def test_a_strict_task_says_how_many_it_counted(bench):

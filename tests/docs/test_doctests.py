@@ -4,13 +4,14 @@ import doctest
 
 import pytest
 
-import planton._loop.explain
+import planton._loop.reason
+import planton._text
 import planton.delays
 
+MODULES = (planton._loop.reason, planton._text, planton.delays)
 
-@pytest.mark.parametrize(
-    "module", (planton._loop.explain, planton.delays), ids=lambda module: module.__name__
-)
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_the_examples_of_a_module_are_true(module):
     """Every `>>>` in its docstrings."""
     failed, tried = doctest.testmod(module)

@@ -1,10 +1,9 @@
 """One executor, three storages."""
 
-import attrs
 import pytest
 import trio.testing
 
-from planton import InstructionEvent, Planton
+from planton import ErrorEvent, InstructionEvent, Planton
 from planton.testing import MemoryStorage
 from planton_executor import Executor, FailedEvent, IdleEvent, StartedEvent, SucceededEvent
 from planton_sqlite import SQLiteStorage
@@ -39,12 +38,6 @@ async def storage(kind, where):
         yield storage
 
 
-@attrs.frozen(kw_only=True)
-class _ForeignEvent(InstructionEvent):
-    is_foreign: bool = True
-    claimed_at: float | None = None
-
-
 class Seen:
     """All that an executor told, as short words in their order."""
 
@@ -52,11 +45,19 @@ class Seen:
         self.words = []
         self.failed = []
         self.succeeded = []
+        self.errors = []
         executor.on(StartedEvent, lambda event: self._add("started", event))
         executor.on(SucceededEvent, lambda event: self._add("succeeded", event))
-        executor.on(FailedEvent, lambda event: self._add("failed", event))
+        executor.on(FailedEvent, self.fail)
+        executor.on(ErrorEvent, self.note_error)
         executor.on(IdleEvent, lambda event: self.words.append("idle"))
         self._changed = trio.Event()
+
+    def fail(self, event):
+        self._add("failed", event)
+
+    def note_error(self, event):
+        self.errors.append(event.error)
 
     def _add(self, word, event):
         self.words.append(f"{word} {event.work.instruction}")
@@ -82,13 +83,13 @@ class Bench:
 
     def planton(self, *, name="task", concurrency=10, delay=0.02, **options):
         """Make the Planton that feeds the executor."""
-        task = self.storage.queue_task(
-            name,
-            concurrency=concurrency,
-            delay=delay,
-            capacity=self.executor.capacity,
-            **options,
-        )
+        task = self.storage.queue_task(name, concurrency=concurrency, delay=delay, **options)
+        return Planton(tasks=[task], storages=[self.storage], consumers=[self.executor])
+
+    def planton_by_hand(self, **options):
+        """Make it with a listener, a capacity and a service instead of a consumer."""
+        options = {"concurrency": 10, "delay": 0.02, **options}
+        task = self.storage.queue_task("task", capacity=self.executor.capacity, **options)
         planton = Planton(tasks=[task], services=[self.storage.serve, self.executor.serve])
         planton.on(InstructionEvent, self.executor.submit)
         return planton
@@ -105,12 +106,6 @@ class Bench:
         planton.on(InstructionEvent, events.append)
         await planton.attempt("task")
         return events
-
-    @staticmethod
-    def through_broker(event):
-        """Return the event as a consumer in another process gets it."""
-        got = InstructionEvent.from_json(event.to_json())
-        return _ForeignEvent(**attrs.asdict(got, recurse=False))
 
     async def record(self, instruction="a", name="task"):
         found = await self.storage.find(task_name=name)

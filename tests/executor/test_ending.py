@@ -19,6 +19,7 @@ from planton import (
 )
 from planton.testing import EventCollector, MemoryStorage
 from planton_executor import Executor, LostLeaseError
+from planton_sqlite import SQLiteStorage
 
 
 async def test_what_runs_may_finish_when_the_block_is_left(memory_bench):
@@ -80,6 +81,65 @@ async def test_what_outlasts_the_grace_period_is_given_back(memory_bench):
     assert [("a", True), ("b", True)] == sorted(told)
     assert ["queued", "succeeded"] == [(await one.record(name)).status for name in "ab"]
     assert 3 == round(trio.current_time())
+
+
+async def test_the_result_of_a_handler_that_shields_itself_is_stored(memory_bench):
+    """However late it is: trio waits for it, so somebody can store it."""
+    one = memory_bench(grace=3)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+        return "late"
+
+    (event,) = await one.claim("a", lease=30)
+    async with one.executor:
+        await one.executor.submit(event)
+
+    assert ("succeeded", "late") == ((await one.record()).status, (await one.record()).result)
+    assert 60 == round(trio.current_time())
+
+
+async def test_an_end_that_nobody_can_store_is_left_to_its_lease(memory_bench, caplog):
+    """The storage is away: the executor ends all the same, and the log says what is lost."""
+    one = memory_bench(grace=3)
+    one.executor.handler("task")(print_nothing)
+    (event,) = await one.claim("a")
+    one.storage.connection.execute("ALTER TABLE planton_active RENAME TO gone")
+    async with one.executor:
+        await one.executor.submit(event)
+    one.storage.connection.execute("ALTER TABLE gone RENAME TO planton_active")
+
+    assert 5 == round(trio.current_time())
+    assert "running" == (await one.record()).status
+    assert "the ends of 1 instructions could not be stored" in caplog.text
+    assert "left to their leases, and will be delivered again: 'a'" in caplog.text
+
+
+async def test_a_storage_that_is_away_is_told_once_then_summed_up(memory_bench, caplog):
+    """And when it is back."""
+    caplog.set_level("INFO", "planton.executor")
+    one = memory_bench()
+    one.executor.handler("task")(print_nothing)
+    (event,) = await one.claim("a", lease=600)
+    one.storage.connection.execute("ALTER TABLE planton_active RENAME TO gone")
+    async with one.executor:
+        await one.executor.submit(event)
+        await trio.sleep(150)
+        assert 0 == one.seen.words.count("idle")
+        one.storage.connection.execute("ALTER TABLE gone RENAME TO planton_active")
+        await one.seen.until(1)
+    lines = [each.message for each in caplog.records if each.name == "planton.executor"]
+
+    assert [StorageError] == [type(error) for error in one.seen.errors]
+    assert [True, True, False] == ["cannot be written" in line for line in lines]
+    assert "the storage answers, after" in lines[-1]
+    assert "succeeded" == (await one.record()).status
+
+
+async def print_nothing(work):
+    """Does nothing."""
 
 
 async def test_what_waits_for_a_slot_is_given_back_at_the_end(memory_bench):
@@ -151,6 +211,29 @@ async def test_planton_and_executor_stop_together(memory_bench):
     ]
 
 
+@pytest.mark.parametrize("kind", ("sqlite",))
+async def test_results_are_stored_before_the_storage_is_closed(where):
+    """Of what still runs when Planton is told to stop."""
+    storage = SQLiteStorage(where)
+    executor = Executor(storage)
+    begun = trio.Event()
+
+    @executor.handler("task")
+    async def handle(work):
+        begun.set()
+        await trio.sleep(0.3)
+        return "done"
+
+    task = storage.queue_task("task", delay=0.02)
+    async with Planton(storages=[storage], consumers=[executor], tasks=[task]):
+        await storage.enqueue("task", "a")
+        await begun.wait()
+
+    async with storage:
+        (found,) = await storage.find()
+        assert ("succeeded", "done") == (found.status, found.result)
+
+
 def test_a_second_ctrl_c_does_not_wait_for_handlers():
     """Async ones are cancelled and what they did is given back, though grace is not over."""
     storage = MemoryStorage()
@@ -193,9 +276,9 @@ async def test_threads_are_left_after_a_second_ctrl_c(bench, caplog):
     async with trio.open_nursery() as nursery:
         await nursery.start(planton.run)
         await begun.wait()
-        planton._request_stop()
+        planton.request_stop()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        planton._request_abort()
+        planton.abort()
 
     assert not let_go.is_set()
     assert "running" == (await one.record()).status

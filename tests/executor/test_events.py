@@ -71,8 +71,8 @@ async def test_a_listener_that_fails_stops_nobody(memory_bench, caplog):
 async def test_failures_and_errors_without_a_listener_are_logged(memory_bench, caplog):
     """With the task and the instruction."""
     one = memory_bench()
-    for listener in one.executor._listeners._by_type[FailedEvent]:
-        one.executor.off(FailedEvent, listener)
+    one.executor.off(FailedEvent, one.seen.fail)
+    one.executor.off(ErrorEvent, one.seen.note_error)
 
     @one.executor.handler("task", retry_delay=lambda number: -number - 1, retries=1)
     async def handle(work):

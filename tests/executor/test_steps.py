@@ -240,6 +240,26 @@ async def test_a_stop_lets_the_step_finish_and_another_process_goes_on(memory_be
     assert [] == one.seen.failed
 
 
+async def test_a_stop_does_not_wait_for_a_storage_that_is_away(memory_bench, caplog):
+    """The state that it came to is lost, and the log says of which work."""
+    one = memory_bench(grace=3)
+    seen = []
+    steps = Steps(one.executor, "Slow", [Slow], resources=seen)
+    await steps.enqueue("a", Slow(4))
+    async with one.planton(name="Slow"):
+        await trio.sleep(3)
+        one.storage.connection.execute("ALTER TABLE planton_active RENAME TO gone")
+        await trio.sleep(3)
+    one.storage.connection.execute("ALTER TABLE gone RENAME TO planton_active")
+
+    assert 11 == round(trio.current_time())
+    assert "the ends of 1 instructions could not be stored" in caplog.text
+    assert ("running", 1) == (
+        (await one.record("a", "Slow")).status,
+        (await one.record("a", "Slow")).payload["Slow"]["Slow"]["number"],
+    )
+
+
 async def test_a_step_that_lost_its_lease_changes_nothing(memory_bench):
     """What it returns is not stored, and it is told."""
     one = memory_bench()

@@ -17,6 +17,7 @@ from planton import (
     InvalidArgumentError,
     Planton,
     PlantonError,
+    StorageError,
     Task,
     UnknownTaskError,
     health,
@@ -122,17 +123,41 @@ def test_a_start_that_fails_raises():
         assert before == threading.active_count()
 
 
+class Unreachable:
+    """A storage that cannot be opened."""
+
+    is_open = False
+
+    async def __aenter__(self):
+        raise StorageError("app.db", "cannot be opened")
+
+    async def __aexit__(self, *exc):
+        pass
+
+    async def serve(self, planton, *, task_status):
+        task_status.started()
+
+
+def test_a_storage_that_cannot_be_opened_is_a_start_that_fails():
+    """The program hears of it where it starts."""
+    planton = Planton(storages=[Unreachable()])
+    with pytest.raises(StorageError, match=r"app\.db: cannot be opened"):
+        start_in_thread(planton)
+
+    assert not planton.is_running
+
+
 def test_what_ended_the_thread_is_raised_by_terminate():
-    """Something that no handler may swallow."""
+    """A KeyboardInterrupt ends everything, whoever raises it."""
 
     def listen(event):
-        raise SystemExit("stop everything")
+        raise KeyboardInterrupt("stop everything")
 
     planton, _ = make(Source("a"))
     planton.on(InstructionEvent, listen)
     handle = start_in_thread(planton)
     handle._thread.join(5)
-    with pytest.raises(SystemExit, match="stop everything"):
+    with pytest.raises(KeyboardInterrupt, match="stop everything"):
         handle.terminate()
     handle.terminate()
 

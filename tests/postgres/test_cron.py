@@ -3,7 +3,6 @@
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-import attrs
 import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -178,75 +177,20 @@ async def test_who_has_found_the_time_table_locked_looks_again(clock_dsn, set_cl
         assert (await attempt(task)).due_in > 60
 
 
-async def test_a_time_fires_once_even_if_it_was_kept_twice(clock_dsn, set_clock, observer):
-    """As long as an expression of the task has yet to come to it, it is known that it has been."""
-    await set_clock(START)
-    async with dispatchers(clock_dsn, "0 13 * * *") as tasks:
-        await fired(tasks)
-        await observer.execute(
-            "INSERT INTO planton_cron VALUES ('cron', 'of an older version', '2026-05-01 13:00Z')"
-        )
-        for expected in ([START.replace(hour=13, minute=0, second=0)], []):
-            await observer.execute(
-                "UPDATE planton_cron SET next_fire_at = '2026-05-01 13:00Z' WHERE key LIKE '0 13%'"
-            )
-            await set_clock(START.replace(hour=13))
-            assert expected == await fired(tasks)
-            await observer.execute("DELETE FROM planton_active")
-
-
-async def test_times_that_all_expressions_are_past_are_forgotten(
-    clock_dsn, set_clock, rows, observer
+async def test_a_shared_time_is_remembered_until_each_version_is_past_it(
+    clock_dsn, set_clock, observer
 ):
-    """A row for each time would be for ever."""
+    """And no longer: the table of fired times does not grow with every time."""
+    kept = "SELECT to_char(fire_at, 'HH24:MI') FROM planton_fired ORDER BY 1"
     await set_clock(START)
-    async with dispatchers(clock_dsn, "*/10 * * * *", "*/5 * * * *") as tasks:
-        for minute in (1, 6, 11, 16, 21, 26):
-            await set_clock(START.replace(minute=minute))
-            await fired(tasks)
-    found = await rows(observer, "SELECT fire_at FROM planton_fired")
+    async with dispatchers(clock_dsn, "10 * * * *", "*/5 * * * *", misfire="all") as (old, new):
+        for task in (old, new):
+            await fired([task])
+        await set_clock(START.replace(minute=16))
+        ahead = await fired([new])
+        behind = await (await observer.execute(kept)).fetchall()
+        late = await fired([old])
+        after = await (await observer.execute(kept)).fetchall()
 
-    assert len(found) <= 1
-
-
-@pytest.mark.parametrize("kept", ("infinity", "-infinity"))
-async def test_a_kept_time_that_is_none_is_no_error(clock_dsn, set_clock, observer, kept):
-    """Somebody has written it by hand: never, or at once."""
-    await set_clock(START)
-    async with dispatchers(clock_dsn, "0 13 * * *") as (task,):
-        await fired([task])
-        await observer.execute("UPDATE planton_cron SET next_fire_at = %s", [kept])
-        found = await fired([task])
-
-    assert len(found) <= 1
-
-
-async def test_no_more_times_fire_than_there_is_room(clock_dsn, set_clock, observer):
-    """The kept time moves to the first that has not; each comes when a slot is free."""
-    await set_clock(START)
-    async with dispatchers(clock_dsn, "* * * * *", misfire="all") as (task,):
-        task = attrs.evolve(task, concurrency=2)
-        await fired([task])
-        await set_clock(START.replace(minute=5))
-        seen = []
-        for _ in range(4):
-            seen.append([time.minute for time in await fired([task])])
-            await observer.execute("DELETE FROM planton_active")
-
-    assert [[1, 2], [3, 4], [5], []] == seen
-
-
-async def test_times_that_were_reckoned_from_an_older_one_do_not_fire(clock_dsn, set_clock, ask):
-    """Another dispatcher was faster between the look and the claim."""
-    await set_clock(START)
-    async with dispatchers(clock_dsn, "0 13 * * *") as (task,):
-        await fired([task])
-    request = {
-        "cron": task.schedule._terms["cron"].rule.cron.key,
-        "kept": "2026-05-01T12:00:00Z",
-        "fires": ["2026-05-01T12:00:00Z"],
-        "next_fire_at": "2026-05-02T12:00:00Z",
-    }
-    taken, _ = await ask("cron", **request)
-
-    assert [] == taken
+    assert [5, 10, 15] == [time.minute for time in ahead]
+    assert ([("12:10",), ("12:15",)], [], []) == (behind, late, after)

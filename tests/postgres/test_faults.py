@@ -31,6 +31,13 @@ def _brief(monkeypatch):
     monkeypatch.setattr(TrioConnection, "settle_limit", 0.1)
 
 
+@pytest.fixture
+async def storage(schema_dsn):
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        yield storage
+
+
 @asynccontextmanager
 async def running(storage, *tasks):
     planton = Planton(tasks=tasks, services=[storage.serve])

@@ -16,6 +16,7 @@ import trio
 
 import planton_postgres
 from planton.testing.conformance._base import claim, enqueue
+from planton_postgres import PostgresStorage
 
 DISPATCHER = """
 import random, sys, trio
@@ -87,6 +88,13 @@ def start(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture
+async def storage(schema_dsn):
+    async with PostgresStorage(schema_dsn) as storage:
+        await storage.migrate()
+        yield storage
 
 
 def wait_for(process, word):

@@ -151,7 +151,7 @@ class TellsNoTimes(MemoryStorage):
 
 class IgnoresWakeUpsDuringAttempts(Planton):
     def _wake(self, entry):
-        if not entry.in_hand:
+        if not entry.is_attempting:
             super()._wake(entry)
 
 

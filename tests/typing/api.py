@@ -1,6 +1,7 @@
 """The public API as type checkers see it; checked by mypy and pyright, never run."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -21,6 +22,7 @@ from planton import (
     delays,
     health,
 )
+from planton.asyncio import Handle, bridge, callback, running
 from planton.hosting import ThreadHandle, asyncio_callback, start_in_thread
 from planton.testing import EventCollector, MemoryStorage
 from planton_executor import (
@@ -172,6 +174,32 @@ with start_in_thread(planton) as handle:
     assert_type(handle.call(health, planton), Health)
     assert_type(handle, ThreadHandle)
     assert_type(handle.status(), list[TaskStatus])
+
+
+@callback
+async def handle_in_asyncio(work: Work) -> int:
+    return work.delivery
+
+
+@callback
+@asynccontextmanager
+async def lock(task_name: str) -> AsyncGenerator[int, None]:
+    yield len(task_name)
+
+
+async def in_asyncio() -> None:
+    storage = MemoryStorage()
+    assert_type(bridge(storage), MemoryStorage)
+    async with bridge(storage) as jobs, running(planton) as guest:
+        assert_type(await jobs.enqueue("a", "b"), bool)
+        assert_type(guest, Handle)
+        assert_type(guest.status(), list[TaskStatus])
+        assert_type(await guest.call(storage.enqueue, "a", "b"), bool)
+        assert_type(await guest.call(health, planton), Health)
+        assert_type(await handle_in_asyncio(Work.of(InstructionEvent.from_json("{}"), "r")), int)
+        async with lock("a") as context:
+            assert_type(context, int)
+        await guest.terminate()
 
 
 def make(loop: "object") -> None:

@@ -103,9 +103,8 @@ BEGIN
     FOREACH event IN ARRAY ARRAY['insert', 'update'] LOOP
         EXECUTE format(
             'CREATE TRIGGER %I AFTER %s ON %s REFERENCING NEW TABLE AS changed'
-            ' FOR EACH STATEMENT EXECUTE FUNCTION %s(%L, %L)',
-            planton_change_trigger(event, task), event, target,
-            'planton_table_changed'::regproc, planton_channel(), task
+            ' FOR EACH STATEMENT EXECUTE FUNCTION planton_table_changed(%L, %L)',
+            planton_change_trigger(event, task), event, target, planton_channel(), task
         );
     END LOOP;
     RETURN true;

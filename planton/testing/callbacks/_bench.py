@@ -9,9 +9,9 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedInstructionsError
-from planton._events import InstructionEvent, make_instruction_event
+from planton._events import InstructionEvent
+from planton._loop.answers import claims_of
 from planton._loop.callbacks import Callback
-from planton._loop.delivery import claims_of
 from planton._loop.entry import Entry
 from planton._task import Claim, GetActiveInstructions, ScheduleRequest, Task
 from planton.testing.callbacks._report import Guarantee
@@ -177,7 +177,7 @@ class Bench:
         except UnexpectedInstructionsError as error:
             self.note("limit", str(error))
             self.refused = error
-            claims, who.entry.kept = who.entry.kept, []
+            claims, who.entry.undelivered = who.entry.undelivered, []
         if len(claims) > limit:
             self.note("limit", f"asked for {limit}, schedule returned {len(claims)}")
             await self.hold(who, claims[limit:])
@@ -195,7 +195,7 @@ class Bench:
         for claim in claims:
             if claim.instruction in self.held:
                 self.note("once", f"{claim.instruction!r} was returned again while it is active")
-            event = make_instruction_event(who.entry.task.name, claim)
+            event = InstructionEvent.of(who.entry.task.name, claim)
             self.held[claim.instruction] = event
             if self.deliver is not None:
                 await done(self.deliver(event))

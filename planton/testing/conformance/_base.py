@@ -58,8 +58,15 @@ class Hooks:
         """Delete rows of the user's table."""
         raise NotImplementedError
 
-    async def insert(self, storage: Any, task_name: str, instruction: str) -> None:
-        """Queue an instruction by plain SQL that names only these two columns."""
+    async def insert(
+        self, storage: Any, task_name: str, instruction: str, payload: str | None = None
+    ) -> None:
+        """Queue an instruction by plain SQL.
+
+        It names only these two columns, and that of the payload if there is one: a JSON text,
+        perhaps one that Python cannot read. A table may refuse that; then nothing is queued, and
+        what cannot be there is not promised.
+        """
         raise NotImplementedError
 
 

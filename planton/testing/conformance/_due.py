@@ -1,3 +1,4 @@
+# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of what is not due yet: a dispatcher is there when it is, however long its delay."""
 
 from datetime import timedelta
@@ -62,6 +63,65 @@ class DuePromises(Hooks):
 
             for _ in range(2):
                 _assert_near(options.get("timeout", 80), await attempt(task))
+
+    async def test_what_is_due_later_is_told_beside_expired_leases(self, storage: Any) -> None:
+        """One is taken over, another one ends as dead and frees the only slot."""
+        for name, options in (("over", {"concurrency": 2}), ("dead", {"deliveries": 1})):
+            task = storage.queue_task(name, delay=an_hour, lease=30, **options)
+            await enqueue(storage, name, "a")
+            await claim(task)
+            later = await clock(storage) + timedelta(seconds=51)
+            await enqueue(storage, name, "b", run_at=later)
+            await self.advance(storage, 31)
+
+            _assert_near(20, await attempt(task))
+
+    async def test_a_claim_that_its_limit_ended_is_followed_by_another(self, storage: Any) -> None:
+        """At once: the cap has room, by an override, or because consumers had less."""
+        await enqueue(storage, "task", *"abcdef")
+        later = await clock(storage) + timedelta(seconds=40)
+        await enqueue(storage, "task", "g", run_at=later)
+        task = storage.queue_task("task", concurrency=2, delay=an_hour)
+        await storage.set_concurrency("task", 8)
+        batches = [await attempt(task), await attempt(task, 1), await attempt(task, 5)]
+
+        assert [2, 1, 3] == [len(batch.claims) for batch in batches]
+        assert [0, 0] == [batch.due_in for batch in batches[:2]]
+        _assert_near(40, batches[2])
+
+    async def test_a_time_that_finds_no_slot_is_told_once_there_is_one(self, storage: Any) -> None:
+        """While the cap is reached only the end of a lease is; the freed slot wakes the task."""
+        later = await clock(storage) + timedelta(seconds=40)
+        task = storage.queue_task("task", delay=an_hour, lease=80)
+        await enqueue(storage, "task", "a")
+        await enqueue(storage, "task", "b", run_at=later)
+        (claimed,) = await claim(task)
+
+        _assert_near(80, await attempt(task))
+        await storage.complete(str(claimed.receipt))
+        _assert_near(40, await attempt(task))
+
+    async def test_what_waits_for_its_own_claim_is_not_due(self, storage: Any) -> None:
+        """It was queued again while it is active: the end of the lease is the next time."""
+        task = storage.queue_task("task", delay=an_hour, lease=80, concurrency=3)
+        await enqueue(storage, "task", "a")
+        await claim(task)
+        await enqueue(storage, "task", "a")
+        for _ in range(2):
+            batch = await attempt(task)
+
+            assert [] == batch.claims
+            _assert_near(80, batch)
+
+    async def test_only_what_is_offered_is_told(self, storage: Any) -> None:
+        """Not what another dispatcher has the tags or the key for."""
+        now = await clock(storage)
+        for number, options in enumerate(({"tags": ["gpu"]}, {}, {})):
+            later = now + timedelta(seconds=20 + 20 * number)
+            await enqueue(storage, "task", f"{'ab'[number > 1]}{number}", run_at=later, **options)
+
+        _assert_near(60, await attempt(storage.queue_task("task", delay=an_hour, key="b%")))
+        _assert_near(40, await attempt(storage.queue_task("task", delay=an_hour)))
 
     async def test_nothing_is_told_when_nothing_comes(self, storage: Any) -> None:
         """Nothing is queued, or it is due already."""

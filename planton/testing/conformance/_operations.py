@@ -1,12 +1,14 @@
 # ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises to operators: pause, concurrency, retry, find, stats, prune."""
 
+from datetime import timedelta
 from typing import Any
 
 from planton._errors import InvalidArgumentError
 from planton.testing.conformance._base import (
     Hooks,
     claim,
+    clock,
     enqueue,
     names,
     receipts,
@@ -213,6 +215,49 @@ class OperationPromises(Hooks):
 
         assert {"task": run_at, "later": None} == waiting
 
+    async def test_what_is_retried_is_told_as_new(self, storage: Any) -> None:
+        """Without its result, due now; what was due in the past is told as it was given."""
+        past = await clock(storage) - timedelta(hours=1)
+        await enqueue(storage, "task", "a", run_at=past)
+        queued = await record(storage, "a")
+        assert queued.run_at is not None
+        assert abs(queued.run_at - past) < timedelta(milliseconds=1)
+        assert [queued.run_at] == [
+            each.oldest_due_at for each in await storage.stats() if each.task_name == "task"
+        ]
+        (claimed,) = await claim(storage.queue_task("task"))
+        await storage.complete(claimed.receipt, {"rows": 1})
+        before = await clock(storage)
+        await storage.retry("task", ["a"])
+        again = await record(storage, "a")
+
+        assert ("queued", None, None, 0) == (
+            again.status,
+            again.result,
+            again.ended_at,
+            again.delivery,
+        )
+        assert again.run_at is not None
+        assert before <= again.run_at <= await clock(storage)
+        assert queued.created_at == again.created_at
+        assert 1 == len(await claim(storage.queue_task("task")))
+
+    async def test_drop_deletes_what_is_queued(self, storage: Any) -> None:
+        """Those that are named or all of the task; what runs, what ended and others stay."""
+        await end_three(storage)
+        await enqueue(storage, "task", "a", "b", "c", "d")
+        await enqueue(storage, "other", "a")
+        await claim(storage.queue_task("task"), 1)
+
+        assert 1 == await storage.drop("task", ["a", "b", "unknown"])
+        assert 2 == await storage.drop("task")
+        assert 0 == await storage.drop("task", [])
+        found = [each.instruction for each in await storage.find(task_name="task")]
+        assert ["a", "dead", "failed", "succeeded"] == sorted(found)
+        assert [("a", "queued")] == [
+            (each.instruction, each.status) for each in await storage.find(task_name="other")
+        ]
+
     async def test_prune_deletes_what_ended_long_ago(self, storage: Any) -> None:
         """And nothing else; how many."""
         task = await end_three(storage)
@@ -226,3 +271,21 @@ class OperationPromises(Hooks):
         assert [("a", "running"), ("b", "succeeded"), ("c", "queued")] == await statuses(storage)
         assert (1, 0) == (await storage.prune(), await storage.prune())
         assert (active.receipt,) == (await storage.heartbeat(active.receipt)).applied
+
+    async def test_prune_deletes_by_status(self, storage: Any) -> None:
+        """One, or several; what is not named stays."""
+        await end_three(storage)
+
+        assert (1, 0) == (
+            await storage.prune(status="succeeded"),
+            await storage.prune(status="succeeded"),
+        )
+        assert [("dead", "dead"), ("failed", "failed")] == await statuses(storage)
+        assert 0 == await storage.prune(status=[])
+        assert 0 == await storage.prune(older_than=30, status=["failed", "dead"])
+        await self.advance(storage, 60)
+        assert 2 == await storage.prune(older_than=30, status=["failed", "dead"])
+        assert [] == await statuses(storage)
+        for status in ("queued", "running", "never", 5, ["failed", "queued"], [1]):
+            with refused(InvalidArgumentError, "status"):
+                await storage.prune(status=status)

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from planton._errors import DuplicateTaskNameError
+from planton._errors import DuplicateTaskNameError, InvalidArgumentError
 from planton._events import InstructionEvent
 from planton._planton import Planton
 from planton.testing._collector import EventCollector
@@ -159,7 +159,7 @@ class QueuePromises(Hooks):
         """In a Planton that runs; two of a name at the same time are what it refuses."""
         task = storage.queue_task("task", delay=0.01)
         again = storage.queue_task("task", delay=3600, concurrency=3)
-        planton = Planton(tasks=[task], services=[storage.serve])
+        planton = Planton(tasks=[task], storages=[storage])
         seen = EventCollector(planton)
         with trio.fail_after(30):
             async with planton:
@@ -225,6 +225,38 @@ class QueuePromises(Hooks):
         task = storage.queue_task("it's", concurrency=20)
 
         assert instructions == names(await claim(task))
+
+    async def test_many_are_queued_at_once(self, storage: Any) -> None:
+        """In their order, each with its own options; how many were not queued already."""
+        await enqueue(storage, "task", "b", payload="first")
+        count = await storage.enqueue_many(
+            "task",
+            ["a", "b", {"instruction": "c", "payload": 3, "priority": 1, "tags": ["x"]}, "d", "a"],
+        )
+        more = await storage.enqueue_many("task", (str(number) for number in range(1000)))
+        claimed = await claim(storage.queue_task("task", concurrency=2000, tags=["x"]))
+
+        assert (3, 1000) == (count, more)
+        assert ["c", "b", "a", "d", *map(str, range(1000))] == names(claimed)
+        assert [3, "first", None] == [each.payload for each in claimed[:3]]
+        assert 0 == await storage.enqueue_many("task", [])
+
+    async def test_many_are_queued_or_none(self, storage: Any) -> None:
+        """One that cannot be used is an error that names it."""
+        bad: dict[str, list[Any]] = {
+            "instruction": ["", 5, None, {"payload": 1}],
+            "priority": [{"instruction": "b", "priority": "high"}],
+            "color": [{"instruction": "b", "color": "red"}],
+        }
+        for word, values in bad.items():
+            for value in values:
+                with refused(InvalidArgumentError, word):
+                    await storage.enqueue_many("task", ["a", value])
+        for instructions in ("abc", {"instruction": "a"}, 5):
+            with refused(InvalidArgumentError, "instructions"):
+                await storage.enqueue_many("task", instructions)
+
+        assert [] == await storage.find()
 
     async def test_a_cancelled_enqueue_is_heard_or_not_done(self, storage: Any) -> None:
         """What is in the queue was answered with True."""

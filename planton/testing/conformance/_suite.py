@@ -5,23 +5,29 @@ from planton.testing.conformance._claims import ClaimPromises
 from planton.testing.conformance._cron import CronPromises
 from planton.testing.conformance._database import DatabasePromises
 from planton.testing.conformance._due import DuePromises
+from planton.testing.conformance._expiry import ExpiryPromises
 from planton.testing.conformance._fleet import FleetPromises
+from planton.testing.conformance._harm import HarmPromises
 from planton.testing.conformance._input import InputPromises
 from planton.testing.conformance._operations import OperationPromises
 from planton.testing.conformance._queue import QueuePromises
 from planton.testing.conformance._reports import ReportPromises
+from planton.testing.conformance._take_over import TakeOverPromises
 
 
 class StorageConformance(
     ClaimPromises,
+    ExpiryPromises,
     QueuePromises,
     ReportPromises,
+    TakeOverPromises,
     AdvancePromises,
     OperationPromises,
     CronPromises,
     DuePromises,
     FleetPromises,
     InputPromises,
+    HarmPromises,
     DatabasePromises,
 ):
     """What a storage promises, as tests for pytest with pytest-trio in its `trio_mode`.

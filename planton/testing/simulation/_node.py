@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import trio
@@ -11,9 +11,7 @@ from planton._events import AttemptEvent, ErrorEvent, InstructionEvent
 from planton._loop.run import LAST_WORDS
 from planton._planton import Planton
 from planton._task import Batch, Claim, ScheduleRequest, Task
-
-if TYPE_CHECKING:
-    from planton.testing.simulation._world import TaskPlan, World
+from planton.testing.simulation._world import TaskPlan, World
 
 GRACE = 5.0
 TIMEOUT = 4.0  # of callbacks
@@ -26,7 +24,7 @@ class Node:
     planton: Planton
     nursery: trio.Nursery
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.is_dead = False
         self.rate = 1.0
@@ -48,7 +46,7 @@ class Node:
     def die(self) -> None:
         """From here on nothing of this process happens any more."""
         self.is_dead = True
-        self.planton._request_abort()
+        self.planton.abort()
         self._closed.set()
 
     async def _live(self) -> None:
@@ -94,7 +92,7 @@ class Node:
             self.world.fail(f"terminate of {self.name} did not return within its grace")
         self.world.log(self.name, "is terminated")
 
-    def _task(self, plan: "TaskPlan") -> Task:
+    def _task(self, plan: TaskPlan) -> Task:
         task: Task = self.world.storage.queue_task(
             plan.name,
             concurrency=plan.concurrency,
@@ -107,11 +105,11 @@ class Node:
             task, schedule=self.schedule, release=partial(self._release, plan, task.release)
         )
 
-    def _delay(self, plan: "TaskPlan", number: int) -> float:
+    def _delay(self, plan: TaskPlan, number: int) -> float:
         is_short = not self.world.is_probing
         return self.rate * (min(0.5 * 2 ** min(number, 10), plan.delay) if is_short else plan.delay)
 
-    async def _release(self, plan: "TaskPlan", release: Any, claims: Sequence[Claim]) -> None:
+    async def _release(self, plan: TaskPlan, release: Any, claims: Sequence[Claim]) -> None:
         world = self.world
         world.reach_storage()
         for claim in claims:

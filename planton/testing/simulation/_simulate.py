@@ -10,9 +10,9 @@ from trio._core import _run
 
 from planton._errors import InvalidArgumentError
 from planton._planton import Planton
-from planton._task import is_int
-from planton.storage import Storage
+from planton.storage import Storage, to_count
 from planton.testing._memory import memory_storage
+from planton.testing.simulation._node import Node
 from planton.testing.simulation._world import FAULTS, World
 
 _ALSO = "(with a storage or dispatchers of your own: simulate() with the same arguments)"
@@ -89,13 +89,13 @@ def simulate(
         SimulationError: If a promise is broken.
         InvalidArgumentError: If the seed is no int of at least 0, or a fault is not known.
     """
-    if not is_int(seed, 0):
-        raise InvalidArgumentError("seed", seed, "give an int of at least 0")
+    to_count("seed", seed)
     for fault in faults:
         if fault not in FAULTS:
             raise InvalidArgumentError("faults", fault, f"give some of {', '.join(FAULTS)}")
     clock = trio.testing.MockClock(autojump_threshold=0)
     world = World(seed, frozenset(faults), storage or memory_storage(), planton)
+    world.nodes += [Node(world, name) for name in world.node_names]
     try:
         with _one_order(seed):
             trio.run(world.run, clock=clock)

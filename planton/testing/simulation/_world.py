@@ -4,7 +4,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -14,7 +14,6 @@ from planton._events import InstructionEvent
 from planton._planton import Planton
 from planton.storage import Acknowledged
 from planton.testing.simulation._ledger import Ledger, Note
-from planton.testing.simulation._node import Node
 
 # How likely it is that a fault strikes where it can.
 FAULTS = {
@@ -39,6 +38,18 @@ IDLE_TIME = 300.0  # until all delays are long
 PROBE_TIME = 25.0
 
 
+class Process(Protocol):
+    """A node, as its world sees it."""
+
+    planton: Planton
+
+    async def run(self) -> None:
+        """Live until the world closes."""
+
+    def close(self) -> None:
+        """End the life at hand."""
+
+
 @attrs.define(eq=False)
 class TaskPlan:
     """A task that all nodes have."""
@@ -54,6 +65,8 @@ class World:
 
     Attributes:
         latency: Seconds that a call of the storage takes while nothing is wrong.
+        node_names: Of the processes that are to live in it.
+        nodes: Those processes.
         trace: What happened, a line each.
         violation: The invariant that was broken; None while none is.
         is_faulty: Whether faults strike.
@@ -88,7 +101,8 @@ class World:
         leases = {task.name: task.lease for task in self.tasks}
         self.ledger = Ledger(self.fail, concurrency, leases)
         self.storage.observe(self.ledger.commit)
-        self.nodes = [Node(self, f"node{n}") for n in range(rng.randint(1, 3))]
+        self.node_names = [f"node{n}" for n in range(rng.randint(1, 3))]
+        self.nodes: list[Process] = []
         self._scope = trio.CancelScope()
 
     def log(self, who: str, what: str) -> None:

@@ -1,0 +1,168 @@
+"""Where an executor reports to: leases are renewed and ends are stored, until it has worked."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from planton import InstructionEvent, InvalidArgumentError, StorageError
+from planton.storage import Acknowledged, Reports
+from planton_executor._outage import Outage, pause
+from planton_executor._run import Run
+
+# So many ends share one call at most.
+GROUP = 5000
+# An end that the storage refuses, though it does other things, is sent so often.
+_TRIES = 5
+
+
+class Answered(Protocol):
+    """Called with the answer to the ends of some runs: all but the stale are stored."""
+
+    def __call__(
+        self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
+    ) -> None: ...
+
+
+class Link(Protocol):
+    """What an executor needs of whatever it reports to."""
+
+    @property
+    def leaving(self) -> int:
+        """How many slots the call that is under way will free."""
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Work in this nursery from now on."""
+
+    def receipt(self, event: InstructionEvent) -> str:
+        """Return the name of a claim, or raise `InvalidArgumentError` if it has none."""
+
+    async def heartbeat(self, runs: Sequence[Run]) -> Iterable[Run]:
+        """Renew leases; return those that are lost."""
+
+    async def take_over(self, run: Run) -> str | None:
+        """Return a receipt of our own for a claim that came from elsewhere; None if it is lost."""
+
+    def send(self, run: Run) -> None:
+        """Store `run.end` soon, and pass the answer on."""
+
+
+class StorageLink:
+    """Reports to a storage: all ends that wait go in one call, which is one commit.
+
+    Args:
+        storage: Where to.
+        answered: Called with answers.
+        outage: Told of errors of the storage.
+        leaves: Called when a call begins that will free slots.
+    """
+
+    def __init__(
+        self,
+        storage: Reports,
+        answered: Answered,
+        outage: Outage,
+        leaves: Callable[[], None],
+    ) -> None:
+        self._storage = storage
+        self._answered = answered
+        self._outage = outage
+        self._leaves = leaves
+        self._waiting: list[Run] = []
+        self._arrived = trio.Event()
+        self._nursery: trio.Nursery
+        self.leaving = 0
+
+    def open(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        nursery.start_soon(self._keep_sending)
+
+    def receipt(self, event: InstructionEvent) -> str:
+        if event.receipt is None:
+            remedy = "the task's schedule must give claims with a receipt, as storages do"
+            raise InvalidArgumentError("event.receipt", None, remedy)
+        return event.receipt
+
+    async def heartbeat(self, runs: Sequence[Run]) -> Iterable[Run]:
+        asked = {run.receipt: run for run in runs}
+        done = await self._storage.heartbeat(list(asked))
+        return [asked[receipt] for receipt in done.stale]
+
+    async def take_over(self, run: Run) -> str | None:
+        taken = await self._storage.take_over(run.receipt, lease=run.lease)
+        return taken.receipts.get(run.receipt)
+
+    def send(self, run: Run) -> None:
+        self._waiting.append(run)
+        self._arrived.set()
+
+    async def _keep_sending(self) -> None:
+        failures = 0
+        while True:
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+            batch, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            try:
+                await self._send(batch, is_retry=failures > 0)
+                failures = 0
+            except StorageError as error:
+                self._outage.note(error)
+                self._waiting = [*batch, *self._waiting]
+                await trio.sleep(pause(failures))
+                failures += 1
+            if self._waiting:
+                self._arrived.set()
+
+    async def _send(self, batch: Sequence[Run], *, is_retry: bool) -> None:
+        """Send ends in one call, and pass the answers on."""
+        groups = _group(batch)
+        if not is_retry:
+            # Claims that are made now are stored together with these ends, or not at all.
+            self.leaving = sum(run.leaves_at_once for run in batch)
+            self._leaves()
+        try:
+            answers = await self._storage.report_many([_to_report(runs) for runs in groups])
+        finally:
+            self.leaving = 0
+        for runs, answer in zip(groups, answers, strict=True):
+            if isinstance(answer, Acknowledged):
+                self._outage.end()
+                self._answered(runs, answer.stale)
+            else:
+                self._refused(runs, answer)
+
+    def _refused(self, runs: Sequence[Run], error: Exception) -> None:
+        """Send ends again, each alone as one may spoil the others; at last tell the error."""
+        is_away = isinstance(error, StorageError)
+        if is_away:
+            self._outage.note(error)
+        for run in runs:
+            if run.refused_at != self._outage.answers:  # it has done other things since
+                run.refused_at = self._outage.answers
+                run.refusals += 1
+            if len(runs) > 1 or (is_away and run.refusals < _TRIES):
+                self._nursery.start_soon(self._send_later, run)
+            else:
+                self._answered([run], error=error)
+
+    async def _send_later(self, run: Run) -> None:
+        await trio.sleep(pause(run.refusals))
+        self.send(run)
+
+
+def _group(batch: Iterable[Run]) -> Collection[list[Run]]:
+    """Return the runs that end alike together, but alone those whose end was refused before."""
+    groups: dict[object, list[Run]] = {}
+    for run in batch:
+        key = run if run.refusals else run.end
+        if key in groups:
+            groups[key].append(run)
+        else:
+            groups[key] = [run]
+    return groups.values()
+
+
+def _to_report(runs: Sequence[Run]) -> tuple[Any, Sequence[str], tuple[Any, ...]]:
+    end = runs[0].end
+    assert end is not None
+    return end.kind, [run.receipt for run in runs], end.values

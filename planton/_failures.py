@@ -1,0 +1,41 @@
+"""What the users' functions raise: which of it is their failure, and which of it is ours."""
+
+import math
+
+import trio
+
+from planton._errors import PlantonError
+from planton._text import describe
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the one exception that groups of one are wrapped around."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def failure_of(raised: BaseException) -> Exception:
+    """Return what a user's function raised as the error that it failed with.
+
+    Only a KeyboardInterrupt and our own cancellation end more than the call: they are raised
+    again. SystemExit, asyncio's CancelledError, or a Cancelled of another trio run do not.
+    """
+    if isinstance(raised, BaseExceptionGroup):
+        ours, _ = raised.split(_is_ours)
+        if ours is not None:
+            raise ours
+    elif _is_ours(raised):
+        raise raised
+    error = unwrapped(raised)
+    if isinstance(error, Exception):
+        return error
+    wrapped = PlantonError(f"{describe(error)} was raised, and failed nothing but this call")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _is_ours(raised: BaseException) -> bool:
+    if isinstance(raised, trio.Cancelled):
+        return trio.current_effective_deadline() == -math.inf
+    return isinstance(raised, KeyboardInterrupt)

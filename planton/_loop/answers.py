@@ -1,0 +1,94 @@
+"""What `schedule` and `get_active_instructions` returned: checked, and sorted."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from planton._errors import UnexpectedInstructionsError
+from planton._loop.entry import Entry
+from planton._task import Batch, Claim, plain_text, to_claim
+from planton._text import short_repr
+
+_EXACT = frozenset((str, Claim))
+
+
+def checked_active(entry: Entry, answer: Any) -> tuple[str, ...]:
+    """Return what is active.
+
+    Raises:
+        UnexpectedInstructionsError: If it is no list or tuple of str.
+    """
+    if isinstance(answer, list | tuple):
+        members = tuple(answer)
+        if all(isinstance(member, str) for member in members):
+            return tuple(map(plain_text, members))
+    problem = f"returned {short_repr(answer)}: it must return a list or tuple of str"
+    name = entry.task.name
+    raise UnexpectedInstructionsError(name, answer, None, f"get_active_instructions {problem}")
+
+
+def checked_claims(entry: Entry, answer: Any, limit: int | None) -> Sequence[str | Claim]:
+    """Return the members of an answer of `schedule`.
+
+    Raises:
+        UnexpectedInstructionsError: If it is no list or tuple of distinct str and Claim.
+    """
+    problem = f"returned {short_repr(answer)}: it must return a list or tuple of str or Claim"
+    if isinstance(answer, list | tuple):
+        # A subclass may be lazy: what it has is looked at once.
+        members: Sequence[Any] = answer if type(answer) in (list, tuple) else list(answer)
+        names = [member if type(member) is str else _name(member) for member in members]
+        problem = _problem(members, names)
+        if not problem:
+            are_exact = _EXACT.issuperset(map(type, members))
+            return members if are_exact else [_exact(member) for member in members]
+    name = entry.task.name
+    raise UnexpectedInstructionsError(name, answer, limit, f"schedule {problem}")
+
+
+def well_formed(answer: Any) -> list[Claim]:
+    """Return the usable members of a malformed answer: they were claimed all the same."""
+    if not isinstance(answer, list | tuple | set | frozenset):
+        return []
+    members: Iterable[Any] = answer
+    claims: dict[str, Claim] = {}
+    for member in members:
+        if isinstance(member, str | Claim):
+            claim = to_claim(member)
+            claims.setdefault(plain_text(claim.instruction), claim)
+    return list(claims.values())
+
+
+def claims_of(entry: Entry, answer: Any) -> list[Claim]:
+    """Return all that an answer of `schedule` claimed, whatever the limit was.
+
+    Raises:
+        UnexpectedInstructionsError: If it is malformed; its usable members are kept.
+    """
+    if isinstance(answer, Batch):
+        answer = answer.claims
+    try:
+        return [to_claim(member) for member in checked_claims(entry, answer, None)]
+    except UnexpectedInstructionsError:
+        entry.keep(well_formed(answer))
+        raise
+
+
+def _problem(members: Sequence[Any], names: Sequence[str | None]) -> str:
+    """Return what is wrong with the members of an answer; an empty str when nothing is."""
+    if None in names:
+        stranger = short_repr(members[names.index(None)])
+        return f"returned {stranger} among its instructions: members must be str or Claim"
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        return f"returned the instruction {twice!r} more than once"
+    return ""
+
+
+def _name(member: Any) -> str | None:
+    if isinstance(member, Claim):
+        return plain_text(member.instruction)
+    return plain_text(member) if isinstance(member, str) else None
+
+
+def _exact(member: str | Claim) -> str | Claim:
+    return plain_text(member) if isinstance(member, str) else member

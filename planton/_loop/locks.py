@@ -1,0 +1,141 @@
+"""`Task.lock`: entered before a task counts, left when it has claimed, whatever happens between."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+from planton._failures import failure_of
+from planton._loop.attempt import SOURCE_SAYS, Attempt
+from planton._loop.callbacks import ThreadCall
+from planton._loop.caller import Caller
+from planton._loop.entry import Entry
+
+# Once the grace period is over, leaving a lock may still take this long.
+_LAST_LEAVE = 1.0
+
+Raised: TypeAlias = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+_NOTHING: Raised = (None, None, None)
+
+
+async def claim_in_lock(
+    caller: Caller, attempt: Attempt, claim: Callable[[], Awaitable[None]]
+) -> None:
+    """Count and claim within the task's lock, if it can be had.
+
+    What was claimed in a lock that fails when it is left may break the cap, or be rolled back: it
+    is released, or kept until the next attempt has counted it.
+    """
+    lock = _Lock(caller, attempt.entry)
+    attempt.stage = "lock"
+    try:
+        attempt.context = await lock.enter()
+    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+        attempt.outcome = "error"
+        attempt.fail("lock", failure_of(raised))
+        return
+    if attempt.context is False:
+        attempt.outcome, attempt.detail = "locked", SOURCE_SAYS["locked"]
+    else:
+        await _claim(lock, claim)
+    try:
+        await lock.leave(_raised(attempt))
+    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+        error = failure_of(raised)
+        attempt.withhold()
+        attempt.outcome = "error"
+        attempt.fail("lock", error)
+
+
+async def _claim(lock: "_Lock", claim: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await claim()
+    except BaseException as raised:
+        await lock.leave_at_last((type(raised), raised, raised.__traceback__))
+        raise
+
+
+def _raised(attempt: Attempt) -> Raised:
+    """Return what the block of the lock raised: a transaction is rolled back then."""
+    if attempt.outcome != "error":
+        return _NOTHING
+    _, error = attempt.errors[0]
+    return type(error), error, error.__traceback__
+
+
+@attrs.define(eq=False)
+class _Lock:
+    """The context manager of one attempt; a sync one may block, so it gets worker threads."""
+
+    caller: Caller
+    entry: Entry
+    manager: Any = None
+    is_abandoned: bool = False
+
+    async def enter(self) -> Any:
+        task = self.entry.task
+        assert task.lock is not None
+        self.manager = task.lock(task.name)
+        if self._is_async:
+            return await self._within(self.manager.__aenter__)
+        try:
+            return await self.caller.call_thread(
+                self.entry, "lock", self._enter_in_thread, self._leave_late
+            )
+        except trio.Cancelled:
+            self.is_abandoned = True
+            raise
+
+    async def leave(self, raised: Raised) -> None:
+        call = self.entry.overrunning.get("schedule")
+        if call is not None:
+            self.caller.threads.nursery.start_soon(self._leave_after, call)
+        elif self._is_async:
+            await self._within(partial(self.manager.__aexit__, *raised))
+        else:
+            leave = partial(self.manager.__exit__, *raised)
+            await self.caller.call_thread(self.entry, "lock", leave, _nothing)
+
+    async def leave_at_last(self, raised: Raised) -> None:
+        """Leave it when all else is cancelled."""
+        with trio.move_on_after(_LAST_LEAVE, shield=True):
+            try:
+                if self._is_async:
+                    await self.manager.__aexit__(*raised)
+                else:
+                    leave = partial(self.manager.__exit__, *raised)
+                    await trio.to_thread.run_sync(leave, abandon_on_cancel=True)
+            except BaseException as error:  # noqa: ASYNC103  ours is raised again
+                failure_of(error)
+
+    @property
+    def _is_async(self) -> bool:
+        return hasattr(type(self.manager), "__aenter__")
+
+    async def _within(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        return await self.caller.within_timeout(self.entry, "lock", function)
+
+    def _enter_in_thread(self) -> Any:
+        context = self.manager.__enter__()
+        if self.is_abandoned:
+            self.manager.__exit__(*_NOTHING)
+        return context
+
+    async def _leave_after(self, call: ThreadCall) -> None:
+        """Leave it when a `schedule` that outlived its timeout can claim no more."""
+        try:
+            await call.done.wait()
+        finally:
+            await self.leave_at_last(_NOTHING)
+
+    async def _leave_late(self, _: Entry, __: str, call: ThreadCall) -> None:
+        """Leave a lock that was entered only when the attempt had ended."""
+        if call.error is None:
+            await self.leave(_NOTHING)
+
+
+async def _nothing(_: Entry, __: str, ___: ThreadCall) -> None:
+    """Nothing follows when it is left late."""

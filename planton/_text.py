@@ -1,0 +1,71 @@
+"""Texts of anything, for messages and logs; what a user's object does then harms no one else."""
+
+import re
+from collections.abc import Callable
+
+# Of the text of an error, such as a database's with a whole statement in it.
+_LONGEST = 200
+# Control characters and those that turn the direction of the text around them.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def text_of(value: object, function: Callable[[object], str] = str) -> str:
+    """Return the text of `value`; a stand-in when its own code fails to make one."""
+    try:
+        # A subclass of str may do as it likes when it is formatted.
+        return str.__str__(function(value))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return f"<{type(value).__name__} whose text fails with {type(error).__name__}>"
+
+
+def short_repr(value: object, longest: int = 100) -> str:
+    """Return the `repr` of `value`, shortened."""
+    return shortened(text_of(value, repr), longest)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut `text` to `longest` characters, with a mark."""
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def printable(text: str) -> str:
+    r"""Escape what would change how a terminal shows the text around it.
+
+    Examples:
+        >>> printable("red: \x1b[31m, turned: \u202e, lone: \ud800, kept: é\n")
+        'red: \\x1b[31m, turned: \\u202e, lone: \\ud800, kept: é\n'
+    """
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def on_one_line(text: str) -> str:
+    r"""Fold a text of several lines, shorten it, and make it printable.
+
+    Examples:
+        >>> on_one_line("near FORM:\n  SELECT 1\n  FORM table")
+        'near FORM: SELECT 1 FORM table'
+        >>> len(on_one_line("word " * 1000))
+        200
+    """
+    folded = printable(" ".join(text.split()))
+    return folded if len(folded) <= _LONGEST else folded[: _LONGEST - 1] + "…"
+
+
+def describe(error: BaseException) -> str:
+    """Return type and text of an error, and those of the errors that a group holds.
+
+    Examples:
+        >>> describe(ValueError("no such address")), describe(TimeoutError())
+        ('ValueError: no such address', 'TimeoutError')
+        >>> describe(ExceptionGroup("nursery", [ValueError("a"), KeyError("b")]))
+        "ExceptionGroup: ValueError: a; KeyError: 'b'"
+    """
+    name = type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        return f"{name}: {'; '.join(map(describe, error.exceptions[:5]))}"
+    text = text_of(error)
+    return printable(f"{name}: {text}" if text else name)

@@ -1,0 +1,155 @@
+"""The one run of trio in a thread, as a guest of the asyncio loop there."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from contextvars import copy_context
+from typing import Any, Protocol, Self
+
+import trio
+
+from planton._errors import PlantonError
+from planton.asyncio._gate import Gate
+from planton.asyncio._host import Host
+
+logger = logging.getLogger("planton")
+
+# Seconds that trio may take to end when its loop was closed under it.
+BURIAL = 30.0
+
+_local = threading.local()
+
+
+class Call(Protocol):
+    """Something of trio's that asyncio code waits for."""
+
+    def cancel(self) -> None:
+        """End it."""
+
+    def fail(self, error: PlantonError) -> None:
+        """Wait for it no more: trio is gone."""
+
+
+class Guest:
+    """Trio on a loop, shared by all Plantons and bridges there; the last to leave ends it.
+
+    Attributes:
+        hops: Trio tasks that wait for asyncio.
+        visits: Asyncio tasks that wait for trio.
+        is_over: Whether trio has ended.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.host = Host(loop)
+        self.hops: set[Any] = set()
+        self.visits: set[Call] = set()
+        self.is_over = False
+        self._pid = os.getpid()
+        self._users = 0
+        self._ended = Gate(loop)
+        self._stop = trio.Event()
+        self.host.start(self._main, done=self._done)
+        _local.guest = self
+
+    @classmethod
+    def running(cls) -> Self | None:
+        """Return the guest of this thread, in whatever state."""
+        return getattr(_local, "guest", None)
+
+    @classmethod
+    async def join(cls) -> Self:
+        """Use the guest of the loop that runs, or start it; `leave` it afterwards.
+
+        Raises:
+            PlantonError: If there cannot be one.
+        """
+        loop = _running_loop()
+        while (guest := cls._on(loop)) is not None and not guest._users:
+            await guest._ended.wait(_nothing)
+        guest = guest or cls(loop)
+        guest._users += 1
+        return guest
+
+    async def leave(self) -> None:
+        """End trio if nobody else uses it; a cancellation waits for that."""
+        self._users -= 1
+        if not self._users and not self.is_over:
+            self.host.wake()
+            self._stop.set()
+            await self._ended.wait(_nothing)
+
+    def spawn(self, function: Any) -> None:
+        """Start a trio task, in a copy of the caller's context.
+
+        It must not raise, not even Cancelled: it has a shielded scope, and ends when the visit that
+        it belongs to is cancelled.
+        """
+        self.host.wake()
+        trio.lowlevel.spawn_system_task(function, context=copy_context())
+
+    @classmethod
+    def _on(cls, loop: asyncio.AbstractEventLoop) -> Self | None:
+        """Return the guest of `loop`, after a look at what else is in this thread."""
+        guest = cls.running()
+        if guest is None:
+            if trio.lowlevel.in_trio_run():
+                remedy = "there can be one run of trio in a thread: use `async with planton` in it"
+                raise PlantonError(f"trio runs in this thread already: {remedy}")
+        elif guest._pid != os.getpid():
+            remedy = "start Planton after the fork, or start the process by spawn"
+            raise PlantonError(f"this process was forked while a Planton ran: {remedy}")
+        elif guest.loop is not loop:
+            if not guest.loop.is_closed():
+                remedy = "leave `running` there first, or use another thread"
+                raise PlantonError(f"a Planton runs on another loop of this thread: {remedy}")
+            guest._bury()
+            return None
+        return guest
+
+    def _bury(self) -> None:
+        """End trio without its loop: nothing else could run trio in this thread."""
+        logger.error("an asyncio loop was closed while a Planton ran on it: leave `running` first")
+        hooks = sys.get_asyncgen_hooks()
+        for hop in tuple(self.hops):
+            hop.fail(PlantonError("the asyncio loop was closed"))
+        self._stop.set()
+        try:
+            self.host.run_here(lambda: self.is_over, BURIAL)
+        finally:
+            # Trio has put back those of the loop that was closed.
+            sys.set_asyncgen_hooks(*hooks)
+        if not self.is_over:
+            problem = "its loop was closed, and it did not end without it"
+            raise PlantonError(f"trio cannot be ended in this thread: {problem}")
+
+    async def _main(self) -> None:
+        try:
+            await self._stop.wait()
+        finally:
+            for visit in tuple(self.visits):
+                visit.cancel()
+
+    def _done(self, result: Any) -> None:
+        self.is_over = True
+        del _local.guest
+        error = getattr(result, "error", None)
+        for call in (*self.visits, *self.hops):
+            lost = PlantonError(f"trio ended in the middle of it: {error!r}")
+            lost.__cause__ = error
+            call.fail(lost)
+        self._ended.open()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        remedy = "use `async with planton` on trio, planton.hosting in synchronous programs"
+        raise PlantonError(f"planton.asyncio needs a running asyncio loop: {remedy}") from None
+
+
+def _nothing() -> None:
+    """Let a cancellation wait: what is waited for takes a few ticks."""
