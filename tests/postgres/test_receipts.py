@@ -1,6 +1,5 @@
 """Receipts and their numbers, and what travels together: pairs, sequences, batches, lock orders."""
 
-import psycopg
 import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -337,19 +336,3 @@ async def test_reports_that_come_together_share_a_commit(postgres_dsn, rows):
     assert sorted((str(i), i) for i in range(100)) == sorted(
         (each.instruction, each.result) for each in found
     )
-
-
-def test_errors_of_the_driver_itself_are_of_an_item():
-    """A value that cannot be adapted was not sent: those beside it can."""
-    from planton_postgres._exchange import _is_of_an_item
-
-    errors = (
-        psycopg.DataError("no such type"),
-        psycopg.errors.DeadlockDetected(),
-        psycopg.errors.LockNotAvailable(),
-        psycopg.OperationalError("the connection is lost"),
-        psycopg.errors.AdminShutdown(),
-        None,
-    )
-
-    assert [True, True, True, False, False, False] == [_is_of_an_item(each) for each in errors]
