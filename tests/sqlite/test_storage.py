@@ -260,7 +260,7 @@ async def test_a_paused_task_claims_nothing(storage, claim_sql, rows):
     rows("INSERT INTO planton_task (task_name, paused_at) VALUES ('send', 1)")
     _, seen = await attempt(storage, claim_sql)
 
-    assert ["nothing"] == seen.outcomes
+    assert ["paused"] == seen.outcomes
 
 
 @pytest.mark.parametrize(("override", "expected"), ((1, 1), (5, 3)))
