@@ -29,7 +29,7 @@ from planton_sqlite import _fleet, _open, _operate, _schema
 from planton_sqlite._claim import CLAIM, Claim
 from planton_sqlite._query import Query
 from planton_sqlite._reports import Reports
-from planton_sqlite._watch import Sights, watch
+from planton_sqlite._watch import Connected, Sights, watch
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -48,14 +48,17 @@ class Runner(Protocol):
 
     async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T: ...
 
-    def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None: ...
+    def when_idle(
+        self, work: Callable[[Connected], None] | None, interval: float = 0.0
+    ) -> None: ...
 
 
 class SQLiteBackend:
     """A `planton.storage.Backend`; see there for what its methods promise.
 
     Args:
-        path: The database file, or what to call it.
+        database: What to call it in errors.
+        file: Where it is.
         runner: Runs work on its connection.
         keeps: Whether there is a history.
         clock: Returns the time in seconds since 1970; that of the machine, which is SQLite's own.
@@ -63,25 +66,25 @@ class SQLiteBackend:
 
     def __init__(
         self,
-        path: str,
+        database: str,
+        file: str,
         runner: Runner,
         *,
         keeps: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.database = path
-        self.identity: Hashable = ("sqlite", os.path.realpath(path))
+        self.database = database
+        self.file = file
+        self.identity: Hashable = ("sqlite", os.path.realpath(file))
         self._runner = runner
         self._keeps = keeps
         self._clock = clock
         self._is_checked = False
-        self._file = _open.OpenFile(path)
         self._sights = Sights(clock)
 
     async def open(self) -> None:
         self._is_checked = False
         await self._runner.start()
-        self._file.note()
 
     async def close(self) -> None:
         await self._runner.close()
@@ -95,8 +98,8 @@ class SQLiteBackend:
     def check_statement(self, task_name: str, sql: str) -> None:
         query = Query(task_name, sql)
         query.check()
-        if os.path.exists(self.database):
-            connection = _open.connect_existing(self.database)
+        if os.path.exists(self.file):
+            connection = _open.connect_existing(self.file)
             try:
                 query.is_marking(connection)
             finally:
@@ -195,7 +198,7 @@ class SQLiteBackend:
 
     async def check_caller(self, caller: Caller) -> None:
         """Raise `InvalidArgumentError` for a connection to another database."""
-        await _open.check_caller(caller, self.database)
+        await _open.check_caller(caller, self.file)
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._write(
@@ -263,7 +266,7 @@ class SQLiteBackend:
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         await self._read(lambda _: None)  # the tables are there, and of this version
-        await watch(self._runner, watcher, self._has_changed, self._file, task_status)
+        await watch(self._runner, watcher, self._has_changed, self.database, task_status)
 
     async def _read(self, function: Work[T]) -> T:
         return await self._runner.read(self._checked(function))
@@ -273,10 +276,11 @@ class SQLiteBackend:
         return await self._runner.write(self._checked(function), checked_look)
 
     def _checked(self, function: Work[T]) -> Work[T]:
-        """Let `function` see only tables of this version, in the file that was opened."""
+        """Let `function` see only tables of this version."""
+        if self._is_checked:
+            return function
 
         def checked(own: sqlite3.Connection) -> T:
-            self._file.check()
             if not self._is_checked:
                 _schema.check(own, self.database)
                 self._is_checked = True

@@ -1,8 +1,8 @@
 """The strict claim: it counts and claims in one transaction, which only one process has at a time.
 
 The steps have the names of those of planton_postgres/functions/claim.sql. Here `BEGIN IMMEDIATE`,
-which the caller has executed, is the lock. Active is what has a row in planton_active, also when its
-lease is over: the cap is one over rows.
+which the caller has executed, is the lock. Active is what has a row in planton_active, also when
+its lease is over: the cap is one over rows.
 """
 
 import json

@@ -19,7 +19,6 @@ import trio
 from planton import StorageError
 from planton.storage import Claimed, ClaimRequest, Rule, Watcher
 from planton_sqlite._claim import Claim
-from planton_sqlite._open import OpenFile
 
 INTERVAL = 0.02
 # Asking which tasks may have something takes at most this share of a core, however busy the file.
@@ -28,11 +27,17 @@ SHARE = 0.05
 _TOLERANCE = 0.01
 
 
+class Connected(Protocol):
+    """Has a connection, as long as there is one to the right file."""
+
+    def connection(self) -> sqlite3.Connection: ...
+
+
 class Idler(Protocol):
     """Calls work on the connection's thread when there is nothing else to do."""
 
     def when_idle(
-        self, work: Callable[[sqlite3.Connection], None] | None, interval: float = 0.0
+        self, work: Callable[[Connected], None] | None, interval: float = 0.0
     ) -> None: ...
 
 
@@ -91,19 +96,17 @@ class _Look:
         look: Callable[[sqlite3.Connection, ClaimRequest], bool],
         token: trio.lowlevel.TrioToken,
         fail: Callable[[Exception], None],
-        file: OpenFile,
     ) -> None:
         self._watcher, self._look, self._token, self._fail = watcher, look, token, fail
-        self._file = file
         self._version = -1
         self._rest_until = 0.0
 
-    def __call__(self, connection: sqlite3.Connection) -> None:
+    def __call__(self, connected: Connected) -> None:
         began = time.monotonic()
         if began < self._rest_until:
             return
         try:
-            self._file.check()
+            connection = connected.connection()
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
@@ -131,7 +134,7 @@ async def watch(
     idler: Idler,
     watcher: Watcher,
     look: Callable[[sqlite3.Connection, ClaimRequest], bool],
-    file: OpenFile,
+    database: str,
     task_status: "trio.TaskStatus[None]",
 ) -> None:
     """Tell `watcher` of what other processes commit, until cancelled.
@@ -140,11 +143,11 @@ async def watch(
         idler: Calls on the connection's thread.
         watcher: Whom to tell.
         look: Tells whether there may be more for a task than it has seen.
-        file: The file that was opened.
+        database: What to call the database in errors.
         task_status: Started once nothing is missed any more.
 
     Raises:
-        StorageError: If the database cannot be read, or its file is another one.
+        StorageError: If the database cannot be read.
     """
     failed = trio.Event()
     errors: list[Exception] = []
@@ -154,14 +157,13 @@ async def watch(
         failed.set()
 
     token = trio.lowlevel.current_trio_token()
-    idler.when_idle(_Look(watcher, look, token, fail, file), INTERVAL)
+    idler.when_idle(_Look(watcher, look, token, fail), INTERVAL)
     try:
         watcher.is_live(is_live=True)
         task_status.started()
         await failed.wait()
     finally:
         idler.when_idle(None)
-    (error,) = errors[:1]
-    if isinstance(error, StorageError):
-        raise error
-    raise StorageError(file.path, str(error)) from error
+    if isinstance(errors[0], StorageError):
+        raise errors[0]
+    raise StorageError(database, str(errors[0])) from errors[0]
