@@ -106,8 +106,7 @@ class Instructions:
         executor = Executor(storage, concurrency=10)
         executor.handler("task")(wrap(self.work))
         task = storage.queue_task("task", concurrency=10, delay=0.05)
-        self.planton = Planton(tasks=[task], storages=[storage],
-        consumers=[executor])
+        self.planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
         self.planton.on(InstructionEvent, executor.submit)
 
     async def work(self, work: Work) -> None:

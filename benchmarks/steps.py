@@ -48,8 +48,7 @@ async def count(storage: Any, tasks: int, upto: int) -> float:
     executor = Executor(storage, concurrency=tasks)
     counter = Steps(executor, "Counter", [Count])
     task = storage.queue_task("Counter", concurrency=tasks)
-    planton = Planton(tasks=[task], storages=[storage],
-    consumers=[executor])
+    planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
     left, all_done = tasks, trio.Event()
 
     @executor.on(SucceededEvent)

@@ -287,9 +287,7 @@ async def worker(database: Database, world: World, concurrency: int = 10) -> Asy
 
         planton = Planton(
             tasks=[
-                storage.queue_task(
-                    name, concurrency=most, delay=0.1, lease=10
-                )
+                storage.queue_task(name, concurrency=most, delay=0.1, lease=10)
                 for name, (_, most) in TASKS.items()
             ],
             storages=[storage],

@@ -75,11 +75,13 @@ class SQLiteBackend:
         self._keeps = keeps
         self._clock = clock
         self._is_checked = False
+        self._file = _open.OpenFile(path)
         self._sights = Sights(clock)
 
     async def open(self) -> None:
         self._is_checked = False
         await self._runner.start()
+        self._file.note()
 
     async def close(self) -> None:
         await self._runner.close()
@@ -261,7 +263,7 @@ class SQLiteBackend:
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         await self._read(lambda _: None)  # the tables are there, and of this version
-        await watch(self._runner, watcher, self._has_changed, self.database, task_status)
+        await watch(self._runner, watcher, self._has_changed, self._file, task_status)
 
     async def _read(self, function: Work[T]) -> T:
         return await self._runner.read(self._checked(function))
@@ -271,11 +273,10 @@ class SQLiteBackend:
         return await self._runner.write(self._checked(function), checked_look)
 
     def _checked(self, function: Work[T]) -> Work[T]:
-        """Let `function` see only tables of this version."""
-        if self._is_checked:
-            return function
+        """Let `function` see only tables of this version, in the file that was opened."""
 
         def checked(own: sqlite3.Connection) -> T:
+            self._file.check()
             if not self._is_checked:
                 _schema.check(own, self.database)
                 self._is_checked = True

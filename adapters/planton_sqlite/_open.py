@@ -97,6 +97,41 @@ def open_database(path: str, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
+class OpenFile:
+    """Which file was opened: if another one is in its place, what is written is lost.
+
+    Args:
+        path: Of the file; what a database in memory is called is that of none.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._place: str | None = None
+        self._opened: tuple[int, int] | None = None
+
+    def note(self) -> None:
+        """Note that it was opened now."""
+        self._place = os.path.abspath(self.path)
+        self._opened = self._found()
+
+    def check(self) -> None:
+        """Look whether it is still there; two microseconds.
+
+        Raises:
+            StorageError: If it is not.
+        """
+        if self._opened is not None and self._found() != self._opened:
+            problem = "the file was removed or replaced while it was open"
+            raise StorageError(self.path, f"{problem}: stop all that uses it, and start again")
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._place or self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
 def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
     """Open a database in memory whose clock, in all of SQL, is `clock`."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)

@@ -19,6 +19,7 @@ import trio
 from planton import StorageError
 from planton.storage import Claimed, ClaimRequest, Rule, Watcher
 from planton_sqlite._claim import Claim
+from planton_sqlite._open import OpenFile
 
 INTERVAL = 0.02
 # Asking which tasks may have something takes at most this share of a core, however busy the file.
@@ -89,9 +90,11 @@ class _Look:
         watcher: Watcher,
         look: Callable[[sqlite3.Connection, ClaimRequest], bool],
         token: trio.lowlevel.TrioToken,
-        fail: Callable[[sqlite3.Error], None],
+        fail: Callable[[Exception], None],
+        file: OpenFile,
     ) -> None:
         self._watcher, self._look, self._token, self._fail = watcher, look, token, fail
+        self._file = file
         self._version = -1
         self._rest_until = 0.0
 
@@ -100,6 +103,7 @@ class _Look:
         if began < self._rest_until:
             return
         try:
+            self._file.check()
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
@@ -108,7 +112,7 @@ class _Look:
                 for request in self._watcher.requests()
                 if self._look(connection, request)
             }
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StorageError) as error:
             self._tell(self._fail, error)
             return
         self._version = version
@@ -127,7 +131,7 @@ async def watch(
     idler: Idler,
     watcher: Watcher,
     look: Callable[[sqlite3.Connection, ClaimRequest], bool],
-    database: str,
+    file: OpenFile,
     task_status: "trio.TaskStatus[None]",
 ) -> None:
     """Tell `watcher` of what other processes commit, until cancelled.
@@ -136,25 +140,28 @@ async def watch(
         idler: Calls on the connection's thread.
         watcher: Whom to tell.
         look: Tells whether there may be more for a task than it has seen.
-        database: What to call the database in errors.
+        file: The file that was opened.
         task_status: Started once nothing is missed any more.
 
     Raises:
-        StorageError: If the database cannot be read.
+        StorageError: If the database cannot be read, or its file is another one.
     """
     failed = trio.Event()
-    errors: list[sqlite3.Error] = []
+    errors: list[Exception] = []
 
-    def fail(error: sqlite3.Error) -> None:
+    def fail(error: Exception) -> None:
         errors.append(error)
         failed.set()
 
     token = trio.lowlevel.current_trio_token()
-    idler.when_idle(_Look(watcher, look, token, fail), INTERVAL)
+    idler.when_idle(_Look(watcher, look, token, fail, file), INTERVAL)
     try:
         watcher.is_live(is_live=True)
         task_status.started()
         await failed.wait()
     finally:
         idler.when_idle(None)
-    raise StorageError(database, str(errors[0])) from errors[0]
+    (error,) = errors[:1]
+    if isinstance(error, StorageError):
+        raise error
+    raise StorageError(file.path, str(error)) from error

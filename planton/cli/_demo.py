@@ -68,10 +68,12 @@ class Mailer:
     def _write(self, account_id: str) -> bool:
         path = self.outbox / f"account-{account_id}.eml"
         if path.exists():
+            self.accounts.note_sent(account_id)
             return False
         unfinished = path.with_name(f".{path.name}.unfinished")
         unfinished.write_bytes(bytes(_message(*self.accounts.find(account_id))))
         unfinished.replace(path)
+        self.accounts.note_sent(account_id)
         return True
 
 

@@ -168,7 +168,7 @@ def test_find_shows_what_consumers_got_and_gave(here, tmp_path):
     header, _, row = here("find").stdout.splitlines()
 
     assert "due" == before[-1]
-    assert ["claimed", "claimed by", "payload", "result", "error"] == re.split("  +", header)[7:]
+    assert ["claimed", "claimed by", "payload", "result", "error"] == re.split("  +", header)[6:]
     assert ["host:7", f'"{"x" * 100}"', "[1, 2]"] == re.split("  +", row)[7:10]
 
 

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from planton import (
+    ErrorEvent,
     InstructionEvent,
     InvalidArgumentError,
     InvalidQueryError,
@@ -260,7 +261,7 @@ async def test_a_paused_task_claims_nothing(storage, claim_sql, rows):
     rows("INSERT INTO planton_task (task_name, paused_at) VALUES ('send', 1)")
     _, seen = await attempt(storage, claim_sql)
 
-    assert ["nothing"] == seen.outcomes
+    assert ["paused"] == seen.outcomes
 
 
 @pytest.mark.parametrize(("override", "expected"), ((1, 1), (5, 3)))
@@ -459,3 +460,20 @@ async def test_a_writer_that_never_finishes_is_a_clear_error(storage, claim_sql,
     other.close()
 
     assert "another process has been writing" in str(seen.errors[0])
+
+
+async def test_a_file_that_is_replaced_while_it_is_open_is_an_error_that_names_it(path, tmp_path):
+    """At once, of the service that watches and of all that is claimed or reported after it."""
+    async with SQLiteStorage(path) as storage:
+        task = storage.queue_task("task", delay=0.01)
+        planton = Planton(tasks=[task], storages=[storage])
+        seen = EventCollector(planton)
+        with trio.fail_after(20):
+            async with planton:
+                path.rename(tmp_path / "moved.db")
+                await seen.wait_for(ErrorEvent, 2)
+        with pytest.raises(StorageError, match="replaced while it was open"):
+            await storage.enqueue("task", "a")
+
+    assert {"StorageError"} == {type(error).__name__ for error in seen.errors}
+    assert str(path) in str(seen.errors[0])
