@@ -287,8 +287,12 @@ class Session:
             with trio.move_on_after(LAST_WORDS, shield=True):
                 await self._report_losses()
             started()
-        except Exception as error:
-            self._failure = unwrapped(error)
+        except BaseException as raised:  # noqa: ASYNC103  a cancellation is raised again
+            error = unwrapped(raised)
+            if not isinstance(error, Exception | KeyboardInterrupt):
+                raise
+            # Kept back: raised in here it would leave wrapped in a group.
+            self._failure = error
         finally:
             for entry in self._entries:
                 if entry.turn.holder is self._plan:
