@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import threading
 
+import attrs
 import pytest
 import trio
 
@@ -439,6 +440,28 @@ async def test_a_receipt_of_another_storage_spoils_no_other_report(memory_bench)
     assert ["succeeded", "succeeded"] == [(await one.record(name)).status for name in "ab"]
     (error,) = errors
     assert "strange" in str(error.error)
+
+
+async def test_a_young_receipt_of_another_storage_spoils_no_heartbeat_and_no_end(memory_bench):
+    """Though all of them are renewed in one call, and end alike."""
+    one = memory_bench()
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(100)
+
+    a, b = await one.claim("a", "b", lease=30)
+    strange = attrs.evolve(a, receipt="strange")
+    async with one.executor:
+        for event in (a, strange, b):
+            await one.executor.submit(event)
+        await trio.sleep(100.5)
+        await one.claim(lease=30)  # would find them if their leases were over
+
+    assert [("succeeded", 1)] * 2 == [
+        ((await one.record(name)).status, (await one.record(name)).delivery) for name in "ab"
+    ]
+    assert ["strange" in str(error) for error in one.seen.errors] == [True]
 
 
 @pytest.mark.parametrize("kind", ("memory",))

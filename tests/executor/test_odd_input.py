@@ -156,13 +156,22 @@ async def test_a_group_gives_up_if_one_of_its_causes_does(bench):
             nursery.start_soon(trio.sleep, 10)
             raise GiveUp("no such address")
 
+    @one.executor.handler("other", retries=3)
+    async def handle_other(work):
+        raise ExceptionGroup("two", [OSError("slow"), GiveUp("no such address")])
+
     await one.enqueue("a")
-    async with one.planton():
-        await one.seen.until(1)
-    found = await one.record()
+    await one.enqueue("b", name="other")
+    planton = one.planton()
+    planton.register(one.storage.queue_task("other", delay=0.02))
+    async with planton:
+        await one.seen.until(2)
+    found, other = await one.record(), await one.record("b", "other")
 
     assert ("failed", "no such address") == (found.status, found.error)
-    assert [None] == [event.retry_in for event in one.seen.failed]
+    assert "failed" == other.status
+    assert "OSError: slow; GiveUp: no such address" in other.error
+    assert [None, None] == [event.retry_in for event in one.seen.failed]
 
 
 @pytest.mark.parametrize("kind", ("memory",))

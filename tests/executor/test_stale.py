@@ -154,7 +154,7 @@ async def test_a_time_limit_counts_from_the_claim(memory_bench):
         assert [] == one.seen.failed
         await trio.sleep(0.2)
 
-    assert ["timeout"] == [failed.reason for failed in one.seen.failed]
+        assert ["timeout"] == [failed.reason for failed in one.seen.failed]
 
 
 def through_broker(event):
