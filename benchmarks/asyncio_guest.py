@@ -105,8 +105,8 @@ class Instructions:
         storage.add("task", *map(str, range(INSTRUCTIONS)))
         executor = Executor(storage, concurrency=10)
         executor.handler("task")(wrap(self.work))
-        task = storage.queue_task("task", concurrency=10, delay=0.05, capacity=executor.capacity)
-        self.planton = Planton(tasks=[task], services=[storage.serve, executor.serve])
+        task = storage.queue_task("task", concurrency=10, delay=0.05)
+        self.planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
         self.planton.on(InstructionEvent, executor.submit)
 
     async def work(self, work: Work) -> None:

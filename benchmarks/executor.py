@@ -3,7 +3,8 @@
     python benchmarks/executor.py [--rounds 5] [--rows 50000] [--caps 10,100,1000]
 
 `own` executes events that are there already, for a storage that does nothing: the executor's own
-share, from `submit` until the end is answered. The others are the whole way through a Planton:
+share, from `submit` until the end is answered; beside it a trio task that does nothing, as the same
+machine is faster or slower from day to day. The others are the whole way through a Planton:
 claim, dispatch, handler, end, and the storage itself (`memory`: SQLite without a file or thread).
 The time is that of the process, not of the clock, so that other programs do not count.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import trio
 
-from planton import InstructionEvent, Planton
+from planton import Claim, InstructionEvent, Planton
 from planton.storage import Acknowledged
 from planton.testing import MemoryStorage
 from planton_executor import Executor, IdleEvent, SucceededEvent
@@ -37,6 +38,16 @@ class Nothing:
         return Acknowledged(tuple(receipts), ())
 
     complete = fail = advance = release = take_over = heartbeat
+
+
+async def trio_tasks(cap: int, rows: int) -> float:
+    """Microseconds of a trio task that does nothing."""
+    began = time.process_time()
+    for _ in range(rows // cap):
+        async with trio.open_nursery() as nursery:
+            for _ in range(cap):
+                nursery.start_soon(no_op, None)
+    return (time.process_time() - began) / rows * 1e6
 
 
 async def own(cap: int, rows: int) -> float:
@@ -61,10 +72,11 @@ async def execute(cap: int, rows: int, prepare: Callable[[Executor], Any]) -> fl
     def note(_: IdleEvent) -> None:
         idle.set()
 
-    events = [
-        InstructionEvent(task_name="task", instruction=f"{n}", receipt=f"{n}.1", lease=60.0)
+    claims = [
+        Claim(instruction=f"{n}", receipt=f"{n}.1", lease=600.0, claimed_at=trio.current_time())
         for n in range(cap)
     ]
+    events = [InstructionEvent.of("task", claim) for claim in claims]
     async with executor:
         began = time.process_time()
         for _ in range(rows // cap):
@@ -94,9 +106,8 @@ async def through_planton(storage: Any, cap: int, rows: int) -> float:
     for start in range(0, rows, 1000):
         new = [f"{number}" for number in range(start, min(start + 1000, rows))]
         await storage.enqueue_many("task", new)
-    task = storage.queue_task("task", concurrency=cap, delay=0.05, capacity=executor.capacity)
-    planton = Planton(tasks=[task], services=[storage.serve, executor.serve])
-    planton.on(InstructionEvent, executor.submit)
+    task = storage.queue_task("task", concurrency=cap, delay=0.05)
+    planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
     began = time.process_time()
     async with planton:
         await done.wait()
@@ -114,6 +125,7 @@ async def sqlite(cap: int, rows: int) -> float:
 
 
 MEASURES: dict[str, Measure] = {
+    "a trio task": trio_tasks,
     "own": own,
     "own, a listener": own_with_listener,
     "memory": memory,

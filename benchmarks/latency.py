@@ -58,7 +58,7 @@ async def latencies(uri: str, rate: float, seconds: float, wake_ups: bool) -> li
     async with PostgresStorage(uri, wake_ups=wake_ups) as storage:
         await storage.migrate()
         task = storage.queue_task("bench", concurrency=100, delay=1.0)
-        planton = Planton(tasks=[task], services=[storage.serve])
+        planton = Planton(tasks=[task], storages=[storage])
 
         @planton.on(InstructionEvent)
         async def handle(event: InstructionEvent) -> None:

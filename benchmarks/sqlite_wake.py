@@ -54,7 +54,7 @@ async def wake_ups(path: str, tasks: int, count: int, rate: float) -> list[float
                 storage.queue_task(f"task{number}", delay=1.0, concurrency=count)
                 for number in range(tasks)
             ],
-            services=[storage.serve],
+            storages=[storage],
         )
 
         @planton.on(InstructionEvent)
@@ -102,7 +102,7 @@ async def cost(path: str, tasks: int, rate: float, seconds: float) -> float:
         connection.close()
         planton = Planton(
             tasks=[storage.queue_task(f"task{number}", delay=1.0) for number in range(tasks)],
-            services=[storage.serve],
+            storages=[storage],
         )
         async with planton, trio.open_nursery() as nursery:
             if rate:

@@ -24,7 +24,7 @@ import attrs
 import psycopg
 import trio
 
-from planton import InstructionEvent, Planton
+from planton import Planton
 from planton_executor import Executor, Step, Steps, SucceededEvent, done, then
 from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
@@ -47,9 +47,8 @@ async def count(storage: Any, tasks: int, upto: int) -> float:
     """Steps a second of so many counters at a time."""
     executor = Executor(storage, concurrency=tasks)
     counter = Steps(executor, "Counter", [Count])
-    task = storage.queue_task("Counter", concurrency=tasks, capacity=executor.capacity)
-    planton = Planton(tasks=[task], services=[storage.serve, executor.serve])
-    planton.on(InstructionEvent, executor.submit)
+    task = storage.queue_task("Counter", concurrency=tasks)
+    planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
     left, all_done = tasks, trio.Event()
 
     @executor.on(SucceededEvent)

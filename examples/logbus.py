@@ -54,7 +54,7 @@ from typing import Any
 import attrs
 import trio
 
-from planton import InstructionEvent, Planton, delays
+from planton import Planton, delays
 from planton.storage import Status, Storage
 from planton_executor import Executor, FailedEvent, GiveUp, SucceededEvent, Work
 
@@ -192,9 +192,9 @@ async def run_tasks(storage: Any) -> None:
             storage.cron_task("report", "* * * * * *", delay=0.1),
             storage.cron_task("retry", "* * * * * *", delay=0.1),
         ],
-        services=[storage.serve, executor.serve],
+        storages=[storage],
+        consumers=[executor],
     )
-    planton.on(InstructionEvent, executor.submit)
     planton.pause("report")
     planton.pause("retry")
     async with planton:

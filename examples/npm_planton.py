@@ -284,7 +284,7 @@ async def with_adapter(url: str) -> str:
             task = storage.claim_task(
                 TASK, sql=CLAIM_ONLY, concurrency=2, lease=LOST, retries=1, delay=0.1
             )
-            return Planton(tasks=[task], services=[storage.serve])  # serve: a free slot wakes it
+            return Planton(tasks=[task], storages=[storage])  # serve: a free slot wakes it
 
         async def end(receipt: str, error: str | None) -> None:
             await (storage.fail(receipt, error) if error else storage.complete(receipt))

@@ -73,7 +73,7 @@ from typing import Any
 import attrs
 import trio
 
-from planton import InstructionEvent, Planton
+from planton import Planton
 from planton.storage import InstructionRecord
 from planton_executor import (
     AdvancedEvent,
@@ -287,14 +287,12 @@ async def worker(database: Database, world: World, concurrency: int = 10) -> Asy
 
         planton = Planton(
             tasks=[
-                storage.queue_task(
-                    name, concurrency=most, capacity=executor.capacity, delay=0.1, lease=10
-                )
+                storage.queue_task(name, concurrency=most, delay=0.1, lease=10)
                 for name, (_, most) in TASKS.items()
             ],
-            services=[storage.serve, executor.serve],
+            storages=[storage],
+            consumers=[executor],
         )
-        planton.on(InstructionEvent, executor.submit)
         async with planton:
             yield planton
 
@@ -350,6 +348,7 @@ class Tutorial:
                     "INSERT INTO planton_pending (task_name, instruction, payload) VALUES"
                     " ('Greeter', 'by hand',"
                     """ '{"Greeter": {"SayHello": {"name": "whoever inserts a row"}}}')"""
+                    " ON CONFLICT DO NOTHING"
                 )
             await self.wait_for("by hand")
             soon = datetime.now(UTC) + timedelta(seconds=0.5)

@@ -164,7 +164,7 @@ class Planton:
                     failures.append(error)
             self.request_stop()
         if failures:
-            raise failures[-1]
+            raise failures[0]
 
     async def _run_in_block(
         self,

@@ -104,10 +104,9 @@ class Leases:
     async def _beat(self, runs: Sequence[Run]) -> None:
         try:
             await self._renew(runs)
-        except InvalidArgumentError as error:
+        except InvalidArgumentError:
             if len(runs) == 1:
-                self.discard(runs[0])
-                self._outage.note(error)
+                self.discard(runs[0])  # it is told when it is confirmed, or its end is stored
             else:
                 for run in runs:
                     await self._beat([run])  # one of them spoils the others

@@ -49,6 +49,8 @@ class Query:
             raise self._error("has a % that is no parameter: write %% for a percent sign")
         if "\0" in self.sql:
             raise self._error("has a NUL character: leave it out")
+        if self.sql != self.sql.encode(errors="replace").decode():
+            raise self._error("has half of a surrogate pair: leave it out")
 
     @property
     def statement(self) -> str:

@@ -38,12 +38,12 @@ async def migrate(
             hold.
     """
     known = len(_MIGRATIONS)
+    milliseconds = math.ceil(lock_timeout * 1000)
     await connection.execute(_SQL["begin"])
+    await connection.execute(_SQL["patience"], {"milliseconds": milliseconds})
     await _check_settings(connection, database)
     if await version_of(connection) == known:
         return 0
-    milliseconds = math.ceil(lock_timeout * 1000)
-    await connection.execute(_SQL["patience"], {"milliseconds": milliseconds})
     ((schema, current),) = await fetch(connection, _SQL["schema"])
     if (schema or current) is None:
         problem = "its search_path names no schema that is there: create one, or set another path"

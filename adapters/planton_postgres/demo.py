@@ -9,9 +9,10 @@ from planton_postgres._storage import PostgresStorage
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS user_account (
-    id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL, email_sent_at timestamptz
+    id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL,
+    claimed_at timestamptz, sent_at timestamptz
 );
-CREATE INDEX IF NOT EXISTS user_account_unsent ON user_account (id) WHERE email_sent_at IS NULL;
+CREATE INDEX IF NOT EXISTS user_account_unclaimed ON user_account (id) WHERE claimed_at IS NULL;
 """
 _FILL = """
 INSERT INTO user_account (id, name, email)
@@ -19,8 +20,9 @@ SELECT n, 'User ' || n, 'user' || n || '@example.com'
 FROM generate_series((SELECT count(*) FROM user_account) + 1, %(count)s::bigint) AS n
 """
 _FIND = "SELECT name, email FROM user_account WHERE id = %(id)s"
+_NOTE_SENT = "UPDATE user_account SET sent_at = now() WHERE id = %(id)s"
 _PROGRESS = """
-SELECT count(*), count(*) - count(email_sent_at) + (
+SELECT count(*), count(*) - count(claimed_at) + (
     SELECT count(*) FROM planton_instruction
     WHERE task_name = %(task_name)s AND status IN ('queued', 'running')
 )
@@ -36,9 +38,9 @@ class Accounts:
     """
 
     claim_sql = """
-    UPDATE user_account SET email_sent_at = %(now)s
+    UPDATE user_account SET claimed_at = %(now)s
     WHERE id = ANY (ARRAY(
-        SELECT id FROM user_account WHERE email_sent_at IS NULL
+        SELECT id FROM user_account WHERE claimed_at IS NULL
         ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ))
     RETURNING id
@@ -54,12 +56,17 @@ class Accounts:
             connection.execute(_FILL, {"count": count})
 
     def find(self, account_id: str) -> tuple[str, str]:
-        """Give the name and the address of an account."""
+        """Return the name and the address of an account."""
         name, email = self._row(_FIND, {"id": int(account_id)})
         return str(name), str(email)
 
+    def note_sent(self, account_id: str) -> None:
+        """Write down that the e-mail of an account was sent."""
+        with psycopg.connect(self._conninfo) as connection:
+            connection.execute(_NOTE_SENT, {"id": int(account_id)})
+
     def progress(self, task_name: str) -> tuple[int, int]:
-        """Give the number of accounts, and of those whose e-mail is not done."""
+        """Return the number of accounts, and of those whose e-mail is not done."""
         total, remaining = self._row(_PROGRESS, {"task_name": task_name})
         return int(total), int(remaining)
 

@@ -27,9 +27,11 @@ WHERE pid <> pg_backend_pid() ORDER BY is_strong DESC, activity.xact_start LIMIT
 -- Those of the server, the database or the role with which other things would be stored than given.
 SELECT name, current_setting(name), needed
 FROM (VALUES
-    ('server_encoding', 'UTF8'), ('default_transaction_read_only', 'off'), ('array_nulls', 'on')
+    ('server_encoding', 'UTF8'), ('default_transaction_read_only', 'off'), ('array_nulls', 'on'),
+    ('extra_float_digits', '1')
 ) AS setting (name, needed)
-WHERE current_setting(name) <> needed;
+WHERE current_setting(name) <> needed
+  AND NOT (name = 'extra_float_digits' AND current_setting(name)::integer > 1);
 
 -- name: schema
 -- The schema of our tables, NULL if the search_path leads to none; and the one where they would go.

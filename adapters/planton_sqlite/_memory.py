@@ -304,4 +304,5 @@ class AdvisorySchedule:
             receipt=f"{row.receipt[0]}.{row.receipt[1]}",
             payload=None if row.payload is None else json.loads(row.payload),
             delivery=row.delivery,
+            claimed_at=trio.current_time(),
         )

@@ -7,6 +7,7 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedLimitError
+from planton._failures import guarded
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
 from planton._task import is_int
@@ -51,10 +52,18 @@ class Slots:
         Raises:
             UnexpectedLimitError: If `capacity` returned no usable number.
         """
-        capacity = self.consumer.capacity(task_name)
+        with guarded:
+            capacity = self.consumer.capacity(task_name)
         if capacity is not None and not is_int(capacity, 0):
             raise UnexpectedLimitError(task_name, "capacity", capacity)
         return capacity
+
+    def takes(self, task_name: str) -> bool:
+        """Return whether the consumer takes a task, or fails to say so."""
+        try:
+            return self.free(task_name) is not None
+        except Exception:
+            return True
 
     def try_reserve(self, task_name: str, limit: int) -> int | None:
         """Reserve at most `limit` slots; None if all that are free are reserved already."""
@@ -119,7 +128,7 @@ class Takers:
         """Return whether a consumer takes the task, or a listener its instructions."""
         if self._listeners.hear_instructions:
             return True
-        return self.slots_for(task_name) is not None
+        return any(slots.takes(task_name) for slots in self._slots)
 
     def check(self, task_name: str) -> None:
         """Refuse two consumers for one task.
@@ -127,7 +136,7 @@ class Takers:
         Raises:
             InvalidArgumentError: If two take it; names both.
         """
-        takers = [slots.consumer for slots in self._slots if slots.free(task_name) is not None]
+        takers = [slots.consumer for slots in self._slots if slots.takes(task_name)]
         if len(takers) > 1:
             both = " and ".join(short_repr(consumer) for consumer in takers[:2])
             problem = f"{both} both take task {task_name!r}: let one of them take it"

@@ -55,7 +55,6 @@ class Hop:
 
     async def run(self) -> Any:
         """Call it, and return what it returns; called by the trio task."""
-        await trio.lowlevel.checkpoint_if_cancelled()
         self._guest.hops.add(self)
         if self._guest.loop.get_task_factory() is None:
             self._start()

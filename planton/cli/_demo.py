@@ -68,10 +68,12 @@ class Mailer:
     def _write(self, account_id: str) -> bool:
         path = self.outbox / f"account-{account_id}.eml"
         if path.exists():
+            self.accounts.note_sent(account_id)
             return False
         unfinished = path.with_name(f".{path.name}.unfinished")
         unfinished.write_bytes(bytes(_message(*self.accounts.find(account_id))))
         unfinished.replace(path)
+        self.accounts.note_sent(account_id)
         return True
 
 
@@ -133,7 +135,7 @@ async def _send_all(mailer: Mailer) -> int:
         lease=LEASE,
         delay=delays.exponential(initial=0.05, maximum=1.0),
     )
-    planton = Planton(tasks=[task], services=[storage.serve])
+    planton = Planton(tasks=[task], storages=[storage])
     attempts: list[AttemptEvent] = []
     planton.on(AttemptEvent, attempts.append)
     total, remaining = await trio.to_thread.run_sync(accounts.progress, TASK)

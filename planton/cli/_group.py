@@ -2,6 +2,8 @@
 
 import io
 import os
+import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,7 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from planton.cli._exits import FAILED, SIGNAL
-from planton.cli._shown import printable_lines, without_those_of
+from planton.cli._shown import printable_lines, without_those_of, wrapped
+from planton.cli._storage import VARIABLE
 
 
 class Commands(click.Group):
@@ -22,11 +25,9 @@ class Commands(click.Group):
         try:
             sys.exit(super().main(given, *rest, **{**options, "standalone_mode": False}))
         except click.ClickException as error:
-            text = io.StringIO()
-            error.show(text)
-            _exit(error.exit_code, text.getvalue(), given)
+            _exit(error.exit_code, _text_of(error), given)
         except click.Abort:
-            _exit(SIGNAL + 2, "\n", given)
+            _exit(SIGNAL + signal.SIGINT, "\n", given)
         except Exception:
             _exit(FAILED, traceback.format_exc(), given)
 
@@ -41,7 +42,15 @@ class Commands(click.Group):
             formatter.write_dl(sorted(rows))
 
 
+def _text_of(error: click.ClickException) -> str:
+    """Return what click would print, in lines that fit the terminal."""
+    shown = io.StringIO()
+    error.show(shown)
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else sys.maxsize
+    return "\n".join(wrapped(line, width) for line in shown.getvalue().split("\n"))
+
+
 def _exit(code: int, text: str, given: Sequence[str]) -> NoReturn:
-    known = [*given, *map(os.environ.get, ("PLANTON_STORAGE",))]
-    click.echo(printable_lines(without_those_of(filter(None, known), text)), err=True, nl=False)
+    known = [*given, os.environ.get(VARIABLE, "")]
+    click.echo(printable_lines(without_those_of(known, text)), err=True, nl=False)
     sys.exit(code)

@@ -98,7 +98,7 @@ class Output:
 
     def _blocks(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Text:
         margin = 2 + max(map(len, columns))
-        width = max(self.console.width, margin + _NARROWEST)
+        width = max(self.console.width - margin, _NARROWEST)
         return Text("\n\n").join(
             Text("\n").join(
                 _field(f"{column:{margin}}", _cell(column, cell), width)
@@ -120,9 +120,8 @@ def _cell(column: str, value: object) -> Text:
 
 
 def _field(label: str, cell: Text, width: int) -> Text:
-    field = Text(wrapped(label + cell.plain, width, " " * len(label)))
-    field.stylize(cell.style, len(label))
-    return field
+    lines = wrapped(cell.plain, width).replace("\n", "\n" + " " * len(label))
+    return Text.assemble(label, (lines, cell.style))
 
 
 def to_json(value: Any) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from urllib.parse import unquote
 
-_IN_URL = re.compile(r"(://[^\s:/@]*:)\S+(?=@)")
+_IN_URL = re.compile(r"(:/+[^\s:/@]*:)\S+(?=@)")
 _AS_VALUE = re.compile(r"(pass(?:word|wd)\s*=\s*)('(?:\\.|[^'\\])*'|[^\s&'\"]+)", re.IGNORECASE)
 # In an argument all is searched that may be meant, also if it is not well formed.
 _GIVEN = re.compile(
-    r"://[^:@/]*:(.*)@|pass(?:word|wd)\s*=\s*('(?:\\.|[^'\\])*'|\S+)", re.DOTALL | re.IGNORECASE
+    r":/*[^:@/]*:(.*)@|pass(?:word|wd)\s*=\s*('(?:\\.|[^'\\])*'|\S+)", re.DOTALL | re.IGNORECASE
 )
 # Shorter parts of a password are also parts of other words.
 _LEAST = 3
@@ -66,15 +66,16 @@ def _secrets(given: str) -> Iterator[str]:
             yield from (part for part in re.split(r"[@/:?#&\s]", secret) if len(part) >= _LEAST)
 
 
-def wrapped(text: str, width: int, indent: str = "") -> str:
+def wrapped(text: str, width: int) -> str:
     """Return lines that fit `width`, where no word is broken; one that is too long is whole."""
     if len(text) <= width:
         return text
     margin = text[: len(text) - len(text.lstrip())]
-    return textwrap.fill(
+    lines = textwrap.wrap(
         text,
         width,
-        subsequent_indent=indent or f"{margin}  ",
+        subsequent_indent=margin,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from planton._task import Batch, Claim, ScheduleRequest, Task
-from planton.storage._arguments import describe
+from planton._text import describe
 from planton.storage._backend import (
     Backend,
     Claimed,
@@ -105,10 +105,11 @@ class Schedule:
         return answer
 
     async def _claim(self, requests: Sequence[ScheduleRequest]) -> list[Batch | Exception]:
+        asked_at = trio.current_time()
         claimed = await self._storage.claim([self._asked(request) for request in requests])
         # No checkpoint from here to the return, unless a payload cannot be read.
         return [
-            one if isinstance(one, Exception) else await self._batch(request.task_name, one)
+            one if isinstance(one, Exception) else await self._batch(request, one, asked_at)
             for request, one in zip(requests, claimed, strict=True)
         ]
 
@@ -118,9 +119,9 @@ class Schedule:
         terms.last, terms.is_expected = asked, False
         return asked
 
-    async def _batch(self, task_name: str, claimed: Claimed) -> Batch:
-        terms = self._terms[task_name]
-        claims, unreadable = _read(claimed.rows, terms.rule.lease)
+    async def _batch(self, request: ScheduleRequest, claimed: Claimed, claimed_at: float) -> Batch:
+        task_name, terms = request.task_name, self._terms[request.task_name]
+        claims, unreadable = _read(claimed.rows, terms.rule.lease, claimed_at)
         if unreadable:
             await self._end_unreadable(task_name, unreadable)
         if claimed.rows:
@@ -184,7 +185,9 @@ class ActiveInstructions:
         return await self._backend.active(task_names)
 
 
-def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[Receipt, str]]:
+def _read(
+    rows: Sequence[ClaimedRow], lease: float, claimed_at: float
+) -> tuple[list[Claim], dict[Receipt, str]]:
     """Make claims of rows; those whose payload is no JSON that Python reads, with the reason."""
     claims: list[Claim] = []
     unreadable: dict[Receipt, str] = {}
@@ -202,6 +205,7 @@ def _read(rows: Sequence[ClaimedRow], lease: float) -> tuple[list[Claim], dict[R
                 delivery=row.delivery,
                 lease=lease,
                 timeout=row.timeout,
+                claimed_at=claimed_at,
             )
         )
     return claims, unreadable

@@ -114,7 +114,7 @@ def test_what_a_dispatcher_decides_is_read_by_another_process(app, wait_until):
     """And the dispatcher is stopped by a third, which waits until it has ended."""
     process = app.start("run", "app:app")
     wait_until(lambda: execute(app.folder, "SELECT * FROM planton_decision"))
-    app("enqueue", URL, "resize", "cat.png")
+    app("enqueue", URL, "resize", "cat.png", "--yes")
     dispatched = "SELECT 1 FROM planton_decision WHERE report LIKE '%dispatched 1 of%'"
     wait_until(lambda: execute(app.folder, dispatched))
     status, explained = app("status", URL), app("explain", URL, "resize")
@@ -147,7 +147,7 @@ def test_all_are_stopped_from_the_shell_of_the_database(app, wait_until):
 def test_one_that_does_not_stop_in_time_is_told(app, wait_until):
     """With an exit code of its own."""
     process = app.start("run", "app:stuck")
-    app("enqueue", URL, "resize", "cat.png")
+    app("enqueue", URL, "resize", "cat.png", "--yes")
     wait_until(lambda: execute(app.folder, "SELECT * FROM planton_active"))
     done = app("stop", URL, "--timeout", "1")
     process.send_signal(signal.SIGINT)
@@ -184,7 +184,7 @@ def test_one_that_was_killed_a_moment_ago_is_waited_for_only_until_it_is_taken_f
 
 def test_the_dead_that_are_forgotten_while_others_are_waited_for_have_not_stopped(app):
     """It is told of them all the same."""
-    enter(app.folder, "dead", silent_for=599)
+    enter(app.folder, "dead", silent_for=570)
     enter(app.folder, "living")
     process = app.start("stop", URL)
     assert "asked 1 dispatcher to stop\n" == process.stderr.readline()
@@ -198,9 +198,9 @@ def test_the_dead_that_are_forgotten_while_others_are_waited_for_have_not_stoppe
 
 
 def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
-    """Where each runs, whether it lives, what its tasks wait for."""
-    enter(tmp_path, "one")
+    """Where each runs, whether it lives, what its tasks wait for; the lost ones come last."""
     enter(tmp_path, "two", silent_for=300, overdue=True)
+    enter(tmp_path, "one")
     told, data = here("status").stdout, json.loads(here("status", "--json").stdout)
     lines = [line.split() for line in told.splitlines()]
 
@@ -208,7 +208,7 @@ def test_status_tells_of_dispatchers_and_their_tasks(here, tmp_path):
     assert ["two:7", "lost", "1", "d", "ago", "5", "min", "ago"] == lines[4][:8]
     assert ["resize", "one:7", "waiting", "in", "1", "min", "2"] == lines[7][:7]
     assert ["resize", "two:7", "overdue"] == lines[8][:3]
-    assert r"OSError: down\n\x1b[31m" in told
+    assert r"OSError: down\n\u001b[31m" in told
     assert ["running", "lost"] == [each["state"] for each in data["dispatchers"]]
     assert [False, True] == [each["status"]["overdue"] for each in data["reports"]]
 
@@ -239,7 +239,7 @@ def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):
     )
 
     expected = r"""
-    in the storage: 1 queued, 0 running, 0 dead
+    in the storage: 1 queued, 0 running, 0 failed, 0 dead
       paused: nothing is claimed until `planton resume`
       concurrency 2, whatever the code says
       the oldest has been due for 1 min
@@ -247,7 +247,7 @@ def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):
       error: schedule: OSError: down\n, attempt 1 (12:00:00 UTC)
     two:7 (running), 2 h ago: waiting, ? of 3 active
       error: schedule: OSError: down\n, attempt 1 (12:00:00 UTC)
-      last error: OSError: down\n\x1b[31m
+      last error: OSError: down\n\u001b[31m
     """
     assert textwrap.dedent(expected).strip().splitlines() == told.splitlines()
     assert ["one", "two"] == [each["dispatcher"]["host"] for each in data["reports"]]
@@ -266,7 +266,7 @@ def test_explain_of_a_task_that_only_a_dispatcher_knows(here, tmp_path):
 
 def test_explain_without_a_dispatcher_says_so(here):
     """Which is why nothing is dispatched; an unknown task is a mistake."""
-    here("enqueue", "resize", "cat.png")
+    here("enqueue", "resize", "cat.png", "--yes")
 
     assert "no dispatcher that runs has this task" in here("explain", "resize").stdout
     assert 2 == here("explain", "resise").exit_code

@@ -73,7 +73,7 @@ def test_the_url_comes_from_wherever_it_is_given(app, monkeypatch):
 
 def test_what_is_enqueued_is_found(app):
     """With all that it was given."""
-    told = app("enqueue", URL, "resize", "cat.png", "--payload", '{"width": 200}')
+    told = app("enqueue", URL, "resize", "cat.png", "--yes", "--payload", '{"width": 200}')
     options = ("--priority", "-3", "--tag", "gpu", "--tag", "big", "--retries", "2")
     again = read(app("enqueue", URL, "resize", "cat.png", "--json"))
     later = read(app("enqueue", URL, "resize", "dog.png", "--in", "1h30m", *options, "--json"))
@@ -97,14 +97,14 @@ def test_what_is_enqueued_is_found(app):
 
 def test_an_instruction_may_look_like_a_url(app):
     """Only the first argument is the storage."""
-    read(app("enqueue", URL, "fetch", "https://example.com/", "--json"))
+    read(app("enqueue", URL, "fetch", "https://example.com/", "--yes", "--json"))
 
     assert "https://example.com/" in app("find", URL).stdout
 
 
 def test_a_task_may_look_like_an_option(app):
     """Behind two dashes, as everywhere; also without anything behind them."""
-    read(app("enqueue", "--storage", URL, "--json", "--", "--odd", "a"))
+    read(app("enqueue", "--storage", URL, "--json", "--yes", "--", "--odd", "a"))
 
     assert "--odd" in app("status", URL, "--").stdout
 
@@ -112,7 +112,7 @@ def test_a_task_may_look_like_an_option(app):
 def test_the_day_of_an_operator(app):
     """Queued, dead, retried, paused, resumed, limited, pruned; status tells of all of it."""
     for instruction in "abc":
-        app("enqueue", URL, "task", instruction)
+        app("enqueue", URL, "task", instruction, "--yes")
     end(app.folder, "dead")
     (task,) = read(app("status", URL, "--json"))["tasks"]
     assert (0, 3, None) == (task["queued"], task["dead"], task["oldest_due_at"])
@@ -128,8 +128,8 @@ def test_the_day_of_an_operator(app):
     done = app("set-concurrency", URL, "task", "default")
     assert "the concurrency of task is what the code says\n" == done.stdout
     end(app.folder, "succeeded")
-    assert {"pruned": 0} == read(app("prune", URL, "--older-than", "7d", "--json"))
-    assert "deleted 3 from the history\n" == app("prune", URL, "--older-than", "0").stdout
+    assert {"pruned": 0} == read(app("prune", URL, "--older-than", "7d", "--yes", "--json"))
+    assert "deleted 3 from the history\n" == app("prune", URL, "--older-than", "0", "-y").stdout
     assert "nothing found\n" == app("find", URL).stdout
 
 
@@ -148,7 +148,7 @@ def test_the_schema_is_all_that_migrate_does(command):
 def test_find_says_that_there_is_more(here):
     """On stderr, so that the JSON stays whole."""
     for instruction in "abc":
-        here("enqueue", "task", instruction)
+        here("enqueue", "task", instruction, "--yes")
     done = here("find", "--limit", "2", "--json")
 
     assert 2 == len(json.loads(done.stdout)["instructions"])
@@ -157,7 +157,7 @@ def test_find_says_that_there_is_more(here):
 
 def test_find_shows_what_consumers_got_and_gave(here, tmp_path):
     """Where there is any; elsewhere than on a terminal nothing is cut off."""
-    here("enqueue", "task", "plain")
+    here("enqueue", "task", "plain", "--yes")
     before = here("find").stdout.splitlines()[0].split()
     here("enqueue", "task", "other")
     end(tmp_path, "dead")
@@ -168,24 +168,26 @@ def test_find_shows_what_consumers_got_and_gave(here, tmp_path):
     header, _, row = here("find").stdout.splitlines()
 
     assert "due" == before[-1]
-    assert ["claimed by", "payload", "result", "error"] == re.split("  +", header)[7:]
-    assert ["host:7", f'"{"x" * 100}"', "[1, 2]"] == re.split("  +", row)[6:9]
+    assert ["claimed", "claimed by", "payload", "result", "error"] == re.split("  +", header)[6:]
+    assert ["host:7", f'"{"x" * 100}"', "[1, 2]"] == re.split("  +", row)[7:10]
 
 
 def test_what_would_steer_the_terminal_is_escaped(here, tmp_path):
     """An error of a consumer is text from somewhere; it takes one line."""
-    here("enqueue", "task", "a")
+    here("enqueue", "task", "a", "--yes")
     end(tmp_path, "failed")
     done = here("find", "--status", "failed")
 
-    assert r"OSError: it\nbroke \x1b[31m" in done.stdout
+    assert r"OSError: it\nbroke \u001b[31m" in done.stdout
     assert 2 == len(done.stdout.splitlines())
 
 
 def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
-    """It is misspelt, most likely; what is known is told, and --force is for what is new."""
-    here("enqueue", "resize", "a")
+    """It is misspelt, most likely; what is known is told, and --yes is for what is new."""
+    here("enqueue", "resize", "a", "--yes")
     for arguments in (
+        ("enqueue", "resise", "b"),
+        ("drop", "resise"),
         ("pause", "resise"),
         ("resume", "resise"),
         ("retry", "resise"),
@@ -196,8 +198,8 @@ def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
 
         assert 2 == done.exit_code
         assert "knows no task 'resise'; those it knows: 'resize'" in done.stderr
-    assert 0 == here("pause", "nightly", "--force").exit_code
-    assert 0 == here("set-concurrency", "weekly", "3", "--force").exit_code
+    assert 0 == here("pause", "nightly", "--yes").exit_code
+    assert 0 == here("set-concurrency", "weekly", "3", "--yes").exit_code
     names = [task["task_name"] for task in json.loads(here("status", "--json").stdout)["tasks"]]
     assert ["nightly", "resize", "weekly"] == names
 
@@ -234,7 +236,7 @@ def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
         (("set-concurrency", "task", "many"), "`default` for what the code says"),
         (("prune",), "--older-than"),
         (("prune", "--older-than", "9999999d"), "too long"),
-        (("status", "app.db"), "'app.db' is no storage URL: write sqlite:///app.db"),
+        (("status", "app.db"), "the first argument is no storage URL: write sqlite:///app.db"),
         (("status", URL, "--storage", URL), "given twice"),
         (("status", URL, f"--storage={URL}"), "given twice"),
         (("status", "--storage", "app.db"), "no storage URL: write sqlite:///app.db"),
@@ -248,7 +250,7 @@ def test_a_name_that_the_storage_does_not_know_is_a_mistake(here):
 )
 def test_a_mistake_is_told_in_words(here, tmp_path, arguments, problem):
     """Exit code 2, no traceback, no password, and nothing is changed."""
-    here("set-concurrency", "task", "1", "--force")
+    here("set-concurrency", "task", "1", "--yes")
     (tmp_path / "empty.db").touch()
     (tmp_path / "text.db").write_text("no database at all" * 100)
     done = here(*arguments)

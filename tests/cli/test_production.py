@@ -38,7 +38,7 @@ def is_healthy(port):
 def test_the_program_of_the_page_works_answers_the_probe_and_stops(command, port, wait_until):
     """`planton run worker:app`, work from another process, a probe, SIGTERM."""
     command("migrate")
-    command("enqueue", "send", "ann@example.com")
+    command("enqueue", "send", "ann@example.com", "--yes")
     process = command.start("run", "worker:app")
 
     def succeeded():

@@ -33,7 +33,7 @@ def renamed(path):
 @pytest.fixture
 def app(command):
     command("migrate", URL)
-    command("enqueue", URL, "resize", "a")
+    command("enqueue", URL, "resize", "a", "--yes")
     return command
 
 
@@ -114,7 +114,7 @@ def test_on_a_terminal_status_is_a_table_that_is_kept_up_to_date(app, variables)
 
 def test_on_a_terminal_a_table_fits_it(app):
     """Folded where it is narrow; nothing is cut off."""
-    app("enqueue", URL, "task", "x" * 90)
+    app("enqueue", URL, "task", "x" * 90, "--yes")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", "from planton.cli import main; main()", "find", URL],
@@ -133,7 +133,7 @@ def test_on_a_terminal_a_table_fits_it(app):
 
 def test_on_a_terminal_a_payload_is_shortened(app):
     """So that each instruction takes a few lines at the most."""
-    app("enqueue", URL, "task", "long", "--payload", f'"{"x" * 900}"')
+    app("enqueue", URL, "task", "long", "--yes", "--payload", f'"{"x" * 900}"')
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", "from planton.cli import main; main()", "find", URL],

@@ -48,23 +48,35 @@ def test_the_sessions_of_a_page_are_true(page):
 
 
 def test_the_example_of_the_readme_dispatches_from_a_users_table(tmp_path):
-    """Until Ctrl-C; every account is welcomed once."""
+    """Until Ctrl-C, which ends it without a word; every account is welcomed once."""
     connection = sqlite3.connect(tmp_path / "app.db")
-    connection.execute("CREATE TABLE user_account (id INTEGER PRIMARY KEY, email_sent_at REAL)")
+    columns = "id INTEGER PRIMARY KEY, claimed_at, sent_at"
+    connection.execute(f"CREATE TABLE user_account ({columns})")
     connection.executemany("INSERT INTO user_account (id) VALUES (?)", [(n,) for n in range(1, 6)])
     connection.commit()
     connection.close()
     example = scripts(ROOT / "README.md")[0]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", example], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", example],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(5)]
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
+    rest = process.communicate(timeout=20)
 
     assert [f"Welcome, account {n}\n" for n in range(1, 6)] == sorted(lines)
-    assert "" == rest
+    assert (("", ""), 0) == (rest, process.returncode)
+    connection = sqlite3.connect(tmp_path / "app.db")
+    unsent = "SELECT count(*) FROM user_account WHERE sent_at IS NULL"
+    assert (0,) == connection.execute(unsent).fetchone()
+    assert [("succeeded", 5)] == connection.execute(
+        "SELECT status, count(*) FROM planton_ended GROUP BY status"
+    ).fetchall()
+    connection.close()
 
 
 def test_the_example_with_callbacks_of_ones_own_runs_to_its_end(tmp_path):

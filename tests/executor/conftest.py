@@ -1,6 +1,5 @@
 """One executor, three storages."""
 
-import attrs
 import pytest
 import trio.testing
 
@@ -37,12 +36,6 @@ async def storage(kind, where):
     async with open_storage(kind, where) as storage:
         await storage.migrate()
         yield storage
-
-
-@attrs.frozen(kw_only=True)
-class _ForeignEvent(InstructionEvent):
-    is_foreign: bool = True
-    claimed_at: float | None = None
 
 
 class Seen:
@@ -90,13 +83,13 @@ class Bench:
 
     def planton(self, *, name="task", concurrency=10, delay=0.02, **options):
         """Make the Planton that feeds the executor."""
-        task = self.storage.queue_task(
-            name,
-            concurrency=concurrency,
-            delay=delay,
-            capacity=self.executor.capacity,
-            **options,
-        )
+        task = self.storage.queue_task(name, concurrency=concurrency, delay=delay, **options)
+        return Planton(tasks=[task], storages=[self.storage], consumers=[self.executor])
+
+    def planton_by_hand(self, **options):
+        """Make it with a listener, a capacity and a service instead of a consumer."""
+        options = {"concurrency": 10, "delay": 0.02, **options}
+        task = self.storage.queue_task("task", capacity=self.executor.capacity, **options)
         planton = Planton(tasks=[task], services=[self.storage.serve, self.executor.serve])
         planton.on(InstructionEvent, self.executor.submit)
         return planton
@@ -113,12 +106,6 @@ class Bench:
         planton.on(InstructionEvent, events.append)
         await planton.attempt("task")
         return events
-
-    @staticmethod
-    def through_broker(event):
-        """Return the event as a consumer in another process gets it."""
-        got = InstructionEvent.from_json(event.to_json())
-        return _ForeignEvent(**attrs.asdict(got, recurse=False))
 
     async def record(self, instruction="a", name="task"):
         found = await self.storage.find(task_name=name)

@@ -19,6 +19,7 @@ from planton import (
 )
 from planton.testing import EventCollector, MemoryStorage
 from planton_executor import Executor, LostLeaseError
+from planton_sqlite import SQLiteStorage
 
 
 async def test_what_runs_may_finish_when_the_block_is_left(memory_bench):
@@ -210,6 +211,29 @@ async def test_planton_and_executor_stop_together(memory_bench):
     ]
 
 
+@pytest.mark.parametrize("kind", ("sqlite",))
+async def test_results_are_stored_before_the_storage_is_closed(where):
+    """Of what still runs when Planton is told to stop."""
+    storage = SQLiteStorage(where)
+    executor = Executor(storage)
+    begun = trio.Event()
+
+    @executor.handler("task")
+    async def handle(work):
+        begun.set()
+        await trio.sleep(0.3)
+        return "done"
+
+    task = storage.queue_task("task", delay=0.02)
+    async with Planton(storages=[storage], consumers=[executor], tasks=[task]):
+        await storage.enqueue("task", "a")
+        await begun.wait()
+
+    async with storage:
+        (found,) = await storage.find()
+        assert ("succeeded", "done") == (found.status, found.result)
+
+
 def test_a_second_ctrl_c_does_not_wait_for_handlers():
     """Async ones are cancelled and what they did is given back, though grace is not over."""
     storage = MemoryStorage()
@@ -258,7 +282,7 @@ async def test_threads_are_left_after_a_second_ctrl_c(bench, caplog):
 
     assert not let_go.is_set()
     assert "running" == (await one.record()).status
-    assert "goes on after the end" in caplog.text
+    assert "goes on: its lease is left" in caplog.text
     let_go.set()
 
 
@@ -435,7 +459,7 @@ async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench, caplog):
     let_go.set()
 
     assert "running" == (await one.record()).status
-    assert "the thread of 'a', task 'task', goes on after the end" in caplog.text
+    assert "the thread of 'a', task 'task', goes on: its lease is left" in caplog.text
 
 
 @pytest.fixture

@@ -76,6 +76,23 @@ async def test_no_more_run_than_the_concurrency(bench):
     assert "idle" == one.seen.words[-1]
 
 
+async def test_it_may_be_wired_by_hand(bench):
+    """By a listener, a capacity and a service."""
+    one = bench(concurrency=3)
+    most = []
+
+    @one.executor.handler("task")
+    async def handle(work):
+        most.append(len(await one.storage.get_active_instructions("task")))
+
+    await one.enqueue(*map(str, range(12)))
+    async with one.planton_by_hand(delay=60) as planton:
+        planton.wake()
+        await one.seen.until(12)
+
+    assert 3 >= max(most)
+
+
 async def test_a_failure_is_tried_again_by_what_the_instruction_brought(bench):
     """`enqueue(retries=…)`; then it is dead, with the error."""
     one = bench()
@@ -125,7 +142,7 @@ async def test_work_without_a_handler_is_given_back(bench):
     one = bench()
     one.executor.handler("known")(print)
     await one.enqueue("a")
-    planton = one.planton()
+    planton = one.planton_by_hand()
     seen = EventCollector(planton)
     async with planton:
         with trio.fail_after(10):
@@ -147,11 +164,24 @@ async def test_a_foreign_event_without_a_handler_is_released_and_told_once(memor
     await one.enqueue("a", "b")
     async with one.executor:
         for event in await one.claim():
-            await one.executor.submit(one.through_broker(event))
+            await one.executor.submit(InstructionEvent.from_json(event.to_json()))
 
         assert 2 == trio.current_time()
     assert ["queued", "queued"] == [(await one.record(name)).status for name in "ab"]
     assert [NoHandlerError] == [type(event.error) for event in errors]
+
+
+async def test_a_foreign_event_without_a_handler_does_not_hang_when_the_executor_ends(memory_bench):
+    """Nobody can release it then: it is left to its lease."""
+    one = memory_bench()
+    (event,) = await one.claim("a")
+    async with trio.open_nursery() as nursery:
+        async with one.executor:
+            nursery.start_soon(one.executor.submit, InstructionEvent.from_json(event.to_json()))
+            await trio.sleep(0.1)
+
+    assert 3 == trio.current_time()
+    assert "running" == (await one.record()).status
 
 
 async def test_a_result_that_is_not_json_is_told(bench):

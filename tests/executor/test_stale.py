@@ -25,7 +25,7 @@ async def test_a_message_that_comes_three_times_is_executed_once(bench):
     (event,) = await one.claim("a")
     async with one.executor:
         for _ in range(3):
-            await one.executor.submit(one.through_broker(event))
+            await one.executor.submit(through_broker(event))
         await one.seen.until(3)
 
     assert ["a"] == [instruction for instruction, _ in done]
@@ -42,7 +42,7 @@ async def test_a_message_that_comes_again_while_it_runs_waits_and_is_dropped(mem
     (event,) = await one.claim("a", lease=30)
     async with trio.open_nursery() as nursery, one.executor:
         for _ in range(3):
-            nursery.start_soon(one.executor.submit, one.through_broker(event))
+            nursery.start_soon(one.executor.submit, through_broker(event))
         await trio.sleep(150)
 
     assert 1 == len(done)
@@ -57,9 +57,12 @@ async def test_a_message_that_waited_longer_than_its_lease_is_dropped(memory_ben
     await trio.sleep(31)
     await one.claim(lease=30)
     async with one.executor:
-        await one.executor.submit(one.through_broker(event))
+        await one.executor.submit(through_broker(event))
+        await trio.sleep(1)
 
+        assert 10 == one.executor.capacity()
     assert [] == done
+    assert ["failed a", "idle"] == one.seen.words
     assert ["lost"] == [failed.reason for failed in one.seen.failed]
     assert ("running", 2) == ((await one.record()).status, (await one.record()).delivery)
 
@@ -70,7 +73,7 @@ async def test_a_claim_taken_over_is_renewed_and_ends_by_its_new_receipt(memory_
     done = counting(one, 100)
     (event,) = await one.claim("a", lease=3)
     async with one.executor:
-        await one.executor.submit(one.through_broker(event))
+        await one.executor.submit(through_broker(event))
         await trio.sleep(120)
 
     assert 1 == len(done)
@@ -154,12 +157,12 @@ async def test_a_time_limit_counts_from_the_claim(memory_bench):
     assert ["timeout"] == [failed.reason for failed in one.seen.failed]
 
 
-@attrs.frozen(kw_only=True)
-class _AgedEvent(InstructionEvent):
-    claimed_at: float | None
+def through_broker(event):
+    """Return the event as a consumer in another process gets it."""
+    return InstructionEvent.from_json(event.to_json())
 
 
 def aged(event, seconds):
     """Return the event as if it had waited so long; None for nobody knows."""
     claimed_at = None if seconds is None else trio.current_time() - seconds
-    return _AgedEvent(**attrs.asdict(event, recurse=False), claimed_at=claimed_at)
+    return attrs.evolve(event, claimed_at=claimed_at)

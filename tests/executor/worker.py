@@ -55,21 +55,18 @@ async def main() -> None:
     else:
         from planton_sqlite import SQLiteStorage as Storage
     storage = Storage(WHERE)
-    async with storage:
-        executor = Executor(storage, concurrency=3)
-        executor.handler("task")(handle)
-        executor.on(FailedEvent, lambda event: print("failed", event.reason, flush=True))
-        executor.on(SucceededEvent, lambda event: print("succeeded", event.result, flush=True))
-        steps = Steps(executor, "steps", [Count])
-        if MODE == "json":
+    executor = Executor(storage, concurrency=3)
+    executor.handler("task")(handle)
+    executor.on(FailedEvent, lambda event: print("failed", event.reason, flush=True))
+    executor.on(SucceededEvent, lambda event: print("succeeded", event.result, flush=True))
+    steps = Steps(executor, "steps", [Count])
+    if MODE == "json":
+        async with storage:
             await consume(executor)
-            return
-        make = partial(storage.queue_task, lease=0.6, delay=0.05, capacity=executor.capacity)
-        planton = Planton(
-            tasks=[make("task"), make(steps.name)], services=[storage.serve, executor.serve]
-        )
-        planton.on(InstructionEvent, executor.submit)
-        await planton.run()
+        return
+    make = partial(storage.queue_task, lease=0.6, delay=0.05)
+    tasks = [make("task"), make(steps.name)]
+    await Planton(tasks=tasks, storages=[storage], consumers=[executor]).run()
 
 
 async def consume(executor: Executor) -> None:

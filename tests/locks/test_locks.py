@@ -91,8 +91,8 @@ async def test_a_lock_that_is_lost_in_the_middle_is_an_error_and_keeps_the_cap(p
         await trio.to_thread.run_sync(end_backends, postgres_dsn)
         return [next(claimed)]
 
-    async def release(task_name, instructions):
-        released.extend(instructions)
+    async def release(claims):
+        released.extend(claim.instruction for claim in claims)
 
     task = Task(
         name="task", schedule=schedule, release=release, lock=advisory_lock(postgres_dsn), delay=60

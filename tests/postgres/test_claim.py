@@ -350,6 +350,7 @@ async def test_reports_get_through_while_claims_are_blocked(schema_dsn, storage,
         ("SELECT id FROM account WHERE id > %(least)s LIMIT %(limit)s", "%(least)s"),
         ("SELECT id FROM account WHERE 'a' LIKE 'a%' LIMIT %(limit)s", "write %% for"),
         ("SELECT id FROM account LIMIT %s", "lacks the parameter %(limit)s"),
+        ("SELECT '\0' LIMIT %(limit)s", "has a NUL character"),
         ("", "lacks"),
     ),
 )
@@ -386,6 +387,16 @@ async def test_a_statement_that_gives_nonsense_is_undone(storage, observer, sql,
     assert problem in str(caught.value)
     assert [(0,)] == await rows(observer, "SELECT count(sent_at) FROM account")
     assert [] == await storage.get_active_instructions("send")
+
+
+async def test_an_error_with_a_code_of_the_users_own_is_told(storage, observer):
+    """In the words that it has."""
+    await observer.execute(
+        "CREATE FUNCTION mine(n integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'out of stamps' USING ERRCODE = 'ZZ999'; END $$"
+    )
+    with pytest.raises(StorageError, match="out of stamps"):
+        await claim(storage.claim_task("send", sql="SELECT mine(%(limit)s)"))
 
 
 async def test_a_statement_that_claims_nothing_keeps_what_it_has_changed(storage, observer):

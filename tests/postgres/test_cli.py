@@ -96,10 +96,11 @@ def test_the_day_of_an_operator(command, query):
     assert read(command("migrate", "--json"))["applied"] > 0
     assert {"applied": 0} == read(command("migrate", "--json"))
     for instruction in ("cat.png", "dog.png"):
-        command("enqueue", "--yes", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h")
+        command("enqueue", "resize", instruction, "--payload", '{"w": 1}', "--in", "1h", "--yes")
     query(
         "WITH gone AS (DELETE FROM planton_pending RETURNING *)"
-        " INSERT INTO planton_ended (id, task_name, instruction, delivery, status, error, created_at)"
+        " INSERT INTO planton_ended"
+        " (id, task_name, instruction, delivery, status, error, created_at)"
         " SELECT id, task_name, instruction, 1, 'dead', 'broken', created_at FROM gone"
     )
     dead = read(command("find", "--status", "dead", "--json"))["instructions"]
@@ -107,7 +108,7 @@ def test_the_day_of_an_operator(command, query):
     command("pause", "resize")
     command("set-concurrency", "resize", "4")
     (task,) = read(command("status", "--json"))["tasks"]
-    pruned = read(command("prune", "--yes", "--older-than", "0", "--json"))
+    pruned = read(command("prune", "--older-than", "0", "--status", "dead", "-y", "--json"))
 
     assert 2 == early.returncode
     assert "planton migrate URL" in early.stderr

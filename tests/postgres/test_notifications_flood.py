@@ -82,7 +82,7 @@ async def test_a_flood_wakes_all_tasks_seldom_and_lets_others_run(watcher, stran
     async def bystander():
         nonlocal turns
         while True:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             turns += 1
 
     async with trio.open_nursery() as nursery:
@@ -122,7 +122,6 @@ STRANGE = [
     '["due", {"send": 1}]',
     '["due", [1, null, ["send"]]]',
     '[["due"], ["send"]]',
-    '["other", ["send"]]',
     '["due", ["send"], 3]',
     '"\\ud800"',
 ]

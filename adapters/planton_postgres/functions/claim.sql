@@ -1,9 +1,10 @@
 -- The strict claim: counts what is active and claims under the cap, exactly, over the whole fleet. The
--- steps have the names and the order of the class Claim in planton_sqlite/_claim.py.
+-- steps have the names of those of the class Claim in planton_sqlite/_claim.py. Active is what has a
+-- row in planton_active, also when its lease is over: the cap is one over rows.
 --
 -- VOLATILE, so that each statement sees what was committed before *it* began: the count begins when
 -- the lock is held, and nobody else can claim any more. SECURITY INVOKER, for ever: it runs the
--- user's own statement. Nothing in it waits for another transaction, but for that statement.
+-- user's own statement. Nothing in it waits for another transaction for long, but for that statement.
 CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
 RETURNS TABLE (
     kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision
@@ -14,12 +15,12 @@ DECLARE
     asked record;                   -- the request
     cap integer;                    -- the concurrency in force
     is_paused boolean;
-    active integer;                 -- how many were active
-    held integer;                   -- how many hold a slot now
-    names text[];                   -- the instructions that are active
+    active integer;                 -- how many were active at the start
+    held integer;                   -- how many there will be at the end, expired ones included
+    names text[];                   -- the instructions that are active, rescued ones included
     first_expiry timestamptz;
-    ids_from bigint;                -- no active row of the task has a lower id, now or later
-    lowest bigint;                  -- the same, learnt now
+    ids_from bigint;                -- no active row of the task has a lower id: see planton_draw
+    lowest bigint;                  -- the same, learnt now: what this claim draws is not below it
     clock timestamptz;              -- read after the count, so later than every end not counted
     room integer;
     claimed integer := 0;
@@ -77,7 +78,7 @@ BEGIN
 
     -- 2. count what is active; below ids_from there are dead rows only, see planton_draw
     lowest := (SELECT last_value + is_called::integer FROM planton_claim_id);
-    SELECT count(*), min(counted.lease_expires_at), coalesce(min(counted.id), lowest),
+    SELECT count(*), min(counted.lease_expires_at), greatest(coalesce(min(counted.id), lowest), ids_from),
            coalesce(array_agg(counted.instruction), '{}')
     INTO active, first_expiry, lowest, names
     FROM planton_active AS counted
@@ -119,7 +120,7 @@ BEGIN
     -- 4. room
     room := least(asked."limit" - claimed, cap - held);
 
-    -- 5. take due rows of the queue, priority by priority. What is active stays there. What was
+    -- 5. take and record due rows of the queue, priority by priority. What is active stays there. What was
     -- taken before is passed over: its dead rows stay in the index while a snapshot is held open.
     passed := coalesce(asked.passed, '{}');
     began := clock_timestamp();
@@ -153,7 +154,7 @@ BEGIN
     took := clock_timestamp() - began;
     walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - walked;
 
-    -- 7. record what is due, each with a new receipt. No ON CONFLICT: a conflict is a broken
+    -- Recorded each with a new receipt. No ON CONFLICT: a conflict is a broken
     -- invariant, and must be loud.
     IF cardinality(due) > 0 THEN
         RETURN QUERY
@@ -165,7 +166,7 @@ BEGIN
             delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
             lease_expires_at
         )
-        SELECT planton_draw(ids_from), asked.token, gone.task_name, gone.instruction, gone.payload,
+        SELECT planton_draw(lowest), asked.token, gone.task_name, gone.instruction, gone.payload,
                gone.priority, gone.tags, gone.retries, gone.timeout, gone.partition,
                least(gone.delivery + 1, 1000000000), gone.failures, gone.undelivered, gone.error,
                gone.created_at, clock, asked.claimed_by, asked.lease,
@@ -206,7 +207,7 @@ BEGIN
             id, token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
             lease, lease_expires_at
         )
-        SELECT planton_draw(ids_from), asked.token, task, each.instruction, asked.retries, 1, clock,
+        SELECT planton_draw(lowest), asked.token, task, each.instruction, asked.retries, 1, clock,
                clock, asked.claimed_by, asked.lease, clock + asked.lease * interval '1 second'
         FROM unnest(given) WITH ORDINALITY AS each (instruction, place)
         WHERE each.instruction NOT IN (

@@ -1,15 +1,16 @@
 -- What the steps of planton_claim are made of.
 
--- The id of a new claim: not below `lowest`, and that of no other claim, also where the sequence was
--- set back, or not copied with the rows as by a logical replication.
-CREATE OR REPLACE FUNCTION planton_draw(lowest bigint)
+-- The id of a new claim: not below `floor`, and that of no other claim, also where the sequence was
+-- set back, or not copied with the rows as by a logical replication. Each claim draws at or above
+-- what is the lowest id of its task, so `ids_from` may be raised to that by the same claim.
+CREATE OR REPLACE FUNCTION planton_draw(floor bigint)
 RETURNS bigint LANGUAGE plpgsql AS $planton$
 DECLARE
     drawn bigint := nextval('planton_claim_id');
 BEGIN
-    WHILE drawn < lowest OR EXISTS (SELECT FROM planton_active AS active WHERE active.id = drawn) LOOP
-        IF drawn < lowest THEN
-            PERFORM setval('planton_claim_id', lowest);
+    WHILE drawn < floor OR EXISTS (SELECT FROM planton_active AS active WHERE active.id = drawn) LOOP
+        IF drawn < floor THEN
+            PERFORM setval('planton_claim_id', floor);
         END IF;
         drawn := nextval('planton_claim_id');
     END LOOP;

@@ -275,7 +275,7 @@ class ClaimPromises(Hooks):
         """A freed slot does not wait for the next poll."""
         await enqueue(storage, "task", "a", "b", "c")
         task = storage.queue_task("task", delay=3600)
-        planton = Planton(tasks=[task], services=[storage.serve])
+        planton = Planton(tasks=[task], storages=[storage])
         seen = EventCollector(planton)
         with trio.fail_after(30):
             async with planton:

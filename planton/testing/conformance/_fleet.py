@@ -49,7 +49,7 @@ class FleetPromises(Hooks):
     async def test_a_dispatcher_is_known_while_it_runs(self, storage: Any, other: Any) -> None:
         """With its machine and process; its row goes when it ends."""
         before = await clock(storage)
-        async with Planton(tasks=[storage.queue_task("task")], services=[storage.serve]):
+        async with Planton(tasks=[storage.queue_task("task")], storages=[storage]):
             found: list[Any] = []
             with trio.fail_after(30):
                 while not found:

@@ -159,7 +159,7 @@ class QueuePromises(Hooks):
         """In a Planton that runs; two of a name at the same time are what it refuses."""
         task = storage.queue_task("task", delay=0.01)
         again = storage.queue_task("task", delay=3600, concurrency=3)
-        planton = Planton(tasks=[task], services=[storage.serve])
+        planton = Planton(tasks=[task], storages=[storage])
         seen = EventCollector(planton)
         with trio.fail_after(30):
             async with planton:
