@@ -31,7 +31,8 @@ import trio
 
 from planton import ScheduleRequest
 from planton_sqlite import SQLiteStorage
-from planton_sqlite._statements import CLAIM, END
+from planton_sqlite._claim import CLAIM
+from planton_sqlite._reports import REPORTS
 
 CAPS = (1, 10, 100, 1000)
 PROCESSES = (1, 2, 4)
@@ -97,24 +98,35 @@ async def with_storage(path: str, synchronous: str, cap: int, rows: int) -> floa
 def bare(path: str, synchronous: str, cap: int, rows: int) -> float:
     """Rows a second, of the same statements in a loop."""
     connection = connect(path, synchronous)
-    asked: dict[str, Any] = {"task_name": "bench", "key": "*", "tags": "[]", "limit": cap}
-    asked["lease"] = 60.0
+    asked: dict[str, Any] = {"task_name": "bench", "key": "*", "tags": "[]", "room": cap}
+    asked |= {"lease": 60.0, "claimed_by": "bare", "token": 1, "keeps": True}
     done, began = 0, time.perf_counter()
     while done < rows:
         connection.execute("BEGIN IMMEDIATE")
-        asked["now"], *_ = connection.execute(CLAIM["state"], asked).fetchone()
-        ids = json.dumps([row_id for row_id, _ in connection.execute(CLAIM["due"], asked)])
-        claims = connection.execute(CLAIM["activate"], {**asked, "ids": ids}).fetchall()
-        connection.execute(CLAIM["unqueue"], {"ids": ids})
+        receipts = claim_by_hand(connection, {**asked, "now": time.time()})
         connection.execute("COMMIT")
-        given = {"receipts": json.dumps([receipt for _, receipt, *_ in claims]), "result": None}
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(END["succeed"], given)
-        done += len(connection.execute(END["end"], given).fetchall())
+        given = {"rows": json.dumps(receipts), "now": time.time(), "keeps": True}
+        connection.execute(REPORTS["find"], given).fetchall()
+        connection.execute(REPORTS["complete"], given)
+        connection.execute(REPORTS["drop"], given)
         connection.execute("COMMIT")
+        done += len(receipts)
     seconds = time.perf_counter() - began
     connection.close()
     return rows / seconds
+
+
+def claim_by_hand(connection: sqlite3.Connection, asked: dict[str, Any]) -> list[Any]:
+    connection.execute(CLAIM["task"], asked).fetchone()
+    connection.execute(CLAIM["count"], asked).fetchone()
+    level = connection.execute(CLAIM["next_level"], {**asked, "level": 2**62})
+    (asked["level"],) = level.fetchone()
+    due = connection.execute(CLAIM["due"], asked)
+    asked["ids"] = json.dumps([row_id for (row_id,) in due])
+    claims = connection.execute(CLAIM["record_due"], asked).fetchall()
+    connection.execute(CLAIM["drop_due"], asked)
+    return [(row_id, 1, None) for row_id, *_ in claims]
 
 
 def measure_code(path: str, synchronous: str, rounds: int) -> None:

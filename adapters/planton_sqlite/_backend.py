@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
 import trio
@@ -125,27 +126,36 @@ class SQLiteBackend:
         reports: Sequence[Report],
         requests: Sequence[ClaimRequest],
     ) -> Exchanged:
-        """Apply reports, then claim, within a transaction."""
-        found = self._report(own, reports) if reports else []
-        return found, [self._claim(own, request) for request in requests]
+        """Apply reports, then claim, within a transaction.
 
-    def _report(
-        self, own: sqlite3.Connection, reports: Sequence[Report]
-    ) -> list[Found | Exception]:
-        """Apply reports together; if that fails, each by itself, so that each harms only itself."""
-        applied = Reports(own, self._clock, keeps=self._keeps)
-        together = self._undone(own, lambda: applied.apply(reports))
-        if isinstance(together, Exception):
-            if len(reports) == 1:
-                return [together]
-            return [self._report(own, [report])[0] for report in reports]
-        return [*together]
+        Together; if that fails, each by itself, so that each harms only itself.
+        """
+        together = self._undone(own, partial(self._exchanged, own, reports, requests))
+        if not isinstance(together, Exception):
+            return together
+        found: list[Found | Exception] = []
+        for report in reports:
+            one = self._undone(own, partial(self._exchanged, own, [report], ()))
+            found.append(one if isinstance(one, Exception) else one[0][0])
+        claimed: list[Claimed | Exception] = []
+        for request in requests:
+            one = self._undone(own, partial(self._exchanged, own, (), [request]))
+            claimed.append(one if isinstance(one, Exception) else one[1][0])
+        return found, claimed
 
-    def _claim(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | Exception:
+    def _exchanged(
+        self,
+        own: sqlite3.Connection,
+        reports: Sequence[Report],
+        requests: Sequence[ClaimRequest],
+    ) -> Exchanged:
+        found = Reports(own, self._clock, keeps=self._keeps).apply(reports) if reports else []
+        return [*found], [self._claim(own, request) for request in requests]
+
+    def _claim(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed:
         claim = Claim(own, request, self._clock)
-        answer = self._undone(own, claim.run)
-        if isinstance(answer, Claimed):
-            self._sights.note(request.rule, claim, answer)
+        answer = claim.run()
+        self._sights.note(request.rule, claim, answer)
         return answer
 
     def _undone(self, own: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:

@@ -131,20 +131,23 @@ class Claim:
     # 5. take due rows of the queue, priority by priority
 
     def _take(self) -> None:
-        level = _HIGHEST
+        level, levels = _HIGHEST, []
         due: list[int] = []
         room = self._room
         while len(due) < room:
             (level,) = self._execute("next_level", level=level).fetchone()
             if level is None:
                 break
+            levels.append(level)
             found = self._execute("due", level=level, room=room - len(due))
             due += [row_id for (row_id,) in found]
-            self._note_due(level, self._now)
         if due:
             ids = json.dumps(due)
             self._record(self._execute("record_due", ids=ids).fetchall())
             self._execute("drop_due", ids=ids)
+        if len(due) < room:
+            for level in levels:
+                self._note_due(level, self._now)
 
     def _is_due(self) -> bool:
         level = _HIGHEST

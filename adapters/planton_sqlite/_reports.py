@@ -41,10 +41,11 @@ class Reports:
 
     def apply(self, reports: Sequence[Report]) -> list[Found]:
         """Apply reports, kind by kind in the order of their first; what each has changed."""
-        kinds = dict.fromkeys(report.kind for report in reports)
+        kinds: dict[str, list[Report]] = {}
+        for report in reports:
+            kinds.setdefault(report.kind, []).append(report)
         found: dict[Report, Found] = {}
-        for kind in kinds:
-            alike = [report for report in reports if report.kind == kind]
+        for kind, alike in kinds.items():
             found.update(zip(alike, self._apply(kind, alike), strict=True))
         return [found[report] for report in reports]
 
@@ -52,33 +53,38 @@ class Reports:
         rows: dict[Receipt, Row] = {}
         for report in reports:
             for receipt in report.receipts:
-                rows.setdefault(receipt, (*receipt, *report.values))
+                if receipt not in rows:
+                    rows[receipt] = (*receipt, *report.values)
         changed = self._change(kind, list(rows.values()))
         # Of two that end one claim the first did.
         take = changed.get if kind in ("heartbeat", "advance") else changed.pop
         answers: list[Found] = []
         for report in reports:
-            names = ((receipt, take(receipt, None)) for receipt in report.receipts)
-            answers.append({receipt: name for receipt, name in names if name is not None})
+            answer = {}
+            for receipt in report.receipts:
+                if (name := take(receipt, None)) is not None:
+                    answer[receipt] = name
+            answers.append(answer)
         return answers
 
     def _change(self, kind: str, rows: Sequence[Row]) -> dict[Receipt, str]:
-        found = self._execute("find", rows).fetchall()
-        current = [rows[place] for place, _, _ in found]
-        names = {(row[0], row[1]): name for row, (_, _, name) in zip(current, found, strict=True)}
-        if not current:
+        """Apply what is said of some claims; the task names of those that there are."""
+        text = json.dumps(rows)
+        names = {(row_id, token): name for row_id, token, name in self._execute("find", text)}
+        if not names:
             return {}
+        if len(names) < len(rows):
+            text = json.dumps([row for row in rows if row[:2] in names])
         if kind == "take_over":
-            taken = {row_id for (row_id,) in self._execute("take_over", current)}
+            taken = {row_id for (row_id,) in self._execute("take_over", text)}
             return {receipt: name for receipt, name in names.items() if receipt[0] in taken}
         for statement in _ENDING.get(kind, (kind,)):
-            self._execute(statement, current)
-        if kind == "complete" and self._execute("has_failed", ()).fetchone() == (1,):
-            self._execute("supersede", current)
+            self._execute(statement, text)
+        if kind == "complete" and self._execute("has_failed", text).fetchone() == (1,):
+            self._execute("supersede", text)
         if kind in _ENDING:
-            self._execute("drop", current)
+            self._execute("drop", text)
         return names
 
-    def _execute(self, statement: str, rows: Sequence[Row]) -> sqlite3.Cursor:
-        parameters = {**self._parameters, "rows": json.dumps(rows)}
-        return self._connection.execute(REPORTS[statement], parameters)
+    def _execute(self, statement: str, rows: str) -> sqlite3.Cursor:
+        return self._connection.execute(REPORTS[statement], {**self._parameters, "rows": rows})

@@ -37,7 +37,7 @@ SELECT task_name, instruction, payload, priority, tags, retries, timeout, "parti
     failures, undelivered, error, created_at, :now
 FROM planton_active AS active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
-    instruction GLOB :key AND (tags = '[]' OR NOT EXISTS (
+    instruction GLOB (:key || '') AND (tags = '[]' OR NOT EXISTS (
         SELECT 1 FROM json_each(active.tags) AS tag
         WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
     ))
@@ -48,7 +48,7 @@ ON CONFLICT (task_name, instruction) DO NOTHING;
 -- name: drop_not_offered
 DELETE FROM planton_active AS active
 WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
-    instruction GLOB :key AND (tags = '[]' OR NOT EXISTS (
+    instruction GLOB (:key || '') AND (tags = '[]' OR NOT EXISTS (
         SELECT 1 FROM json_each(active.tags) AS tag
         WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
     ))
@@ -75,7 +75,7 @@ SELECT max(priority) FROM planton_pending WHERE task_name = :task_name AND prior
 -- name: due
 -- What is active stays in the queue until that claim has ended.
 SELECT id FROM planton_pending AS pending INDEXED BY planton_pending_due
-WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND instruction GLOB :key
+WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND instruction GLOB (:key || '')
   AND (tags = '[]' OR NOT EXISTS (
     SELECT 1 FROM json_each(pending.tags) AS tag
     WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
@@ -86,7 +86,7 @@ ORDER BY run_at, id LIMIT :room;
 -- name: next_due
 -- Of what is not active: the end of that claim wakes the task, or its lease is over sooner.
 SELECT run_at FROM planton_pending AS pending INDEXED BY planton_pending_due
-WHERE task_name = :task_name AND priority = :level AND run_at > :after AND instruction GLOB :key
+WHERE task_name = :task_name AND priority = :level AND run_at > :after AND instruction GLOB (:key || '')
   AND (tags = '[]' OR NOT EXISTS (
     SELECT 1 FROM json_each(pending.tags) AS tag
     WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))

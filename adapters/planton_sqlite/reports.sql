@@ -2,11 +2,10 @@
 -- claim. `find` drops what names no claim; the others then go by the id.
 
 -- name: find
-SELECT given.key, active.id, active.task_name
+SELECT active.id, active.token, active.task_name
 FROM json_each(:rows) AS given JOIN planton_active AS active
     ON active.id = json_extract(given.value, '$[0]')
-    AND active.token = json_extract(given.value, '$[1]')
-ORDER BY given.key;
+    AND active.token = json_extract(given.value, '$[1]');
 
 -- name: drop
 DELETE FROM planton_active WHERE id IN (SELECT json_extract(value, '$[0]') FROM json_each(:rows));
