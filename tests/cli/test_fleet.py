@@ -219,8 +219,9 @@ def test_status_tells_how_old_a_report_is_when_there_were_beats_since(here, tmp_
     enter(tmp_path, "new", next_attempt_in=-1)
     lines = [re.split(r"  +", line.strip()) for line in here("status").stdout.splitlines()]
 
-    assert ["resize", "new:7", "waiting", "now"] == lines[-2][:4]
-    assert ["resize", "old:7", "waiting", "1 min ago", "1 min ago"] == lines[-1][:5]
+    by_host = {line[1]: line for line in lines if line[0] == "resize"}
+    assert ["resize", "new:7", "waiting", "now"] == by_host["new:7"][:4]
+    assert ["resize", "old:7", "waiting", "1 min ago", "1 min ago"] == by_host["old:7"][:5]
 
 
 def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):

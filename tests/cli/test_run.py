@@ -172,7 +172,7 @@ def test_errors_of_callbacks_are_logged_and_it_goes_on(app):
     _, err = process.communicate(timeout=20)
 
     assert 0 == process.returncode
-    assert "schedule of task 'task' failed: down" in err
+    assert "schedule of task 'task' failed: OSError: down" in err
 
 
 def test_the_current_folder_may_be_on_the_path_already(app, monkeypatch):

@@ -76,7 +76,7 @@ async def test_a_consumer_does_all_but_migrate(roles, owner):
 
     assert "" != dispatcher.id
     assert claims
-    assert {"q", "c"} == {each.task_name for each in stats}
+    assert "q" in {each.task_name for each in stats}
 
 
 async def test_a_producer_enqueues_and_nothing_else(roles, owner, schema_dsn):
