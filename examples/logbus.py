@@ -35,8 +35,8 @@ Prints:
         foo-6 failed: a payload without n
       slow: 1 queued
     The network is back, and the payload is mended.
-    foo-6, try 1: {'foo': 'bar'}
     foo-5, try 1: {'foo': 'bar'}
+    foo-6, try 1: {'foo': 'bar'}
     foo-7, try 1, came too late and changed nothing
       default: 1 queued, 7 succeeded
       slow: 1 queued

@@ -86,10 +86,11 @@ class PostgresBackend(Fleet):
         except StorageError as error:
             if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
                 raise
-            holders = await self._database.change_tables(_schema.holders)
-            problem = f"a lock on its tables was not to be had within {lock_timeout:g} s"
-            who = holders or "whoever held it has let go of it: try again"
-            raise StorageError(self.database, f"{problem}: {who}") from error
+            refused = error
+        holders = await self._database.change_tables(_schema.holders)
+        problem = f"a lock on its tables was not to be had within {lock_timeout:g} s"
+        who = holders or "whoever held it has let go of it: try again"
+        raise StorageError(self.database, f"{problem}: {who}") from refused
 
     def schema(self) -> str:
         return _schema.script()

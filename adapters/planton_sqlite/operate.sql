@@ -46,7 +46,7 @@ INSERT INTO planton_pending (
 )
 SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", error,
     created_at, :now
-FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id;
+FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY instruction;
 
 -- name: forget_failures
 -- Any of them would keep the row of a plain SELECT from being claimed.
