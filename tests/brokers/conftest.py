@@ -63,24 +63,37 @@ class Server:
     def wait(self) -> None:
         """Wait until it accepts connections."""
         for _ in range(600):
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.1)
+            if is_open(self.port):
+                return
+            time.sleep(0.1)
         raise AssertionError((self.folder / "log").read_text()[-2000:])
 
     def kill(self) -> None:
         """Kill it, and all that it started."""
-        kill(self.process.pid)
+        kill(self.process.pid, self.port)
         self.process.wait()
 
 
-def kill(group: int) -> None:
+def kill(group: int, port: int = 0) -> None:
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         pass
+    environment = os.environ | {"ERL_EPMD_PORT": str(epmd_port(port))}
+    for _ in range(20):  # Erlang's own daemon stays for as long as it knows of a node
+        if shutil.which("epmd") is None or not is_open(epmd_port(port)):
+            return
+        subprocess.run(["epmd", "-kill"], env=environment, capture_output=True)
+        time.sleep(0.1)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def epmd_port(port: int) -> int:
+    return port + 10000 if port < 40000 else port - 10000
 
 
 def redis(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
@@ -98,7 +111,7 @@ def nats(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
 def rabbitmq(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     distribution = port + 20000 if port < 40000 else port - 20000
     (folder / "plugins").write_text("[].")
-    return ["rabbitmq-server"], {
+    return ["/usr/lib/rabbitmq/bin/rabbitmq-server"], {
         "RABBITMQ_NODENAME": f"test{port}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
@@ -106,6 +119,7 @@ def rabbitmq(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "logs"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "ERL_EPMD_PORT": str(epmd_port(port)),
         "HOME": str(folder),
     }
 
@@ -130,7 +144,7 @@ def shared(tmp_path_factory, command, name: str) -> Iterator[int]:
         port, group, users = json.loads(state.read_text())
         state.write_text(json.dumps([port, group, users - 1]))
         if users == 1:
-            kill(group)
+            kill(group, port)
             state.unlink()
     if server is not None:
         server.process.returncode = 0  # whoever kills it may be another
