@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,11 +125,27 @@ def rabbitmq(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     }
 
 
+def moto(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    return [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "moto.server",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ], {}
+
+
 @contextmanager
 def shared(tmp_path_factory, command, name: str) -> Iterator[int]:
     """The port of a server that the workers share: the first starts it, the last ends it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    folder = (
+        base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    ) / f"shared-{Path(name).name}"
     folder.mkdir(exist_ok=True)
     state, server = folder / "state.json", None
     with locked(folder):
@@ -172,6 +189,12 @@ def nats_port(tmp_path_factory):
 @pytest.fixture(scope="session")
 def rabbitmq_port(tmp_path_factory):
     with shared(tmp_path_factory, rabbitmq, "rabbitmq-server") as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def moto_port(tmp_path_factory):
+    with shared(tmp_path_factory, moto, sys.executable) as port:
         yield port
 
 
