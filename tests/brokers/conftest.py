@@ -198,10 +198,23 @@ def moto_port(tmp_path_factory):
         yield port
 
 
+COMMANDS = {
+    "redis": (redis, "redis-server"),
+    "nats": (nats, "nats-server"),
+    "rabbitmq": (rabbitmq, "rabbitmq-server"),
+}
+
+
 @pytest.fixture
-def own_redis(tmp_path):
-    """A server that may be killed: `.kill()`, `.start()`, `.port`."""
-    server = Server(tmp_path / "redis", redis, "redis-server")
-    server.start()
-    yield server
-    server.kill()
+def make_server(tmp_path):
+    """Starts a server that may be killed: `.kill()`, `.start()`, `.port`."""
+    servers = []
+
+    def make(kind):
+        servers.append(Server(tmp_path / kind, *COMMANDS[kind]))
+        servers[-1].start()
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
