@@ -128,7 +128,7 @@ class InstructionTask(celery.Task):  # type: ignore[misc]  # Celery is not typed
         try:
             work = offers.get()
             result = None if work is None else self.run(work)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: ASYNC103  raised again, or reported
             error = raised
         outcomes.put((result, error))
         thread.join()
@@ -147,7 +147,7 @@ class InstructionTask(celery.Task):  # type: ignore[misc]  # Celery is not typed
     ) -> None:
         try:
             trio.run(self._execute, text, offers, outcomes)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  raised in the thread that waits
             failures.append(error)
         finally:
             offers.put(None)
