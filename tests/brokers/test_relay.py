@@ -188,7 +188,7 @@ async def test_what_the_broker_does_not_confirm_is_released_with_pauses():
     """It is not lost, and not tried in a hot loop."""
     one = Bench()
     one.broker.refuses = OSError("the queue is full")
-    planton = one.planton(delay=0.1)
+    planton = one.planton(delay=0.5)
     seen = EventCollector(planton, ErrorEvent)
     async with planton:
         await one.enqueue("a")
