@@ -47,8 +47,8 @@ class Query:
             raise self._error(f"has the parameter %({strangers[0]})s, but is given only {known}")
         if _STRAY.search(self.sql.replace("%%", "")):
             raise self._error("has a % that is no parameter: write %% for a percent sign")
-        if "\0" in self.sql:
-            raise self._error("has a NUL character: leave it out")
+        if "\0" in self.sql or self.sql.encode(errors="ignore").decode() != self.sql:
+            raise self._error("has a NUL or half a character (a surrogate): leave it out")
 
     @property
     def statement(self) -> str:
@@ -76,7 +76,7 @@ class Query:
         """Return the error for what went wrong while it ran."""
         state, message = problem["sqlstate"], problem["message"]
         if state == "PLBAD":
-            return self._error(f"{message}: an instruction must name its work")
+            return self._error(message)
         details = [problem[name] for name in ("detail", "hint") if problem[name]]
         text = "; ".join([message, *details])
         if is_of_the_statement(state):

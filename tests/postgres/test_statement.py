@@ -207,11 +207,12 @@ async def test_a_statement_that_claims_nothing_keeps_what_it_has_changed(storage
 
 async def test_a_setting_in_a_reading_statement_is_undone(storage, rows):
     """So that the tasks that use the connection next find their tables."""
-    sql = (
-        f"SELECT id FROM account, set_config('search_path', 'nowhere', false) ORDER BY id LIMIT {1}"
-    )
+    sql = """
+    SELECT id FROM account, set_config('search_path', 'nowhere', false)
+    ORDER BY id LIMIT %(limit)s
+    """
     async with PostgresStorage(storage.conninfo, pool_size=1) as single:
-        first = await claim(single.claim_task("one", sql=f"{sql} * %(limit)s"))
+        first = await claim(single.claim_task("one", sql=sql))
         second = await claim(single.claim_task("two", sql=SELECT))
 
     assert (["1"], ["1"]) == (names(first), names(second))
@@ -226,6 +227,16 @@ async def test_duplicates_are_one_instruction(storage):
         found = [names(await claim(task)) for _ in range(3)]
 
     assert [["7"], [], []] == found
+
+
+async def test_an_error_with_a_code_of_the_users_own_is_told(storage, observer):
+    """In the words that it has."""
+    await observer.execute(
+        "CREATE FUNCTION mine(n integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'out of stamps' USING ERRCODE = 'ZZ999'; END $$"
+    )
+    with pytest.raises(StorageError, match="out of stamps"):
+        await claim(storage.claim_task("send", sql="SELECT mine(%(limit)s)"))
 
 
 # What its rows are worth: active, queued, failed

@@ -1,10 +1,15 @@
 -- What consumers report. Receipts are pairs: ids[n] goes with tokens[n]. Each function returns the
 -- claims that it changed, which were named by both. Callers sort the ids: rows are locked in their
 -- order, so that two batches wait for each other and never in a circle.
+--
+-- The planner settings are for plans that were made while the tables were empty and are kept: no
+-- table is read as a whole, no list is searched once for each row of another. Nothing is waited for
+-- very long: a user's open transaction may have queued what is to be queued again.
 
 CREATE OR REPLACE FUNCTION planton_heartbeat(ids bigint[], tokens bigint[])
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -24,11 +29,16 @@ CREATE OR REPLACE FUNCTION planton_complete(
     ids bigint[], tokens bigint[], results text[], keeps boolean
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
+DECLARE
+    found_ids bigint[];
+    found_tokens bigint[];
+    names text[];
+    instructions text[];
 BEGIN
-    RETURN QUERY
     WITH gone AS (
         DELETE FROM planton_active AS active
         WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
@@ -45,18 +55,28 @@ BEGIN
         FROM gone JOIN unnest(ids, tokens, results) AS given (id, token, result)
             USING (id, token)
         WHERE keeps
-    ),
-    -- What failed before and has succeeded now; looked for only while something has failed.
-    superseded AS (
-        UPDATE planton_ended AS failed SET superseded = true FROM gone
-        WHERE (SELECT EXISTS (
-                SELECT FROM planton_ended AS any_failed
-                WHERE any_failed.status <> 'succeeded' AND NOT any_failed.superseded
-            ))
-          AND failed.task_name = gone.task_name AND failed.instruction = gone.instruction
-          AND failed.status <> 'succeeded' AND NOT failed.superseded
     )
-    SELECT gone.id, gone.token, gone.task_name FROM gone;
+    SELECT array_agg(gone.id), array_agg(gone.token), array_agg(gone.task_name),
+           array_agg(gone.instruction)
+    INTO found_ids, found_tokens, names, instructions FROM gone;
+    IF EXISTS (
+        SELECT FROM planton_ended AS failed
+        WHERE failed.status <> 'succeeded' AND NOT failed.superseded
+    ) THEN
+        PERFORM planton_supersede(names, instructions);
+    END IF;
+    RETURN QUERY SELECT * FROM unnest(found_ids, found_tokens, names);
+END $planton$;
+
+-- What failed before and has succeeded now.
+CREATE OR REPLACE FUNCTION planton_supersede(names text[], instructions text[])
+RETURNS void LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off
+AS $planton$
+BEGIN
+    UPDATE planton_ended AS failed SET superseded = true
+    FROM unnest(names, instructions) AS done (task_name, instruction)
+    WHERE failed.task_name = done.task_name AND failed.instruction = done.instruction
+      AND failed.status <> 'succeeded' AND NOT failed.superseded;
 END $planton$;
 
 -- To be tried again: one of its own retries less, or of those that it is granted at its first
@@ -66,7 +86,8 @@ CREATE OR REPLACE FUNCTION planton_fail(
     lower_priority boolean[], granted integer[], keeps boolean
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 BEGIN
@@ -118,7 +139,8 @@ END $planton$;
 -- takes must not starve the others.
 CREATE OR REPLACE FUNCTION planton_release(ids bigint[], tokens bigint[], undelivered boolean)
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -154,7 +176,8 @@ CREATE OR REPLACE FUNCTION planton_advance(
     ids bigint[], tokens bigint[], payloads text[], retries integer[]
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -176,7 +199,8 @@ CREATE OR REPLACE FUNCTION planton_postpone(
     ids bigint[], tokens bigint[], payloads text[], retries integer[], delays double precision[]
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -210,7 +234,8 @@ CREATE OR REPLACE FUNCTION planton_take_over(
     ids bigint[], tokens bigint[], leases double precision[], new_tokens bigint[]
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
