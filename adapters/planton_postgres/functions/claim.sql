@@ -42,6 +42,7 @@ DECLARE
     seqscan text := current_setting('enable_seqscan');
     bitmapscan text := current_setting('enable_bitmapscan');
     sort text := current_setting('enable_sort');
+    plan_cache_mode text := current_setting('plan_cache_mode');
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'planton_claim needs READ COMMITTED, not %',
@@ -81,7 +82,8 @@ BEGIN
     -- Our own statements are planned once, perhaps while the tables are empty: then they must not
     -- read all of a table, or sort it, for as long as the plan is kept.
     PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-            set_config('enable_sort', 'off', true);
+            set_config('enable_sort', 'off', true),
+            set_config('plan_cache_mode', 'force_generic_plan', true);
 
     -- 2. count what is active; below ids_from there are dead rows only. New ids are above all that
     -- there are, also where the sequence was set back, or not copied with the rows.
@@ -185,11 +187,13 @@ BEGIN
         PERFORM set_config('enable_seqscan', seqscan, true),
                 set_config('enable_bitmapscan', bitmapscan, true),
                 set_config('enable_sort', sort, true),
+                set_config('plan_cache_mode', plan_cache_mode, true),
                 set_config('planton.claims', task, true);
         SELECT answer.given, answer.mode, answer.problem INTO given, mode, problem
         FROM planton_ask(task, asked.statement, mode, room, names, clock, asked.retries) AS answer;
         PERFORM set_config('enable_seqscan', 'off', true),
-                set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true);
+                set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
+                set_config('plan_cache_mode', 'force_generic_plan', true);
     END IF;
     -- A cron task: the times were reckoned outside, from the kept time; if that is still the one,
     -- as many fire as there is room, each once for all expressions.

@@ -9,7 +9,8 @@
 CREATE OR REPLACE FUNCTION planton_heartbeat(ids bigint[], tokens bigint[])
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -30,15 +31,18 @@ CREATE OR REPLACE FUNCTION planton_complete(
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
-DECLARE
-    found_ids bigint[];
-    found_tokens bigint[];
-    names text[];
-    instructions text[];
 BEGIN
+    IF EXISTS (
+        SELECT FROM planton_ended AS failed
+        WHERE failed.status <> 'succeeded' AND NOT failed.superseded
+    ) THEN
+        PERFORM planton_supersede(ids, tokens);
+    END IF;
+    RETURN QUERY
     WITH gone AS (
         DELETE FROM planton_active AS active
         WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
@@ -56,25 +60,22 @@ BEGIN
             USING (id, token)
         WHERE keeps
     )
-    SELECT array_agg(gone.id), array_agg(gone.token), array_agg(gone.task_name),
-           array_agg(gone.instruction)
-    INTO found_ids, found_tokens, names, instructions FROM gone;
-    IF EXISTS (
-        SELECT FROM planton_ended AS failed
-        WHERE failed.status <> 'succeeded' AND NOT failed.superseded
-    ) THEN
-        PERFORM planton_supersede(names, instructions);
-    END IF;
-    RETURN QUERY SELECT * FROM unnest(found_ids, found_tokens, names);
+    SELECT gone.id, gone.token, gone.task_name FROM gone;
 END $planton$;
 
--- What failed before and has succeeded now.
-CREATE OR REPLACE FUNCTION planton_supersede(names text[], instructions text[])
-RETURNS void LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off
+-- What failed before and succeeds now. The claims are locked, so that they do.
+CREATE OR REPLACE FUNCTION planton_supersede(ids bigint[], tokens bigint[])
+RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 AS $planton$
 BEGIN
     UPDATE planton_ended AS failed SET superseded = true
-    FROM unnest(names, instructions) AS done (task_name, instruction)
+    FROM (
+        SELECT active.task_name, active.instruction FROM planton_active AS active
+        WHERE active.id = ANY (ids)
+          AND ((active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))) IS TRUE  -- no join
+        ORDER BY active.id FOR UPDATE
+    ) AS done
     WHERE failed.task_name = done.task_name AND failed.instruction = done.instruction
       AND failed.status <> 'succeeded' AND NOT failed.superseded;
 END $planton$;
@@ -87,7 +88,8 @@ CREATE OR REPLACE FUNCTION planton_fail(
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '200ms'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 BEGIN
@@ -140,7 +142,8 @@ END $planton$;
 CREATE OR REPLACE FUNCTION planton_release(ids bigint[], tokens bigint[], undelivered boolean)
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '200ms'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -177,7 +180,8 @@ CREATE OR REPLACE FUNCTION planton_advance(
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -200,7 +204,8 @@ CREATE OR REPLACE FUNCTION planton_postpone(
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '200ms'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -235,7 +240,8 @@ CREATE OR REPLACE FUNCTION planton_take_over(
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET lock_timeout = '1s'
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
