@@ -19,7 +19,8 @@ DECLARE
     names text[];                   -- the instructions that are active
     first_expiry timestamptz;
     ids_from bigint;                -- no active row of the task has a lower id, now or later
-    lowest bigint;                  -- the same, learnt now
+    lowest bigint;                  -- that of the active row with the lowest
+    next_id bigint;                 -- the id that the next claim would have
     clock timestamptz;              -- read after the count, so later than every end not counted
     recorded_at timestamptz;
     room integer;
@@ -85,15 +86,11 @@ BEGIN
             set_config('enable_sort', 'off', true),
             set_config('plan_cache_mode', 'force_generic_plan', true);
 
-    -- 2. count what is active; below ids_from there are dead rows only. New ids are above all that
-    -- there are, also where the sequence was set back, or not copied with the rows.
-    lowest := (SELECT last_value + is_called::integer FROM planton_claim_id);
-    IF lowest < ids_from OR EXISTS (SELECT FROM planton_active AS later WHERE later.id >= lowest) THEN
-        PERFORM planton_mend_sequence(ids_from);
-    END IF;
-    SELECT count(*), min(counted.lease_expires_at), coalesce(min(counted.id), lowest),
-           coalesce(array_agg(counted.instruction), '{}')
-    INTO active, first_expiry, lowest, names
+    -- 2. count what is active; below ids_from there are dead rows only
+    SELECT count(*), min(counted.lease_expires_at), min(counted.id),
+           coalesce(array_agg(counted.instruction), '{}'),
+           (SELECT last_value + is_called::integer FROM planton_claim_id)
+    INTO active, first_expiry, lowest, names, next_id
     FROM (
         SELECT each.id, each.instruction, each.lease_expires_at FROM planton_active AS each
         WHERE each.task_name = task AND each.id + 0 >= ids_from
@@ -207,6 +204,12 @@ BEGIN
     -- 7. record each with a new receipt: what is due, without ON CONFLICT, as a conflict would be a
     -- broken invariant and must be loud; then what the source gave, but for what is queued or active
     recorded_at := clock_timestamp();
+    IF next_id < ids_from OR EXISTS (
+        SELECT FROM planton_active AS later WHERE later.id >= next_id
+    ) THEN
+        -- The sequence may lie behind: it was set back, or not copied with the rows.
+        PERFORM planton_mend_sequence(ids_from);
+    END IF;
     IF cardinality(due) > 0 THEN
         RETURN QUERY
         WITH gone AS (
@@ -250,9 +253,10 @@ BEGIN
         held := held + count;
     END IF;
 
-    IF lowest > ids_from + 1000 THEN
+    IF coalesce(lowest, next_id) > ids_from + 1000 THEN
         -- Kept in the database, where it is as true as the rows that it is about.
-        UPDATE planton_task AS task_row SET ids_from = lowest WHERE task_row.task_name = task;
+        UPDATE planton_task AS task_row SET ids_from = coalesce(lowest, next_id)
+        WHERE task_row.task_name = task;
     END IF;
     IF claimed = 0 AND active = held AND asked.is_alone
         AND asked.statement IS NULL AND asked.cron IS NULL

@@ -17,11 +17,14 @@ END $planton$;
 CREATE OR REPLACE FUNCTION planton_next_level(task text, level integer, passed jsonb)
 RETURNS integer LANGUAGE plpgsql STABLE AS $planton$
 DECLARE
-    next_passed integer := (
-        SELECT max(each::integer) FROM jsonb_object_keys(passed) AS each
-        WHERE level IS NULL OR each::integer < level
-    );
+    next_passed integer := NULL;
 BEGIN
+    IF passed <> '{}' THEN
+        next_passed := (
+            SELECT max(each::integer) FROM jsonb_object_keys(passed) AS each
+            WHERE level IS NULL OR each::integer < level
+        );
+    END IF;
     RETURN coalesce((
         SELECT pending.priority FROM planton_pending AS pending
         WHERE pending.task_name = task AND pending.priority < coalesce(level, 2147483648)
