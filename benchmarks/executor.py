@@ -3,7 +3,8 @@
     python benchmarks/executor.py [--rounds 5] [--rows 50000] [--caps 10,100,1000]
 
 `own` executes events that are there already, for a storage that does nothing: the executor's own
-share, from `submit` until the end is answered. The others are the whole way through a Planton:
+share, from `submit` until the end is answered; beside it a trio task that does nothing, as the same
+machine is faster or slower from day to day. The others are the whole way through a Planton:
 claim, dispatch, handler, end, and the storage itself (`memory`: SQLite without a file or thread).
 The time is that of the process, not of the clock, so that other programs do not count.
 """
@@ -37,6 +38,16 @@ class Nothing:
         return Acknowledged(tuple(receipts), ())
 
     complete = fail = advance = release = take_over = heartbeat
+
+
+async def trio_tasks(cap: int, rows: int) -> float:
+    """Microseconds of a trio task that does nothing."""
+    began = time.process_time()
+    for _ in range(rows // cap):
+        async with trio.open_nursery() as nursery:
+            for _ in range(cap):
+                nursery.start_soon(no_op, None)
+    return (time.process_time() - began) / rows * 1e6
 
 
 async def own(cap: int, rows: int) -> float:
@@ -114,6 +125,7 @@ async def sqlite(cap: int, rows: int) -> float:
 
 
 MEASURES: dict[str, Measure] = {
+    "a trio task": trio_tasks,
     "own": own,
     "own, a listener": own_with_listener,
     "memory": memory,

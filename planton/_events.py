@@ -35,7 +35,7 @@ Outcome: TypeAlias = Literal[
 ]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Event:
     """What Planton tells its listeners is one of these."""
 

@@ -1,6 +1,7 @@
 """What the users' functions raise: which of it is their failure, and which of it is ours."""
 
 import math
+from types import TracebackType
 
 import trio
 
@@ -33,6 +34,27 @@ def failure_of(raised: BaseException) -> Exception:
     wrapped = PlantonError(f"{describe(error)} was raised, and failed nothing but this call")
     wrapped.__cause__ = error
     return wrapped
+
+
+class _Guarded:
+    """The code of users in its block raises nothing but what `failure_of` lets through."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        raised: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        if raised is not None:
+            failure = failure_of(raised)
+            if failure is not raised:
+                raise failure
+
+
+guarded = _Guarded()
 
 
 def _is_ours(raised: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import attrs
 
 from planton._loop.attempt import NOBODY
+from planton._loop.reason import times
 from planton._loop.standing import where_it_hangs
 from planton._planton import Planton
 from planton._status import TaskStatus
@@ -56,8 +57,8 @@ _UNTAKEN = f"nothing is claimed for {{}}: {NOBODY}"
 
 def _warning(task: TaskStatus) -> str | None:
     if task.consecutive_errors >= MANY_ERRORS:
-        times = f"{task.consecutive_errors} times in a row"
-        return f"task {task.name!r} failed {times}, the last time with {task.last_error}"
+        failed = f"failed {times(task.consecutive_errors)}"
+        return f"task {task.name!r} {failed}, the last time with {task.last_error}"
     if task.stuck:
         active = f"{task.active} of {task.concurrency} active"
         return f"task {task.name!r} is stuck: {active} for {task.saturated_for:.0f} s"

@@ -11,7 +11,6 @@ import attrs
 
 from planton import delays
 from planton._errors import InvalidArgumentError, InvalidTaskError
-from planton._text import text_of
 
 Seconds: TypeAlias = float | timedelta
 Delay: TypeAlias = Callable[[int], Seconds | Awaitable[Seconds]]
@@ -40,6 +39,11 @@ def to_seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value <= sys.float_info.max else None
+
+
+def exact_text(value: Any) -> Any:
+    """Return a str as an exact one: a subclass may compare and format as it likes."""
+    return str.__str__(value) if isinstance(value, str) else value
 
 
 def _is_optional_text(value: object) -> bool:
@@ -78,7 +82,9 @@ class Claim:
 
     # Without slots, so that an event takes over all fields of its claim in one call.
 
-    instruction: str = attrs.field(metadata={IN_JSON: lambda value: isinstance(value, str)})
+    instruction: str = attrs.field(
+        converter=exact_text, metadata={IN_JSON: lambda value: isinstance(value, str)}
+    )
     receipt: str | None = attrs.field(default=None, metadata={IN_JSON: _is_optional_text})
     payload: Any = attrs.field(default=None, metadata={IN_JSON: lambda _: True})
     delivery: int = attrs.field(default=1, metadata={IN_JSON: lambda value: is_int(value, 1)})
@@ -307,8 +313,3 @@ class Task:
     timeout: float | None = attrs.field(default=None, validator=_check_timeout)
     cap: Cap = attrs.field(default="advisory", validator=_check_cap)
     lock: Lock | None = attrs.field(default=None, validator=_check_lock)
-
-
-def plain_text(text: str) -> str:
-    """Return `text` as an exact str: a subclass may compare and format as it likes."""
-    return text if type(text) is str else text_of(text)

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError, PlantonError
-from planton_executor._failures import is_ours, to_text
+from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError
+from planton.storage import failure_of
 from planton_executor._functions import is_async, takes
 from planton_executor._links import Answered
 from planton_executor._outage import Outage, pause
@@ -52,7 +52,7 @@ class Callbacks:
     """
 
     complete: Callable[[Work, Any], Answer] | None = attrs.field(default=None, validator=_check(2))
-    fail: Callable[[Work, BaseException, float | None], Answer] | None = attrs.field(
+    fail: Callable[[Work, Exception, float | None], Answer] | None = attrs.field(
         default=None, validator=_check(3)
     )
     heartbeat: Callable[[Work], Answer] | None = attrs.field(default=None, validator=_check(1))
@@ -82,7 +82,7 @@ class CallbackLink:
 
         async def beat(run: Run) -> None:
             try:
-                if not await _call("heartbeat", self._callbacks.heartbeat, run.work):
+                if not await _call(self._callbacks.heartbeat, run.work):
                     lost.append(run)
             except Exception as error:
                 errors.append(error)
@@ -119,18 +119,18 @@ class CallbackLink:
         callbacks, work, end = self._callbacks, run.work, run.end
         assert end is not None
         if end.kind == "complete":
-            return await _call("complete", callbacks.complete, work, end.about)
+            return await _call(callbacks.complete, work, end.about)
         if end.kind == "fail":
             may_retry = run.retry_in is not None and run.tries <= run.terms.retries
             retry_in = run.retry_in if may_retry else None
-            return await _call("fail", callbacks.fail, work, end.about, retry_in)
+            return await _call(callbacks.fail, work, end.about, retry_in)
         if callbacks.release is not None:
-            return await _call("release", callbacks.release, work)
+            return await _call(callbacks.release, work)
         error = CallbackTimeoutError(work.task_name, "the handler", None, " before the end")
-        return await _call("fail", callbacks.fail, work, error, 0.0)
+        return await _call(callbacks.fail, work, error, 0.0)
 
 
-async def _call(name: str, function: Callable[..., Any] | None, *arguments: Any) -> bool:
+async def _call(function: Callable[..., Any] | None, *arguments: Any) -> bool:
     """Call a function if there is one; return whether the claim is ours."""
     if function is None:
         return True
@@ -141,8 +141,6 @@ async def _call(name: str, function: Callable[..., Any] | None, *arguments: Any)
         else:
             call = partial(function, *arguments)
             result = await trio.to_thread.run_sync(call, abandon_on_cancel=True)
-    except BaseException as error:
-        if is_ours(error) or isinstance(error, Exception):
-            raise
-        raise PlantonError(f"the callback {name} raised {to_text(error)}") from error
+    except BaseException as raised:
+        raise failure_of(raised) from None  # noqa: ASYNC104
     return result is not False

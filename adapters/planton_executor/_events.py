@@ -42,7 +42,8 @@ class FailedEvent:
 
     Attributes:
         work: What the handler was called with.
-        error: What it raised, or what was wrong.
+        error: What it raised, or what was wrong. Of what is no `Exception`, such as SystemExit, a
+            `PlantonError` whose cause it is.
         reason: `"error"` (the handler raised), `"timeout"`, `"result"` (it returned what is not
             JSON), `"state"` (of work in steps: the state fits no step, or a step did not say what
             comes next), or `"lost"` (the claim is another consumer's or nobody's: whatever the
@@ -55,7 +56,7 @@ class FailedEvent:
     """
 
     work: Work
-    error: BaseException
+    error: Exception
     reason: Reason
     duration: float
     retry_in: float | None = None

@@ -158,6 +158,12 @@ class Executor:
         """
         self._listeners.remove(event_type, listener)
 
+    @overload
+    def capacity(self, task_name: None = None) -> int: ...
+
+    @overload
+    def capacity(self, task_name: str) -> int | None: ...
+
     def capacity(self, task_name: str | None = None) -> int | None:
         """Return how many more instructions can start now; None for a task without a handler.
 

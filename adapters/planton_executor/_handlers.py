@@ -7,6 +7,7 @@ import attrs
 import trio
 
 from planton_executor._functions import call_in_thread, is_async
+from planton_executor._listeners import Listeners
 from planton_executor._run import End, Run
 from planton_executor._terms import Terms
 from planton_executor._work import Work
@@ -18,13 +19,11 @@ class Host(Protocol):
     """What a handler may use while it runs."""
 
     limiter: trio.CapacityLimiter
+    listeners: Listeners
     is_draining: bool
 
     async def store(self, run: Run, end: End) -> bool:
         """Store an end that is none yet; return whether the claim was ours."""
-
-    async def tell(self, event: Any) -> None:
-        """Tell the listeners."""
 
 
 class Handler(Protocol):

@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 import trio
 
 from planton import ErrorEvent, InvalidArgumentError
-from planton.storage import describe
-from planton_executor import _failures
+from planton.storage import describe, failure_of
 from planton_executor._events import EVENT_TYPES, FailedEvent, LeaseAtRiskEvent
 from planton_executor._functions import is_async
 
@@ -75,8 +74,8 @@ class Listeners:
         for listener in self._by_type[LeaseAtRiskEvent]:
             try:
                 listener(event)
-            except BaseException:  # noqa: ASYNC103  not on trio
-                _log_failure(listener, event)
+            except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
+                _log_failure(listener, event, failure_of(raised))
 
     def _listeners_of(self, event: Any) -> tuple[Listener, ...]:
         """Return who listens to an event, which is logged if nobody does."""
@@ -100,27 +99,20 @@ class Listeners:
 def _call(listener: Listener, event: object) -> Any:
     try:
         return listener(event)
-    except BaseException as error:
-        if _failures.is_ours(error):
-            raise
-        _log_failure(listener, event)
+    except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
+        _log_failure(listener, event, failure_of(raised))
 
 
 async def _wait_for(result: Awaitable[None], listener: Listener, event: object) -> None:
     try:
         await result
-    except BaseException as error:
-        if _failures.is_ours(error):
-            raise
-        _log_failure(listener, event)
+    except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
+        _log_failure(listener, event, failure_of(raised))
 
 
-def _name(listener: object) -> str:
-    return getattr(listener, "__qualname__", type(listener).__name__)
-
-
-def _log_failure(listener: object, event: object) -> None:
-    logger.exception("listener %s of %s failed", _name(listener), type(event).__name__)
+def _log_failure(listener: object, event: object, error: Exception) -> None:
+    name = getattr(listener, "__qualname__", type(listener).__name__)
+    logger.error("listener %s of %s failed", name, type(event).__name__, exc_info=error)
 
 
 def log(event: object) -> None:
@@ -149,7 +141,7 @@ def _log_failed(event: FailedEvent) -> None:
         logging.WARNING if will_retry else logging.ERROR,
         "task %r, instruction %r, delivery %d failed (%s): %s%s",
         *(work.task_name, work.instruction, work.delivery, event.reason),
-        *(_failures.to_text(event.error), after),
+        *(describe(event.error), after),
         exc_info=event.error if event.reason == "error" else None,
         extra={"task_name": work.task_name, "instruction": work.instruction},
     )

@@ -69,7 +69,8 @@ class Machine:
             run.break_off("lost")
             return False
         run.claimed_at = trio.current_time()  # its time limit begins anew
-        await host.tell(AdvancedEvent(work=run.work, state=end.about, run_in=None))
+        event = AdvancedEvent(work=run.work, state=end.about, run_in=None)
+        await host.listeners.tell(event)
         return True
 
     def _following(self, step: Step, answer: object) -> tuple[Step, End]:

@@ -8,10 +8,9 @@ import attrs
 import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, PlantonError
-from planton.storage import to_json
-from planton_executor._errors import LostLeaseError, StateError
+from planton.storage import failure_of, to_error_text, to_json
+from planton_executor._errors import GiveUp, LostLeaseError, StateError
 from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent
-from planton_executor._failures import gives_up, is_ours, to_text
 from planton_executor._terms import Terms
 from planton_executor._work import Work
 
@@ -85,7 +84,7 @@ class Run:
     broken_off: Literal["lost", "stopped"] | None = None
     terms = _NO_TERMS
     result: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
     reason: Reason = "error"
     retry_in: float | None = None
     thread_ended: trio.Event | None = None
@@ -95,7 +94,7 @@ class Run:
     refusals, refused_at = 0, -1
 
     def __init__(self, event: InstructionEvent, receipt: str) -> None:
-        self.work = Work(event.task_name, event.instruction, event.payload, event.delivery, receipt)
+        self.work = Work.of(event, receipt)
         self.receipt = receipt
         self.timeout = event.timeout
         self.lease = min(event.lease or USUAL_LEASE, event.timeout or math.inf)
@@ -139,7 +138,7 @@ class Run:
         self.renewed_at, self.is_at_risk = at, False
         self.fresh_until = self.beat_at = trio.current_time() + self.lease * FRESH
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         """Note what went wrong; what was only broken off is as if it had been stopped."""
         if isinstance(error, PlantonError) and not error.is_failure:
             self.broken_off = self.broken_off or "stopped"
@@ -169,10 +168,10 @@ class Run:
         self.error = LostLeaseError(self.work.task_name, self.work.instruction)
         self.reason, self.retry_in, self.end = "lost", None, None
 
-    def refuse_result(self, error: BaseException) -> End:
+    def refuse_result(self, error: Exception) -> End:
         """Return how it ends if its result cannot be stored."""
         problem = f"the handler of task {self.work.task_name!r} is done, but its result cannot be"
-        failure = PlantonError(f"{problem} stored: {to_text(error)}")
+        failure = PlantonError(f"{problem} stored: {to_error_text(error)}")
         failure.__cause__ = error
         self.error, self.reason = failure, "result"
         return self._failed(failure)
@@ -185,10 +184,8 @@ class Run:
             return result
         try:
             return End("complete", (to_json("result", result),), result)
-        except BaseException as error:  # a class of the user's may raise anything
-            if is_ours(error):
-                raise
-            return self.refuse_result(error)
+        except BaseException as raised:  # noqa: ASYNC103  a class of the user's may raise anything
+            return self.refuse_result(failure_of(raised))  # noqa: ASYNC104
 
     def _timed_out(self) -> End:
         self.work.is_cancelled = True
@@ -197,17 +194,15 @@ class Run:
         self.error, self.reason = error, "timeout"
         return self._failed(error)
 
-    def _failed(self, error: BaseException) -> End:
-        text, terms = to_text(error), self.terms
-        is_hopeless = self.reason in ("result", "state") or gives_up(error)
+    def _failed(self, error: Exception) -> End:
+        text, terms = _to_text(error), self.terms
+        is_hopeless = self.reason in ("result", "state") or _gives_up(error)
         self.retry_in = None if is_hopeless else 0.0
         if not is_hopeless:
             try:
                 self.retry_in = terms.retry_in(self.tries)
-            except BaseException as failure:
-                if is_ours(failure):
-                    raise
-                text += f" (and its retry_delay raised {to_text(failure)})"
+            except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
+                text += f" (and its retry_delay raised {to_error_text(failure_of(raised))})"
         delay = self.retry_in or 0.0
         values = (text, delay, not is_hopeless, terms.lower_priority, terms.retries)
         return End("fail", values, error)
@@ -235,3 +230,15 @@ class Run:
 
 
 _EVENT_TYPES = {"complete": SucceededEvent, "postpone": AdvancedEvent, "release": None}
+
+
+def _gives_up(error: Exception) -> bool:
+    """Return whether a `GiveUp` was raised, perhaps in a nursery."""
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(GiveUp) is not None
+    return isinstance(error, GiveUp)
+
+
+def _to_text(error: Exception) -> str:
+    text = to_error_text(error)
+    return text.removeprefix("GiveUp: ") if type(error) is GiveUp else text

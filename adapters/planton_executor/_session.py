@@ -29,15 +29,7 @@ REFUSAL_PAUSE = 1.0
 
 
 class Session:
-    """Takes instructions, has them worked on, and stores how they end.
-
-    Args:
-        handlers: By the names of tasks.
-        listeners: Told of what happens.
-        make_link: Makes what leases are renewed with, and ends are stored with.
-        concurrency: How many slots there are.
-        frees: Called when there may be a free slot.
-    """
+    """Takes instructions, has them worked on, and stores how they end."""
 
     def __init__(
         self,
@@ -49,7 +41,7 @@ class Session:
         frees: Callable[[], None],
     ) -> None:
         self._handlers = handlers
-        self._listeners = listeners
+        self.listeners = listeners
         self._frees = frees
         self._slots = Slots(concurrency, self._start)
         outage = Outage(self._report)
@@ -95,8 +87,6 @@ class Session:
         slots = self._slots
         return max(0, slots.count - slots.taken - slots.waiting + self._link.leaving)
 
-    # Taking instructions
-
     async def take(self, event: InstructionEvent) -> None:
         """Take an instruction; see `Executor.submit`."""
         run = Run(event, self._link.receipt(event))
@@ -124,7 +114,7 @@ class Session:
             self._refused.add(name)
             self._report(error, name)
         await trio.sleep(min(REFUSAL_PAUSE, run.lease / 3))
-        await self.store(run, RELEASE)
+        await self._release(run)
 
     def _start(self, run: Run) -> None:
         run.is_started = True
@@ -147,20 +137,22 @@ class Session:
         """Give back what was turned away before it began."""
         if run.broken_off == "lost":
             run.note_loss()
-            await self._listeners.tell(run.to_event())
+            await self.listeners.tell(run.to_event())
             return
-        is_released = False
-        with trio.move_on_after(LAST_WORDS, shield=True):
-            is_released = await self.store(run, RELEASE)
+        is_released = await self._release(run)
         names = [run.work.instruction]
         problem = "the executor ended before there was a slot"
         raise UndeliveredInstructionsError(run.work.task_name, names, problem, released=is_released)
 
+    async def _release(self, run: Run) -> bool:
+        """Give back what was not begun; return whether that is stored."""
+        with trio.move_on_after(LAST_WORDS, shield=True):
+            return await self.store(run, RELEASE)
+        return False
+
     def _lose(self, run: Run) -> None:
         run.break_off("lost")
         self._slots.turn_away(run)
-
-    # Working
 
     async def _handle(self, run: Run) -> None:
         """Call the handler, if the claim is ours."""
@@ -169,8 +161,8 @@ class Session:
             await self._leases.confirm(run)
         if run.broken_off:
             return
-        if self._listeners.want(StartedEvent):
-            await self._listeners.tell(StartedEvent(work=run.work))
+        if self.listeners.want(StartedEvent):
+            await self.listeners.tell(StartedEvent(work=run.work))
             run.began_at = trio.current_time()
         handler = self._handlers[run.work.task_name]
         run.begin(handler.terms, run.tries)
@@ -180,20 +172,19 @@ class Session:
     def _settle(self, run: Run) -> None:
         """Decide how a run ends, and hand that over."""
         run.decide()
-        if self._listeners.want(run.event_type):
+        if self.listeners.want(run.event_type):
             run.duration = trio.current_time() - run.began_at
         self._note_change()
-        must_wait = run.thread_ended is not None or self._listeners.must_wait(run.event_type)
+        must_wait = run.thread_ended is not None or self.listeners.must_wait(run.event_type)
         run.leaves_at_once = not must_wait
         if run.end is not None:
             self._link.send(run)
             return
         if run.broken_off == "stopped":
-            problem = (
-                "the thread of %r, task %r, goes on after the end; its lease is left to expire"
-            )
+            problem = "the thread of %r, task %r, goes on: its lease is left to expire"
             logger.warning(problem, run.work.instruction, run.work.task_name)
         self._conclude(run)
+        self._note_free_slots()
 
     async def store(self, run: Run, end: End) -> bool:
         """Store an end, and wait for it; return whether the claim was ours.
@@ -208,10 +199,6 @@ class Session:
         if isinstance(run.answer, Exception):
             raise run.answer
         return bool(run.answer)
-
-    async def tell(self, event: Any) -> None:
-        """Tell the listeners, and wait for them."""
-        await self._listeners.tell(event)
 
     def _answered(
         self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
@@ -231,24 +218,23 @@ class Session:
     def _conclude(self, run: Run) -> None:
         """Tell how a run ended, and free its slot."""
         self._leases.discard(run)
-        event = None
         if run.answer is False:
             run.note_loss()
         if isinstance(run.answer, Exception):
             self._report(run.answer, run.work.task_name)
-        elif self._listeners.want(run.event_type):
-            event = run.to_event()
-        if run.thread_ended is not None or self._listeners.must_wait(run.event_type):
-            self._helpers.start_soon(self._leave_later, run, event)
-        else:
+        is_told = self.listeners.want(run.event_type) and not isinstance(run.answer, Exception)
+        event = run.to_event() if is_told else None
+        if run.leaves_at_once and not self.listeners.must_wait(run.event_type):
             if event is not None:
-                self._listeners.tell_soon(event, self._helpers)
+                self.listeners.tell_soon(event, self._helpers)
             self._leave(run)
+        else:
+            self._helpers.start_soon(self._leave_later, run, event)
 
     async def _leave_later(self, run: Run, event: Any) -> None:
         """Keep the slot for as long as listeners take, or a thread that goes on."""
         if event is not None:
-            await self._listeners.tell(event)
+            await self.listeners.tell(event)
         if run.thread_ended is not None and not self._is_aborted:
             await run.thread_ended.wait()
         self._leave(run)
@@ -260,15 +246,13 @@ class Session:
 
     def _note_free_slots(self) -> None:
         self._note_change()
-        if self._is_empty and self._listeners.want(IdleEvent):
-            self._listeners.tell_soon(IdleEvent(), self._helpers)
+        if self._is_empty and self.listeners.want(IdleEvent):
+            self.listeners.tell_soon(IdleEvent(), self._helpers)
         self._frees()
 
     def _report(self, error: Exception, task_name: str | None = None) -> None:
         event = ErrorEvent(task_name=task_name, error=error, stage="service")
-        self._listeners.tell_soon(event, self._helpers)
-
-    # Draining
+        self.listeners.tell_soon(event, self._helpers)
 
     async def _drain(self, grace: float) -> None:
         self.is_draining = True

@@ -4,6 +4,8 @@ from typing import Any
 
 import attrs
 
+from planton import InstructionEvent
+
 
 @attrs.define(eq=False)
 class Work:
@@ -28,3 +30,8 @@ class Work:
     delivery: int
     receipt: str
     is_cancelled: bool = attrs.field(default=False, init=False)
+
+    @classmethod
+    def of(cls, event: InstructionEvent, receipt: str) -> "Work":
+        """Make it from an event, as for a test of a handler."""
+        return cls(event.task_name, event.instruction, event.payload, event.delivery, receipt)

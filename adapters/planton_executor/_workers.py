@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from planton_executor._failures import is_ours
+from planton.storage import failure_of
 from planton_executor._run import Run
 
 # Seconds after which a worker lets the event loop turn, if its handlers never wait.
@@ -93,10 +93,10 @@ class Workers:
                     self._settle(run)
                 else:
                     return
-        except BaseException as error:
-            if run is None or is_ours(error):
+        except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
+            if run is None:
                 raise
-            run.fail(error)
+            run.fail(failure_of(raised))
         assert run is not None, "its scope is cancelled only while a run has it"
         self._settle(run)
 

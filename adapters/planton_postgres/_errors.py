@@ -22,6 +22,7 @@ _REMEDIES = {
     "42P05": "behind a pooler, make the storage with prepare_threshold=None",
 }
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ESCAPED = "write @ as %40, / as %2F, ? as %3F, # as %23 in the user and the password"
 _MIGRATE = "call `await storage.migrate()` first, or run `planton migrate URL`"
 
 
@@ -44,6 +45,10 @@ def name_of(conninfo: str, argument: str = "conninfo") -> str:
     url = _URL.match(conninfo)
     if url and url[1] not in ("postgresql", "postgres"):
         raise InvalidArgumentError(argument, f"{url[0]}…", _remedy_of_scheme(url[1]))
+    user, at, rest = conninfo[url.end() :].partition("@") if url else ("", "", "")
+    if at and ("@" in rest or re.search("[/?#]", user)):
+        # What follows would be taken for a host, and told as one.
+        raise InvalidArgumentError(argument, f"{url[0]}…" if url else "…", _ESCAPED)
     try:
         parts = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:

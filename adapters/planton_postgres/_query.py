@@ -47,8 +47,10 @@ class Query:
             raise self._error(f"has the parameter %({strangers[0]})s, but is given only {known}")
         if _STRAY.search(self.sql.replace("%%", "")):
             raise self._error("has a % that is no parameter: write %% for a percent sign")
-        if "\0" in self.sql or self.sql.encode(errors="ignore").decode() != self.sql:
-            raise self._error("has a NUL or half a character (a surrogate): leave it out")
+        if "\0" in self.sql:
+            raise self._error("has a NUL character: leave it out")
+        if self.sql != self.sql.encode(errors="replace").decode():
+            raise self._error("has half of a surrogate pair: leave it out")
 
     @property
     def statement(self) -> str:

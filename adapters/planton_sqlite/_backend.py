@@ -29,7 +29,7 @@ from planton_sqlite import _fleet, _open, _operate, _schema
 from planton_sqlite._claim import CLAIM, Claim
 from planton_sqlite._query import Query
 from planton_sqlite._reports import Reports
-from planton_sqlite._watch import Sights, watch
+from planton_sqlite._watch import Connected, Sights, watch
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -48,14 +48,17 @@ class Runner(Protocol):
 
     async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T: ...
 
-    def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None: ...
+    def when_idle(
+        self, work: Callable[[Connected], None] | None, interval: float = 0.0
+    ) -> None: ...
 
 
 class SQLiteBackend:
     """A `planton.storage.Backend`; see there for what its methods promise.
 
     Args:
-        path: The database file, or what to call it.
+        database: What to call it in errors.
+        file: Where it is.
         runner: Runs work on its connection.
         keeps: Whether there is a history.
         clock: Returns the time in seconds since 1970; that of the machine, which is SQLite's own.
@@ -63,14 +66,16 @@ class SQLiteBackend:
 
     def __init__(
         self,
-        path: str,
+        database: str,
+        file: str,
         runner: Runner,
         *,
         keeps: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.database = path
-        self.identity: Hashable = ("sqlite", os.path.realpath(path))
+        self.database = database
+        self.file = file
+        self.identity: Hashable = ("sqlite", os.path.realpath(file))
         self._runner = runner
         self._keeps = keeps
         self._clock = clock
@@ -93,8 +98,8 @@ class SQLiteBackend:
     def check_statement(self, task_name: str, sql: str) -> None:
         query = Query(task_name, sql)
         query.check()
-        if os.path.exists(self.database):
-            connection = _open.connect_existing(self.database)
+        if os.path.exists(self.file):
+            connection = _open.connect_existing(self.file)
             try:
                 query.is_marking(connection)
             finally:
@@ -193,7 +198,7 @@ class SQLiteBackend:
 
     async def check_caller(self, caller: Caller) -> None:
         """Raise `InvalidArgumentError` for a connection to another database."""
-        await _open.check_caller(caller, self.database)
+        await _open.check_caller(caller, self.file)
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:
         await self._write(

@@ -1,7 +1,8 @@
 """The strict claim: it counts and claims in one transaction, which only one process has at a time.
 
-The steps have the names and the order of `planton_claim` in planton_postgres/claim.sql. Here `BEGIN
-IMMEDIATE`, which the caller has executed, is the lock.
+The steps have the names of those of planton_postgres/functions/claim.sql. Here `BEGIN IMMEDIATE`,
+which the caller has executed, is the lock. Active is what has a row in planton_active, also when
+its lease is over: the cap is one over rows.
 """
 
 import json
@@ -25,7 +26,7 @@ class Claim:
     """One claim of one task.
 
     Args:
-        connection: In a transaction that nobody else can write beside; for `look` in none.
+        connection: Within BEGIN IMMEDIATE, to be committed after `run`; for `look` in none.
         request: What is asked for.
         clock: Returns the time by the database's clock, in seconds since 1970.
 
@@ -34,7 +35,7 @@ class Claim:
         concurrency: The one in force.
         changes: What the triggers of `wake_on_change` have counted.
         active: How many were active before.
-        held: How many slots are taken by now.
+        held: How many are active by now, expired ones included.
     """
 
     is_paused: bool
@@ -91,6 +92,7 @@ class Claim:
     # 1. lock: the transaction is the lock
 
     def _lock(self) -> None:
+        # Without a row nothing is overridden; the file is the lock.
         row = self._execute("task").fetchone() or (False, None, 0)
         self.is_paused, override, self.changes = bool(row[0]), row[1], row[2]
         self.concurrency = self._request.concurrency if override is None else override

@@ -91,7 +91,7 @@ class Inline:
     async def close(self) -> None:
         """What it holds stays until it is garbage."""
 
-    def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None:
+    def when_idle(self, work: Any, interval: float = 0.0) -> None:
         """There is no other process whose commits would have to be noticed."""
 
     async def read(self, function: Work[T]) -> T:
@@ -148,7 +148,7 @@ class MemoryBackend(SQLiteBackend):
     """The SQLite backend without a file."""
 
     def __init__(self, runner: Inline, clock: Clock, *, keeps: bool) -> None:
-        super().__init__("memory", runner, keeps=keeps, clock=clock)
+        super().__init__("memory", ":memory:", runner, keeps=keeps, clock=clock)
         self.identity = ("memory", id(self))
         self._own = runner.connection
         self.observers: list[Observer] = []

@@ -22,6 +22,8 @@ T = TypeVar("T")
 # give all of them the same chance at no loss of throughput.
 SHORTEST_NAP, LONGEST_NAP = 0.0001, 0.001
 BUSY_TIMEOUT = 10.0
+# Bytes that the -wal file keeps when it begins anew, however large a slow reader let it grow.
+JOURNAL_SIZE = 16 * 1024 * 1024
 _OF_WHAT_WAS_ASKED = {
     0,
     sqlite3.SQLITE_ERROR,
@@ -91,6 +93,7 @@ def open_database(path: str, synchronous: str) -> sqlite3.Connection:
         patiently(sqlite_utils.Database(connection).enable_wal)
         _read_all_text(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE}")
     except sqlite3.Error as error:
         connection.close()
         raise to_storage_error(path, error) from error
@@ -151,14 +154,19 @@ def connect_existing(path: str) -> sqlite3.Connection:
     return connection
 
 
-def patiently(function: Callable[[], T]) -> T:
-    """Call `function` again and again while somebody else writes, for a while."""
+def patiently(function: Callable[[], T], give_up_at: Callable[[], float] = lambda: math.inf) -> T:
+    """Call `function` again and again while somebody else writes, for a while.
+
+    Args:
+        function: Raises that the database is locked while it is.
+        give_up_at: Returns by when to give up, by the monotonic clock, if that is sooner.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
             return function()
         except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > min(deadline, give_up_at()):
                 raise
         time.sleep(random.uniform(SHORTEST_NAP, LONGEST_NAP))
 
@@ -200,6 +208,11 @@ def is_of_database(error: Exception) -> bool:
 def is_read_only(error: sqlite3.Error) -> bool:
     """Tell whether a write failed because the file could only be opened for reading."""
     return _code(error) == sqlite3.SQLITE_READONLY
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Tell whether there is no room left on the disk."""
+    return _code(error) == sqlite3.SQLITE_FULL
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

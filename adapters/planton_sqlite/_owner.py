@@ -1,7 +1,10 @@
 """One thread owns the connection; trio tasks hand it their work."""
 
+import math
+import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
@@ -11,9 +14,12 @@ import outcome
 import trio
 
 from planton import StorageError
-from planton_sqlite._open import is_read_only, patiently, to_storage_error
+from planton_sqlite._open import is_full, is_read_only, patiently, to_storage_error
 
 T = TypeVar("T")
+# Seconds for which a transaction may wait for its turn once the storage is being closed, and until
+# the thread is not waited for any longer.
+_LAST_TURN, _CLOSED_WITHIN = 1.0, 5.0
 Work = Callable[[sqlite3.Connection], T]
 
 
@@ -50,11 +56,17 @@ class Owner:
     Args:
         open_connection: Opens the connection, on the thread.
         database: What to call the database in errors.
+        file: Where it is.
     """
 
-    def __init__(self, open_connection: Callable[[], sqlite3.Connection], database: str) -> None:
+    def __init__(
+        self, open_connection: Callable[[], sqlite3.Connection], database: str, file: str
+    ) -> None:
         self._open = open_connection
         self._database = database
+        self._file = file
+        self._opened_file: tuple[int, int] | None = None
+        self._give_up_at = math.inf
         self._jobs: deque[Job[Any]] = deque()
         self._lock = threading.Condition()
         self._is_closing = False
@@ -63,12 +75,13 @@ class Owner:
         self._is_read_only = False
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
-        self._idle: Work[None] | None = None
+        self._idle: Callable[[Owner], None] | None = None
         self._interval = 0.0
 
     async def start(self) -> None:
         """Start the thread and open the connection; raises what opening raises."""
         self._is_closing, self._failure, self._opened = False, None, threading.Event()
+        self._give_up_at = math.inf
         # A daemon, so that a program that crashes is not kept alive; `close` waits for it.
         self._thread = threading.Thread(target=self._main, name="planton-sqlite", daemon=True)
         self._thread.start()
@@ -78,15 +91,20 @@ class Owner:
             raise self._failure
 
     async def close(self) -> None:
-        """Finish what is queued, close the connection, end the thread."""
+        """Finish what is queued, close the connection, end the thread.
+
+        Not waited for any longer than a few seconds: a disk may hang. Then the thread ends when
+        the disk answers, or with the process.
+        """
         with self._lock:
             self._is_closing = True
+            self._give_up_at = time.monotonic() + _LAST_TURN
             self._lock.notify()
         if self._thread is not None:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._thread.join)
+                await trio.to_thread.run_sync(self._thread.join, _CLOSED_WITHIN)
 
-    def when_idle(self, work: Work[None] | None, interval: float = 0.0) -> None:
+    def when_idle(self, work: "Callable[[Owner], None] | None", interval: float = 0.0) -> None:
         """Call `work` on the thread after each job, and every `interval` seconds without one."""
         with self._lock:
             self._idle, self._interval = work, interval
@@ -138,7 +156,7 @@ class Owner:
 
     def _main(self) -> None:
         try:
-            self._connection = self._open()
+            self._connect()
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by `start`
             self._failure = error
             return  # noqa: ASYNC104  not on trio
@@ -149,6 +167,10 @@ class Owner:
                 pass
         finally:
             self._connection.close()
+
+    def _connect(self) -> None:
+        self._connection = self._open()
+        self._opened_file = _identity(self._file)
 
     def _serve(self) -> bool:
         """Do the next job, or the idle work; whether to go on."""
@@ -162,30 +184,66 @@ class Owner:
                 self._reopen()
             job.hand_over()
         if idle is not None:
-            outcome.capture(idle, self._connection)  # it tells of its errors itself
+            outcome.capture(idle, self)  # it tells of its errors itself
         return job is not None or not self._is_closing
 
     def _done(self, job: Job[T]) -> "outcome.Outcome[T]":
         """Do a job. Whatever it raises is the answer of its caller; the thread goes on."""
         try:
+            connection = self.connection()
             if not job.is_write:
-                return outcome.Value(job.function(self._connection))
-            seen = None if job.look is None else job.look(self._connection)
+                return outcome.Value(job.function(connection))
+            seen = None if job.look is None else job.look(connection)
             return outcome.Value(self._transact(job.function) if seen is None else seen)
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by the one who waits
             return outcome.Error(self._mapped(error))  # noqa: ASYNC104
 
+    def connection(self) -> sqlite3.Connection:
+        """Return the connection, as long as it is one to the file of that name.
+
+        Raises:
+            StorageError: If the file was replaced, moved or deleted. What is written to the old
+                one is lost, and other processes use the new one.
+        """
+        if _identity(self._file) != self._opened_file:
+            problem = (
+                "the file was replaced, moved or deleted while it was open: nothing is written to "
+                "the old one any more; start the program again"
+            )
+            raise StorageError(self._database, problem)
+        return self._connection
+
     def _reopen(self) -> None:
         """Connect anew: what was read-only when it was opened stays so for that connection."""
+        old = self._connection
         try:
-            connection = self._open()
-        except StorageError:
+            self._connect()
+        except Exception:
             return  # the next caller is told
-        self._connection.close()
-        self._connection, self._is_read_only = connection, False
+        old.close()
+        self._is_read_only = False
 
     def _transact(self, function: Work[T]) -> T:
-        patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"))
+        try:
+            return self._transact_once(function)
+        except sqlite3.Error as error:
+            if not is_full(error) or not self._make_room():
+                raise
+        return self._transact_once(function)
+
+    def _make_room(self) -> bool:
+        """Write the -wal file into the database, and cut it off; whether that was possible.
+
+        SQLite does so after a commit. With a -wal that fills the disk there is none any more.
+        """
+        try:
+            ((is_busy, *_),) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            return False
+        return not is_busy
+
+    def _transact_once(self, function: Work[T]) -> T:
+        patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"), self._gives_up_at)
         try:
             result = function(self._connection)
             self._connection.execute("COMMIT")
@@ -195,8 +253,20 @@ class Owner:
             raise
         return result
 
+    def _gives_up_at(self) -> float:
+        return self._give_up_at
+
     def _mapped(self, error: BaseException) -> BaseException:
         if not isinstance(error, sqlite3.Error):
             return error
         self._is_read_only = self._is_read_only or is_read_only(error)
         return to_storage_error(self._database, error)
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    """Return what tells files of one name apart; None where there is none."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

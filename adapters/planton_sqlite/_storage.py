@@ -45,14 +45,17 @@ class SQLiteStorage(Storage):
         name: str | None = None,
         migrate: bool = True,
     ) -> None:
-        self.path = _open.to_path(path)
+        database = _open.to_path(path)
+        # Wherever the program goes from here.
+        self.path = file = os.path.abspath(database)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidArgumentError("synchronous", synchronous, 'give "FULL" or "NORMAL"')
 
         def open_connection() -> sqlite3.Connection:
-            return _open.open_database(self.path, synchronous)
+            return _open.open_database(file, synchronous)
 
-        backend = SQLiteBackend(self.path, Owner(open_connection, self.path), keeps=retention != 0)
+        owner = Owner(open_connection, database, file)
+        backend = SQLiteBackend(database, file, owner, keeps=retention != 0)
         super().__init__(
             backend, name=name, retention=retention, wake_ups=wake_ups, migrate=migrate
         )

@@ -27,11 +27,17 @@ SHARE = 0.05
 _TOLERANCE = 0.01
 
 
+class Connected(Protocol):
+    """Has a connection, as long as there is one to the right file."""
+
+    def connection(self) -> sqlite3.Connection: ...
+
+
 class Idler(Protocol):
     """Calls work on the connection's thread when there is nothing else to do."""
 
     def when_idle(
-        self, work: Callable[[sqlite3.Connection], None] | None, interval: float = 0.0
+        self, work: Callable[[Connected], None] | None, interval: float = 0.0
     ) -> None: ...
 
 
@@ -89,17 +95,18 @@ class _Look:
         watcher: Watcher,
         look: Callable[[sqlite3.Connection, ClaimRequest], bool],
         token: trio.lowlevel.TrioToken,
-        fail: Callable[[sqlite3.Error], None],
+        fail: Callable[[Exception], None],
     ) -> None:
         self._watcher, self._look, self._token, self._fail = watcher, look, token, fail
         self._version = -1
         self._rest_until = 0.0
 
-    def __call__(self, connection: sqlite3.Connection) -> None:
+    def __call__(self, connected: Connected) -> None:
         began = time.monotonic()
         if began < self._rest_until:
             return
         try:
+            connection = connected.connection()
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
@@ -108,7 +115,7 @@ class _Look:
                 for request in self._watcher.requests()
                 if self._look(connection, request)
             }
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StorageError) as error:
             self._tell(self._fail, error)
             return
         self._version = version
@@ -143,9 +150,9 @@ async def watch(
         StorageError: If the database cannot be read.
     """
     failed = trio.Event()
-    errors: list[sqlite3.Error] = []
+    errors: list[Exception] = []
 
-    def fail(error: sqlite3.Error) -> None:
+    def fail(error: Exception) -> None:
         errors.append(error)
         failed.set()
 
@@ -157,4 +164,6 @@ async def watch(
         await failed.wait()
     finally:
         idler.when_idle(None)
+    if isinstance(errors[0], StorageError):
+        raise errors[0]
     raise StorageError(database, str(errors[0])) from errors[0]

@@ -18,7 +18,7 @@ class Agenda(Generic[K]):
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, K]] = []
+        self._heap: list[tuple[float, int, int, K]] = []
         self._current: dict[K, int] = {}
         self._serial = count()
 
@@ -28,11 +28,14 @@ class Agenda(Generic[K]):
     def __contains__(self, key: K) -> bool:
         return key in self._current
 
-    def set(self, key: K, due: float) -> None:
-        """Make `key` due at `due` instead of whenever it was due before."""
+    def set(self, key: K, due: float, rank: int = 0) -> None:
+        """Make `key` due at `due` instead of whenever it was due before.
+
+        Of those that are due at the same time the lowest rank comes first.
+        """
         serial = next(self._serial)
         self._current[key] = serial
-        heapq.heappush(self._heap, (due, serial, key))
+        heapq.heappush(self._heap, (due, rank, serial, key))
         if len(self._heap) > 2 * len(self._current) + 64:
             self._compact()
 
@@ -48,22 +51,22 @@ class Agenda(Generic[K]):
     def next_due(self) -> float:
         """Return the earliest due time, infinity when there is none."""
         while self._heap:
-            due, serial, key = self._heap[0]
+            due, _, serial, key = self._heap[0]
             if self._current.get(key) == serial:
                 return due
             heapq.heappop(self._heap)
         return math.inf
 
     def pop_due(self, now: float) -> list[K]:
-        """Take out the keys that are due at `now`, the earliest first, ties by order of `set`."""
+        """Take out the keys that are due at `now`, the earliest first, ties by rank and `set`."""
         due = []
         while self._heap and self._heap[0][0] <= now:
-            _, serial, key = heapq.heappop(self._heap)
+            _, _, serial, key = heapq.heappop(self._heap)
             if self._current.get(key) == serial:
                 del self._current[key]
                 due.append(key)
         return due
 
     def _compact(self) -> None:
-        self._heap = [item for item in self._heap if self._current.get(item[2]) == item[1]]
+        self._heap = [item for item in self._heap if self._current.get(item[3]) == item[2]]
         heapq.heapify(self._heap)

@@ -5,7 +5,7 @@ from typing import Any
 
 from planton._errors import UnexpectedInstructionsError
 from planton._loop.entry import Entry
-from planton._task import Batch, Claim, plain_text, to_claim
+from planton._task import Batch, Claim, exact_text, to_claim
 from planton._text import short_repr
 
 _EXACT = frozenset((str, Claim))
@@ -20,7 +20,7 @@ def checked_active(entry: Entry, answer: Any) -> tuple[str, ...]:
     if isinstance(answer, list | tuple):
         members = tuple(answer)
         if all(isinstance(member, str) for member in members):
-            return tuple(map(plain_text, members))
+            return tuple(map(exact_text, members))
     problem = f"returned {short_repr(answer)}: it must return a list or tuple of str"
     name = entry.task.name
     raise UnexpectedInstructionsError(name, answer, None, f"get_active_instructions {problem}")
@@ -40,7 +40,7 @@ def checked_claims(entry: Entry, answer: Any, limit: int | None) -> Sequence[str
         problem = _problem(members, names)
         if not problem:
             are_exact = _EXACT.issuperset(map(type, members))
-            return members if are_exact else [_exact(member) for member in members]
+            return members if are_exact else list(map(exact_text, members))
     name = entry.task.name
     raise UnexpectedInstructionsError(name, answer, limit, f"schedule {problem}")
 
@@ -54,7 +54,7 @@ def well_formed(answer: Any) -> list[Claim]:
     for member in members:
         if isinstance(member, str | Claim):
             claim = to_claim(member)
-            claims.setdefault(plain_text(claim.instruction), claim)
+            claims.setdefault(claim.instruction, claim)
     return list(claims.values())
 
 
@@ -86,9 +86,5 @@ def _problem(members: Sequence[Any], names: Sequence[str | None]) -> str:
 
 def _name(member: Any) -> str | None:
     if isinstance(member, Claim):
-        return plain_text(member.instruction)
-    return plain_text(member) if isinstance(member, str) else None
-
-
-def _exact(member: str | Claim) -> str | Claim:
-    return plain_text(member) if isinstance(member, str) else member
+        return member.instruction
+    return exact_text(member) if isinstance(member, str) else None

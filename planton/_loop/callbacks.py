@@ -3,12 +3,13 @@
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import attrs
 import trio
 
-from planton._failures import failure_of
+from planton._failures import guarded
 
 # A call that lasts longer than this no longer counts against the number of threads, so that
 # callbacks that hang cannot use up the threads of all the others.
@@ -110,12 +111,12 @@ class Threads:
         self._limiter.total_tokens += 1
 
     async def _run(self, call: ThreadCall) -> None:
+        run = partial(trio.to_thread.run_sync, limiter=self._limiter, abandon_on_cancel=True)
         try:
-            (call.value,) = await trio.to_thread.run_sync(
-                _boxed, call.function, call.arguments, limiter=self._limiter, abandon_on_cancel=True
-            )
-        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-            call.error = failure_of(raised)
+            with guarded:
+                (call.value,) = await run(_boxed, call.function, call.arguments)
+        except Exception as error:
+            call.error = error
         if call.has_extra_thread:
             self._limiter.total_tokens -= 1
         call.done.set()

@@ -9,7 +9,7 @@ import trio
 
 from planton._errors import CallbackTimeoutError
 from planton._events import ErrorEvent, Stage
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.answers import claims_of
 from planton._loop.callbacks import Callback, ThreadCall, Threads
 from planton._loop.entry import Entry
@@ -85,9 +85,10 @@ class Caller:
     ) -> None:
         del entry.overrunning[name]
         try:
-            await on_overrun_end(entry, name, call)
-        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-            error, stage = failure_of(raised), cast(Stage, name)
+            with guarded:
+                await on_overrun_end(entry, name, call)
+        except Exception as error:
+            stage = cast(Stage, name)
             event = ErrorEvent(task_name=entry.task.name, error=error, stage=stage)
             await self._listeners.report(event)
         self._plan.wake(entry)

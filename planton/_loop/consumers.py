@@ -7,7 +7,7 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedLimitError
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
 from planton._task import is_int
@@ -52,10 +52,8 @@ class Slots:
         Raises:
             UnexpectedLimitError: If `capacity` returned no usable number.
         """
-        try:
+        with guarded:
             capacity = self.consumer.capacity(task_name)
-        except BaseException as raised:
-            raise failure_of(raised)  # noqa: B904  its cause is set there
         if capacity is not None and not is_int(capacity, 0):
             raise UnexpectedLimitError(task_name, "capacity", capacity)
         return capacity

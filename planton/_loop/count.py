@@ -5,6 +5,7 @@ import time
 from planton._loop.attempt import Attempt
 from planton._loop.entry import Entry
 from planton._loop.log import log_change
+from planton._loop.reason import times
 
 
 def count(attempt: Attempt) -> None:
@@ -38,8 +39,8 @@ def _count_errors(entry: Entry, outcome: str, now: float) -> None:
             entry.failing_since = now
     elif outcome not in ("locked", "stopping"):
         seconds = now - entry.failing_since
-        message = "works again, after %d errors in %.0f s"
-        log_change(entry.task.name, message, entry.consecutive_errors, seconds)
+        message = "works again, after it failed %s in %.0f s"
+        log_change(entry.task.name, message, times(entry.consecutive_errors), seconds)
         entry.consecutive_errors = 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from planton._errors import UnexpectedDelayError
 from planton._events import ErrorEvent
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.attempt import NOBODY, Attempt
 from planton._loop.caller import Caller
 from planton._loop.entry import Entry
@@ -54,23 +54,28 @@ class Delays:
         return max(delay, _pause(attempt))
 
     async def _of(self, entry: Entry) -> float:
-        delay: Any = entry.task.delay
         try:
-            if callable(delay):
-                delay = delay(entry.attempt_number)
-                if inspect.isawaitable(delay):
-                    delay = await self._caller.within_timeout(entry, "delay", lambda: delay)
+            with guarded:
+                delay = await self._called(entry)
             seconds = to_seconds(delay)
             if seconds is None:
                 raise UnexpectedDelayError(entry.task.name, delay)
-        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-            error = failure_of(raised)
+        except Exception as error:
             entry.count_error(error)
             await self._listeners.report(
                 ErrorEvent(task_name=entry.task.name, error=error, stage="delay")
             )
             return FALLBACK_DELAY
         return seconds
+
+    async def _called(self, entry: Entry) -> Any:
+        delay = entry.task.delay
+        if not callable(delay):
+            return delay
+        value = delay(entry.attempt_number)
+        if inspect.isawaitable(value):
+            return await self._caller.within_timeout(entry, "delay", lambda: value)
+        return value
 
 
 def _locked_delay(entry: Entry) -> float:

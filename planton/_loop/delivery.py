@@ -12,7 +12,7 @@ import attrs
 
 from planton._errors import UndeliveredInstructionsError
 from planton._events import ErrorEvent, InstructionEvent
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.attempt import Attempt
 from planton._loop.callbacks import Callback
 from planton._loop.caller import Caller
@@ -72,10 +72,11 @@ class Delivery:
             return
         try:
             claims = tuple(attempt.surplus)
-            await self.caller.call(attempt.entry, Callback.of("release", release), claims)
+            with guarded:
+                await self.caller.call(attempt.entry, Callback.of("release", release), claims)
             attempt.surplus = ()
-        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-            attempt.fail("release", failure_of(raised))
+        except Exception as error:
+            attempt.fail("release", error)
 
 
 def _refuse_all(attempt: Attempt, problem: str) -> None:
@@ -107,12 +108,14 @@ async def _hand_over(
                 done += 1
             for listener in listeners:
                 try:
-                    result = listener(event)
-                    if result is not None and inspect.isawaitable(result):
-                        await result
-                except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-                    refusal = failure_of(raised)
-                    attempt.fail("deliver", refusal)
+                    # As `call_listener` does, without a call in between.
+                    with guarded:
+                        result = listener(event)
+                        if result is not None and inspect.isawaitable(result):
+                            await result
+                except Exception as error:
+                    refusal = error
+                    attempt.fail("deliver", error)
             if consumer is None:
                 if refusal is not None:
                     refused += 1
@@ -128,9 +131,10 @@ async def _submit(
 ) -> bool:
     """Hand an instruction to the consumer of its task; return whether it has taken it."""
     try:
-        await consumer.submit(event)
-    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-        attempt.fail("deliver", failure_of(raised))
+        with guarded:
+            await consumer.submit(event)
+    except Exception as error:
+        attempt.fail("deliver", error)
         attempt.surplus = [*attempt.surplus, to_claim(member)]
         return False
     finally:

@@ -1,14 +1,14 @@
 """Making attempts: asks the callbacks, hands over what was claimed, and plans what follows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import trio
 
 from planton._events import AttemptEvent, ErrorEvent
-from planton._failures import failure_of
-from planton._loop.attempt import Attempt, Computing, Question
+from planton._failures import guarded
+from planton._loop.attempt import Attempt, Question, Reserving
 from planton._loop.callbacks import Ask
 from planton._loop.caller import Caller
 from planton._loop.consumers import Takers
@@ -135,21 +135,27 @@ class Dispatcher:
 
     async def _answer(self, attempt: Attempt, question: Question) -> Question | None:
         try:
-            if isinstance(question, Ask):
-                if question.callback.is_async and attempt.entry.timeout is None:
-                    # Without a call in between: most attempts are made like this.
-                    answer = await question.callback.function(question.argument)
-                else:
-                    answer = await self._caller.call(attempt.entry, *question)
-            elif isinstance(question, Computing):
-                answer = await self._caller.within_timeout(
-                    attempt.entry, attempt.stage, lambda: question.awaitable
-                )
-            else:
-                answer = await question.awaitable
-        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-            return attempt.throw(_failure([attempt], raised))
+            with guarded:
+                answer = await self._ask(attempt, question)
+        except Exception as error:
+            return attempt.throw(error)
+        except BaseException:
+            _note_cut_off(attempt)
+            raise
         return attempt.send(answer)
+
+    def _ask(self, attempt: Attempt, question: Question) -> Awaitable[Any]:
+        entry = attempt.entry
+        if not isinstance(question, Ask):
+            awaitable = question.awaitable
+            if isinstance(question, Reserving):
+                return awaitable
+            return self._caller.within_timeout(entry, attempt.stage, lambda: awaitable)
+        if question.callback.is_async and entry.timeout is None:
+            # Without a call in between: most attempts are made like this.
+            asked: Awaitable[Any] = question.callback.function(question.argument)
+            return asked
+        return self._caller.call(entry, *question)
 
     def _go_on(self, attempts: Iterable[Member]) -> None:
         """Ask what can be asked for many at once; the others are asked one by one."""
@@ -232,10 +238,15 @@ class Dispatcher:
             each.entry.turn.trio_task = trio_task
         ask = partial(callback.many, [argument for _, (_, argument) in members])
         try:
-            answers = await self._caller.within_timeout(attempt.entry, callback.name, ask)
-            return _checked(answers, len(members))
-        except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-            return [_failure([each for each, _ in members], raised)] * len(members)
+            with guarded:
+                answers = await self._caller.within_timeout(attempt.entry, callback.name, ask)
+                return _checked(answers, len(members))
+        except Exception as error:
+            return [error] * len(members)
+        except BaseException:
+            for each, _ in members:
+                _note_cut_off(each)
+            raise
 
     def _is_quick(self, attempt: Attempt) -> bool:
         """Return whether the attempt can be finished without waiting for a function of users."""
@@ -298,11 +309,6 @@ def _checked(answers: Any, number: int) -> Sequence[Any]:
     )
 
 
-def _failure(attempts: Sequence[Attempt], raised: BaseException) -> Exception:
-    """Return what a callback failed with; if it was cut off, record that its claims are unknown."""
-    try:
-        return failure_of(raised)
-    except BaseException:
-        for attempt in attempts:
-            attempt.entry.is_schedule_cut_off = attempt.stage == "schedule"
-        raise
+def _note_cut_off(attempt: Attempt) -> None:
+    """Record that a claim was interrupted: it is not known whether it claimed."""
+    attempt.entry.is_schedule_cut_off = attempt.stage == "schedule"

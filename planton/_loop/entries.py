@@ -1,6 +1,7 @@
 """The registered tasks of a Planton, and those that left claims behind."""
 
 from collections.abc import Iterator
+from itertools import count
 from weakref import WeakValueDictionary
 
 from planton._errors import DuplicateTaskNameError, UnknownTaskError
@@ -19,6 +20,7 @@ class Entries:
         self.by_name: dict[str, Entry] = {}
         self._leaving: list[Entry] = []
         self._get_active = get_active
+        self._numbers = count()
         self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
 
     @classmethod
@@ -57,7 +59,8 @@ class Entries:
         """
         if task.name in self.by_name:
             raise DuplicateTaskNameError(task.name)
-        return Entry.of(task, self._get_active, self._turns.setdefault(task.name, Turn()))
+        turn = self._turns.setdefault(task.name, Turn())
+        return Entry.of(task, self._get_active, turn, next(self._numbers))
 
     def add(self, entry: Entry) -> None:
         """Register an entry."""

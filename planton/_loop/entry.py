@@ -58,6 +58,7 @@ class Entry:
         task: What the user wrote down.
         get_active: The task's callback for active instructions, or the Planton-wide one.
         turn: Shared by all entries that ever had the name.
+        number: Of those that are due together the lowest is first.
         schedule: The task's callback that claims.
         timeout: Seconds that one call of a callback may take.
         ask_active: The question what is active; not asked if there is no callback for it.
@@ -97,6 +98,7 @@ class Entry:
     task: Task
     get_active: Callback | None
     turn: Turn = attrs.field(factory=Turn)
+    number: int = 0
     schedule: Callback = attrs.field(init=False)
     timeout: float | None = attrs.field(init=False)
     ask_active: Ask = attrs.field(init=False)
@@ -148,7 +150,11 @@ class Entry:
 
     @classmethod
     def of(
-        cls, task: Task, get_active: GetActiveInstructions | None, turn: Turn | None = None
+        cls,
+        task: Task,
+        get_active: GetActiveInstructions | None,
+        turn: Turn | None = None,
+        number: int = 0,
     ) -> "Entry":
         """Make the entry for `task`.
 
@@ -162,7 +168,7 @@ class Entry:
                 "get_active_instructions", None, f"task {task.name!r} cannot be counted: {remedy}"
             )
         callback = None if function is None else Callback.of("get_active_instructions", function)
-        return cls(task, callback, turn or Turn())
+        return cls(task, callback, turn or Turn(), number)
 
     @property
     def is_overridden(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from planton._errors import InvalidArgumentError
 from planton._events import EVENT_TYPES, AttemptEvent, ErrorEvent, Event, InstructionEvent
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.callbacks import is_async
 from planton._loop.log import ErrorLog, log_error
 from planton._task import problem_of_function
@@ -57,8 +57,7 @@ class Listeners:
         for listener in self._by_type[AttemptEvent]:
             try:
                 await call_listener(listener, event)
-            except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-                error = failure_of(raised)
+            except Exception as error:
                 await self.report(
                     ErrorEvent(task_name=event.task_name, error=error, stage="deliver")
                 )
@@ -71,8 +70,7 @@ class Listeners:
         for listener in listeners:
             try:
                 await call_listener(listener, event)
-            except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-                error = failure_of(raised)
+            except Exception as error:
                 log_error(event)
                 log_error(ErrorEvent(task_name=event.task_name, error=error, stage="deliver"))
 
@@ -86,9 +84,10 @@ class Listeners:
 
 async def call_listener(listener: Listener, event: Event) -> None:
     """Call `listener`, awaiting it if it is async; its errors are the caller's."""
-    result = listener(event)
-    if result is not None and inspect.isawaitable(result):
-        await result
+    with guarded:
+        result = listener(event)
+        if result is not None and inspect.isawaitable(result):
+            await result
 
 
 def check_event_type(event_type: object) -> None:

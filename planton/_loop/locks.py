@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.attempt import SOURCE_SAYS, Attempt
 from planton._loop.callbacks import ThreadCall
 from planton._loop.caller import Caller
@@ -32,19 +32,20 @@ async def claim_in_lock(
     lock = _Lock(caller, attempt.entry)
     attempt.stage = "lock"
     try:
-        attempt.context = await lock.enter()
-    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+        with guarded:
+            attempt.context = await lock.enter()
+    except Exception as error:
         attempt.outcome = "error"
-        attempt.fail("lock", failure_of(raised))
+        attempt.fail("lock", error)
         return
     if attempt.context is False:
         attempt.outcome, attempt.detail = "locked", SOURCE_SAYS["locked"]
     else:
         await _claim(lock, claim)
     try:
-        await lock.leave(_raised(attempt))
-    except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-        error = failure_of(raised)
+        with guarded:
+            await lock.leave(_raised(attempt))
+    except Exception as error:
         attempt.withhold()
         attempt.outcome = "error"
         attempt.fail("lock", error)
@@ -54,7 +55,8 @@ async def _claim(lock: "_Lock", claim: Callable[[], Awaitable[None]]) -> None:
     try:
         await claim()
     except BaseException as raised:
-        await lock.leave_at_last((type(raised), raised, raised.__traceback__))
+        # Shielded, and bounded, by itself.
+        await lock.leave_at_last((type(raised), raised, raised.__traceback__))  # noqa: ASYNC102
         raise
 
 
@@ -103,13 +105,17 @@ class _Lock:
         """Leave it when all else is cancelled."""
         with trio.move_on_after(_LAST_LEAVE, shield=True):
             try:
-                if self._is_async:
-                    await self.manager.__aexit__(*raised)
-                else:
-                    leave = partial(self.manager.__exit__, *raised)
-                    await trio.to_thread.run_sync(leave, abandon_on_cancel=True)
-            except BaseException as error:  # noqa: ASYNC103  ours is raised again
-                failure_of(error)
+                with guarded:
+                    await self._leave_now(raised)
+            except Exception:
+                return  # nobody is left to hear of it
+
+    async def _leave_now(self, raised: Raised) -> None:
+        if self._is_async:
+            await self.manager.__aexit__(*raised)
+        else:
+            leave = partial(self.manager.__exit__, *raised)
+            await trio.to_thread.run_sync(leave, abandon_on_cancel=True)
 
     @property
     def _is_async(self) -> bool:
@@ -129,7 +135,7 @@ class _Lock:
         try:
             await call.done.wait()
         finally:
-            await self.leave_at_last(_NOTHING)
+            await self.leave_at_last(_NOTHING)  # noqa: ASYNC102  shielded, and bounded, by itself
 
     async def _leave_late(self, _: Entry, __: str, call: ThreadCall) -> None:
         """Leave a lock that was entered only when the attempt had ended."""

@@ -41,7 +41,7 @@ class Plan:
     def set(self, entry: Entry, due: float) -> None:
         """Make the next attempt of `entry` due at `due`."""
         entry.due = due
-        self._agenda.set(entry, due)
+        self._agenda.set(entry, due, entry.number)
         if due < self._sleeps_until:
             self._alarm.set()
 

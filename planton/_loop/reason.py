@@ -43,6 +43,16 @@ class Reason(NamedTuple):
         return f", {self.active} of {self.concurrency} active before" if self.active else ""
 
 
+def times(number: int) -> str:
+    """Return how often something happened in a row.
+
+    Examples:
+        >>> times(1), times(7)
+        ('once', '7 times in a row')
+    """
+    return "once" if number == 1 else f"{number} times in a row"
+
+
 def in_words(seconds: float) -> str:
     """Return a wait as exactly as people want to know it.
 

@@ -34,6 +34,8 @@ from planton._loop.log import logger
 from planton._loop.plan import HANDOVER_SHARE, Plan
 from planton._loop.services import Services
 
+# Streams are opened a moment after the start.
+_UNTAKEN_AFTER = 1.0
 # Async listeners of errors get this long, after the grace period, to hear what was not delivered.
 LAST_WORDS = 1.0
 # What has not ended this long after the grace period ignores its cancellation: it is named.
@@ -75,6 +77,7 @@ class Session:
         self._nurseries: list[trio.Nursery] = []
         self._failure: BaseException | None = None
         self._is_open = False
+        self._driven = trio.Event()
         self._stop_requested = trio.Event()
         self._pid = os.getpid()
         self.deadline = math.inf
@@ -97,7 +100,7 @@ class Session:
         interrupt: KeyboardInterrupt | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._work, body, task_status)
-            nursery.start_soon(self._watch_the_stop)
+            nursery.start_soon(self._watch)
             try:
                 await self.ended.wait()
             except KeyboardInterrupt as error:
@@ -130,9 +133,8 @@ class Session:
     async def drive(self) -> None:
         """Start attempts as they fall due, until stopped."""
         self._plan.is_driving = True
+        self._driven.set()
         now = trio.current_time()
-        names = list(self._entries.by_name)
-        _log_untaken([name for name in names if not self._takers.is_taken(name)])
         for entry in list(self._entries.by_name.values()):
             await self._begin(entry, now)
         for entry in self._entries.leaving:
@@ -256,13 +258,24 @@ class Session:
                 self.abort()
                 await self.ended.wait()
 
-    async def _watch_the_stop(self) -> None:
-        """Have consumers break off their drain in time, and name what does not end at all."""
+    async def _watch(self) -> None:
+        """Name what nobody takes, end drains in time, and name what does not end at all."""
         with trio.CancelScope(shield=True) as scope:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._name_untaken)
                 nursery.start_soon(self._break_off)
                 await self.ended.wait()
                 scope.cancel()
+
+    async def _name_untaken(self) -> None:
+        """Log for which tasks nothing is claimed, once listeners have had time to come."""
+        await self._driven.wait()
+        await trio.sleep(_UNTAKEN_AFTER)
+        untaken = [name for name in self._entries.by_name if not self._takers.is_taken(name)]
+        if untaken and not self._plan.is_stopping:
+            more = f" and {len(untaken) - 5} more" if len(untaken) > 5 else ""
+            names = ", ".join(map(repr, untaken[:5]))
+            logger.warning("nothing is claimed for %s%s: %s", names, more, NOBODY)
 
     async def _break_off(self) -> None:
         await self._stop_requested.wait()
@@ -287,8 +300,12 @@ class Session:
             with trio.move_on_after(LAST_WORDS, shield=True):
                 await self._report_losses()
             started()
-        except Exception as error:
-            self._failure = unwrapped(error)
+        except BaseException as raised:  # noqa: ASYNC103  a cancellation is raised again
+            error = unwrapped(raised)
+            if not isinstance(error, Exception | KeyboardInterrupt):
+                raise
+            # Kept back: raised in here it would leave wrapped in a group.
+            self._failure = error
         finally:
             for entry in self._entries:
                 if entry.turn.holder is self._plan:
@@ -349,14 +366,6 @@ class _Started:
         if self._task_status is not None:
             self._task_status.started()
             self._task_status = None
-
-
-def _log_untaken(names: Sequence[str]) -> None:
-    """Log for which tasks nothing is claimed, as nobody would take it."""
-    if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        tasks = ", ".join(map(repr, names[:5]))
-        logger.warning("nothing is claimed for %s%s: %s", tasks, more, NOBODY)
 
 
 def _losses(entry: Entry, *, is_run: bool) -> list[PlantonError]:

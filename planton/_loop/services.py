@@ -11,7 +11,7 @@ import trio
 from planton import delays
 from planton._errors import CallbackTimeoutError
 from planton._events import ErrorEvent
-from planton._failures import failure_of
+from planton._failures import guarded
 from planton._loop.listeners import Listeners
 
 # A service that has not called task_status.started() by then is reported, and attempts begin
@@ -27,17 +27,24 @@ _restart_delay = delays.exponential(initial=1.0, maximum=60.0, jitter="equal")
 
 @attrs.frozen(eq=False)
 class BoundService:
-    """A service with the Planton that it serves, by its own name in trio's tracebacks."""
+    """A service with the Planton that it serves, and its name."""
 
     function: Callable[..., Awaitable[None]]
     planton: Any
-    __name__: str = attrs.field(init=False)
+    name: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "__name__", _name(self.function))
+        object.__setattr__(self, "name", _name(self.function))
 
-    async def __call__(self, *, task_status: "trio.TaskStatus[None]") -> None:
-        await self.function(self.planton, task_status=task_status)
+
+@attrs.frozen
+class _Ready:
+    """The `task_status` of a service."""
+
+    event: trio.Event
+
+    def started(self, _: None = None) -> None:
+        self.event.set()
 
 
 class Services:
@@ -52,7 +59,7 @@ class Services:
         """Start all of them in `nursery`; return when they are ready, have failed, or tarry."""
         ready = [trio.Event() for _ in self._services]
         for service, event in zip(self._services, ready, strict=True):
-            nursery.start_soon(self._serve, service, event)
+            nursery.start_soon(self._serve, service, event, name=service.name)
         with self._starting:
             for service, event in zip(self._services, ready, strict=True):
                 await self._wait_for(service, event)
@@ -66,28 +73,27 @@ class Services:
             await ready.wait()
             return
         remedy = "; attempts begin without it: call task_status.started() when it is ready"
-        error = CallbackTimeoutError(None, service.__name__, START_TIMEOUT, remedy)
+        error = CallbackTimeoutError(None, service.name, START_TIMEOUT, remedy)
         await self._report(error, service)
 
     async def _serve(self, service: BoundService, ready: trio.Event) -> None:
-        current_service.set(service.__name__)
+        current_service.set(service.name)
         failures = 0
         while True:
             began = trio.current_time()
             try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(service)
-                    ready.set()
-                return
-            except BaseException as raised:  # noqa: ASYNC103  ours is raised again
-                await self._report(failure_of(raised), service)
+                with guarded:
+                    await service.function(service.planton, task_status=_Ready(ready))
+                return ready.set()
+            except Exception as error:
+                await self._report(error, service)
             ready.set()
             has_recovered = trio.current_time() - began > _RECOVERED_AFTER
             failures = 0 if has_recovered else failures + 1
             await trio.sleep(_restart_delay(failures))
 
     async def _report(self, error: Exception, service: BoundService) -> None:
-        name = service.__name__
+        name = service.name
         event = ErrorEvent(task_name=None, error=error, stage="service", service=name)
         await self._listeners.report(event)
 

@@ -7,7 +7,7 @@ import trio
 
 from planton._loop.attempt import NOBODY
 from planton._loop.entry import Entry
-from planton._loop.reason import in_words
+from planton._loop.reason import in_words, times
 from planton._status import CapInForce, State, TaskStatus, WakeUps, wall_time
 
 # An attempt that has not ended this many seconds after it was due makes its task overdue.
@@ -58,9 +58,7 @@ def _verdict(entry: Entry, status: TaskStatus) -> str:
     if status.overdue:
         return "overdue: " + where_it_hangs(status)
     if status.consecutive_errors:
-        times = status.consecutive_errors
-        in_a_row = "once" if times == 1 else f"{times} times in a row"
-        return f"failed {in_a_row}: {status.last_error}"
+        return f"failed {times(status.consecutive_errors)}: {status.last_error}"
     if status.stuck:
         reason = f"stuck: saturated for {status.saturated_for:.0f} s"
         return f"{reason}, {status.active} of {status.concurrency} active"

@@ -1,8 +1,9 @@
 """What storages share, and the port that a database fills."""
 
+from planton._failures import failure_of
+from planton._text import describe
 from planton.storage._arguments import (
     Status,
-    describe,
     to_count,
     to_error_text,
     to_instruction,
@@ -81,6 +82,7 @@ __all__ = [
     "caller_of",
     "check_version",
     "describe",
+    "failure_of",
     "load_migrations",
     "load_statements",
     "refuse_newer",

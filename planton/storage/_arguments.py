@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from planton._calendar import to_instant
 from planton._errors import InvalidArgumentError
 from planton._task import is_int
+from planton._text import describe
 
 Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "dead"]
 
@@ -179,18 +180,6 @@ def to_error_text(error: object) -> str:
     if isinstance(error, str):
         return storable(error)
     raise InvalidArgumentError("error", error, "give a str or an exception")
-
-
-def describe(error: BaseException) -> str:
-    """Return the type and the message of an exception, also of one whose `__str__` raises."""
-    try:
-        message = str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as failure:  # noqa: ASYNC103  it is told, whatever its __str__ does
-        message = f"(its __str__ raised {type(failure).__name__})"
-    name = type(error).__name__
-    return f"{name}: {message}" if message else name
 
 
 def describe_value(value: object) -> str:

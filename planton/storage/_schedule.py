@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from planton._task import Batch, Claim, ScheduleRequest, Task
-from planton.storage._arguments import describe
+from planton._text import describe
 from planton.storage._backend import (
     Backend,
     Claimed,

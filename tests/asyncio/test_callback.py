@@ -13,7 +13,7 @@ import sniffio
 import trio
 import uvloop
 
-from planton import ErrorEvent, InvalidArgumentError, Planton, PlantonError, Task
+from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton, PlantonError, Task
 from planton.asyncio import CallbackCancelledError, _callback, _host, bridge, callback, running
 from planton.asyncio._guest import Guest
 
@@ -350,6 +350,7 @@ def test_a_schedule_that_is_given_up_is_reported_as_unknown(run):
         task = Task(name="task", schedule=callback(stubborn), cap="strict", delay=0)
         planton = Planton(tasks=[task], grace=0.1)
         planton.on(ErrorEvent, errors.append)
+        planton.on(InstructionEvent, lambda event: None)
         async with running(planton):
             await asyncio.sleep(0.05)
         done.set()

@@ -113,7 +113,7 @@ def test_on_a_terminal_status_is_a_table_that_is_kept_up_to_date(app, variables)
 
 
 def test_on_a_terminal_a_table_fits_it(app):
-    """Folded where it is narrow; nothing is cut off."""
+    """Blocks where it is narrow; a name is never broken or cut off, however long it is."""
     app("enqueue", URL, "task", "x" * 90, "--yes")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -127,8 +127,8 @@ def test_on_a_terminal_a_table_fits_it(app):
     os.close(ours)
     os.close(theirs)
 
-    assert 90 == text.count("x")
-    assert max(map(len, text.splitlines())) <= 70
+    assert "x" * 90 in text
+    assert max(len(line) for line in text.splitlines() if "x" * 90 not in line) <= 70
 
 
 def test_on_a_terminal_a_payload_is_shortened(app):
@@ -146,8 +146,8 @@ def test_on_a_terminal_a_payload_is_shortened(app):
     os.close(ours)
     os.close(theirs)
 
-    assert f'"{"x" * 58}…' in text
-    assert "x" * 59 not in text
+    assert "x…" in text
+    assert text.count("x") < 200
 
 
 def test_ctrl_c_elsewhere_is_an_exit_code(app):

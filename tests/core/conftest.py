@@ -90,7 +90,11 @@ class Bench:
     def __init__(self, *answers: Any, **options: Any) -> None:
         self.schedule = Script(*answers)
         self.active: list[str] = []
-        planton_options = {key: options.pop(key) for key in ("grace", "services") if key in options}
+        planton_options = {
+            key: options.pop(key)
+            for key in ("grace", "services", "storages", "consumers")
+            if key in options
+        }
         options.setdefault("get_active_instructions", self.get_active_instructions)
         options.setdefault("schedule", self.schedule)
         options.setdefault("delay", 1.0)

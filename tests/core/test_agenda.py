@@ -1,4 +1,4 @@
-"""The timetable against a dict that is searched from end to end."""
+"""The agenda against a dict that is searched from end to end."""
 
 import math
 
@@ -11,28 +11,28 @@ KEYS = st.sampled_from("abcdef")
 TIMES = st.floats(0, 100)
 
 
-class TimetableMachine(RuleBasedStateMachine):
+class AgendaMachine(RuleBasedStateMachine):
     """Whatever is done, it answers as the naive model does."""
 
     def __init__(self):
         super().__init__()
-        self.timetable = Agenda()
+        self.agenda = Agenda()
         self.model = {}
 
-    @rule(key=KEYS, due=TIMES)
-    def set(self, key, due):
-        self.timetable.set(key, due)
-        self.model[key] = due
+    @rule(key=KEYS, due=TIMES, rank=st.integers(0, 3))
+    def set(self, key, due, rank):
+        self.agenda.set(key, due, rank)
+        self.model[key] = (due, rank)
 
     @rule(key=KEYS)
     def discard(self, key):
-        self.timetable.discard(key)
+        self.agenda.discard(key)
         self.model.pop(key, None)
 
     @rule(now=TIMES)
     def pop_due(self, now):
-        due = self.timetable.pop_due(now)
-        expected = [key for key, at in self.model.items() if at <= now]
+        due = self.agenda.pop_due(now)
+        expected = [key for key, (at, _) in self.model.items() if at <= now]
 
         assert sorted(expected) == sorted(due)
         assert sorted(self.model[key] for key in due) == [self.model[key] for key in due]
@@ -41,33 +41,33 @@ class TimetableMachine(RuleBasedStateMachine):
 
     @rule()
     def clear(self):
-        self.timetable.clear()
+        self.agenda.clear()
         self.model = {}
 
     @invariant()
     def agrees(self):
-        assert len(self.model) == len(self.timetable)
-        assert min(self.model.values(), default=math.inf) == self.timetable.next_due()
-        assert all(key in self.timetable for key in self.model)
+        assert len(self.model) == len(self.agenda)
+        assert min(self.model.values(), default=(math.inf, 0))[0] == self.agenda.next_due()
+        assert all(key in self.agenda for key in self.model)
 
 
-TestTimetable = TimetableMachine.TestCase
+TestAgenda = AgendaMachine.TestCase
 
 
 def test_ties_keep_the_order_in_which_they_were_set():
     """Tasks that are due together take turns fairly."""
-    timetable = Agenda()
+    agenda = Agenda()
     for key in "cab":
-        timetable.set(key, 1.0)
+        agenda.set(key, 1.0)
 
-    assert ["c", "a", "b"] == timetable.pop_due(1.0)
+    assert ["c", "a", "b"] == agenda.pop_due(1.0)
 
 
 def test_a_key_that_is_set_again_and_again_does_not_fill_the_memory():
     """A task that is woken a million times during one long delay keeps one place."""
-    timetable = Agenda()
+    agenda = Agenda()
     for number in range(10_000):
-        timetable.set("woken", 1000.0 + number)
+        agenda.set("woken", 1000.0 + number)
 
-    assert len(timetable._heap) < 100
-    assert 10_999.0 == timetable.next_due()
+    assert len(agenda._heap) < 100
+    assert 10_999.0 == agenda.next_due()

@@ -1,9 +1,11 @@
 """Tasks that are due together and share a callback are asked in one call."""
 
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 
-from planton import AttemptEvent, Batch, ErrorEvent, Planton, Task
+from planton import AlreadyRunningError, AttemptEvent, Batch, ErrorEvent, Planton, Task
 from planton.testing import EventCollector, MemoryStorage
 
 
@@ -260,3 +262,152 @@ async def test_strict_tasks_of_a_storage_are_claimed_together():
         await trio.sleep(1.5)
 
     assert ["a", "b", "d"] == sorted(seen.instructions)
+
+
+# Each of the two callbacks is grouped by itself
+
+
+async def plain(name):
+    await trio.lowlevel.checkpoint()
+    return []
+
+
+async def test_schedule_is_grouped_where_what_is_active_is_a_plain_function():
+    """As the design says."""
+    schedule = Schedule()
+    planton, seen = make(schedule, plain)
+    async with planton:
+        await trio.sleep(2.5)
+
+    assert [["t0", "t1", "t2"]] * 2 == schedule.calls
+    assert ["nothing"] * 6 == seen.outcomes
+
+
+async def test_what_is_active_is_grouped_where_schedule_is_a_plain_function():
+    """The other way round."""
+    active = Active()
+
+    async def schedule(request):
+        return []
+
+    planton, seen = make(schedule, active)
+    async with planton:
+        await trio.sleep(2.5)
+
+    assert [["t0", "t1", "t2"]] * 2 == active.calls
+    assert ["nothing"] * 6 == seen.outcomes
+
+
+async def test_schedule_is_grouped_after_a_limit_that_is_async():
+    """Whatever is asked in between."""
+
+    async def limit(concurrency, active):
+        await trio.lowlevel.checkpoint()
+        return 1
+
+    schedule = Schedule()
+    planton, _ = make(schedule, Active(), limit=limit)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [["t0", "t1", "t2"]] == schedule.calls
+
+
+async def test_a_plain_function_that_is_slow_for_one_task_holds_up_no_other():
+    """Those that answer in time go on together, the others by themselves."""
+
+    async def slow_for_one(name):
+        await trio.sleep(0.005 if name == "t0" else 0.2 if name == "t3" else 0)
+        return ["busy"] if name == "t4" else []
+
+    schedule = Schedule()
+    planton, seen = make(schedule, slow_for_one, tasks=5)
+    async with planton:
+        await trio.sleep(1.1)
+
+        assert [["t0", "t1", "t2"]] == schedule.calls
+        await trio.sleep(0.2)
+
+        assert "t3" == schedule.calls[1]
+    assert "saturated" == seen.of(AttemptEvent, "t4")[0].outcome
+
+
+async def test_a_plain_function_that_fails_for_one_task_fails_it_alone():
+    """Its error is reported as any."""
+
+    async def failing_for_one(name):
+        if name == "t1":
+            raise OSError("no")
+        return []
+
+    schedule = Schedule()
+    planton, seen = make(schedule, failing_for_one)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [["t0", "t2"]] == schedule.calls
+    assert [("t1", "get_active_instructions")] == [
+        (event.task_name, event.stage) for event in seen.of(ErrorEvent)
+    ]
+
+
+async def test_a_task_alone_with_a_plain_function_is_asked_alone():
+    """There is nothing to group."""
+    schedule = Schedule()
+    planton, _ = make(schedule, plain, tasks=1)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["t0"] == schedule.calls
+
+
+async def test_a_task_with_a_lock_is_asked_alone():
+    """It claims within its own."""
+
+    @asynccontextmanager
+    async def lock(name):
+        yield
+
+    schedule = Schedule()
+    planton, _ = make(schedule, Active(), lock=lock)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["t0", "t1", "t2"] == sorted(schedule.calls)
+
+
+async def test_a_many_that_attempts_one_of_its_own_tasks_is_an_error():
+    """It would wait for itself."""
+    schedule = Schedule()
+
+    async def many(requests):
+        await planton.attempt("t0")
+
+    schedule.many = many
+    planton, seen = make(schedule, Active())
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert 3 == len(seen.errors)
+    assert all(isinstance(error, AlreadyRunningError) for error in seen.errors)
+
+
+async def test_a_claim_of_many_that_is_cut_off_is_reported_for_each():
+    """What it claimed is not known."""
+    schedule = Schedule()
+
+    async def many(requests):
+        await trio.sleep_forever()
+
+    schedule.many = many
+    planton = Planton(
+        get_active_instructions=plain,
+        tasks=[Task(name=f"t{i}", schedule=schedule, delay=1.0) for i in range(3)],
+        grace=1,
+    )
+    seen = EventCollector(planton)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["t0", "t1", "t2"] == sorted(event.task_name for event in seen.of(ErrorEvent))
+    assert {"terminate"} == {event.stage for event in seen.of(ErrorEvent)}

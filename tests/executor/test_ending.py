@@ -282,7 +282,7 @@ async def test_threads_are_left_after_a_second_ctrl_c(bench, caplog):
 
     assert not let_go.is_set()
     assert "running" == (await one.record()).status
-    assert "goes on after the end" in caplog.text
+    assert "goes on: its lease is left" in caplog.text
     let_go.set()
 
 
@@ -459,7 +459,7 @@ async def test_a_sync_handler_that_goes_on_keeps_its_claim(bench, caplog):
     let_go.set()
 
     assert "running" == (await one.record()).status
-    assert "the thread of 'a', task 'task', goes on after the end" in caplog.text
+    assert "the thread of 'a', task 'task', goes on: its lease is left" in caplog.text
 
 
 @pytest.fixture

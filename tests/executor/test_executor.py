@@ -171,6 +171,19 @@ async def test_a_foreign_event_without_a_handler_is_released_and_told_once(memor
     assert [NoHandlerError] == [type(event.error) for event in errors]
 
 
+async def test_a_foreign_event_without_a_handler_does_not_hang_when_the_executor_ends(memory_bench):
+    """Nobody can release it then: it is left to its lease."""
+    one = memory_bench()
+    (event,) = await one.claim("a")
+    async with trio.open_nursery() as nursery:
+        async with one.executor:
+            nursery.start_soon(one.executor.submit, InstructionEvent.from_json(event.to_json()))
+            await trio.sleep(0.1)
+
+    assert 3 == trio.current_time()
+    assert "running" == (await one.record()).status
+
+
 async def test_a_result_that_is_not_json_is_told(bench):
     """The work is done, and is not to be done again."""
     one = bench()

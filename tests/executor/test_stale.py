@@ -58,8 +58,11 @@ async def test_a_message_that_waited_longer_than_its_lease_is_dropped(memory_ben
     await one.claim(lease=30)
     async with one.executor:
         await one.executor.submit(through_broker(event))
+        await trio.sleep(1)
 
+        assert 10 == one.executor.capacity()
     assert [] == done
+    assert ["failed a", "idle"] == one.seen.words
     assert ["lost"] == [failed.reason for failed in one.seen.failed]
     assert ("running", 2) == ((await one.record()).status, (await one.record()).delivery)
 

@@ -261,3 +261,12 @@ async def test_json_may_have_half_characters(schema_dsn):
         await storage.enqueue("task", "a", payload={"half": "\ud800ü"})
 
         assert [{"half": "\ud800ü"}] == [found.payload for found in await storage.find()]
+
+
+@pytest.mark.parametrize("password", ("hun@ter2", "hun/ter2", "hun?ter2", "hun#ter2", "a/hun@ter2"))
+def test_a_password_that_would_be_taken_for_a_host_is_refused_without_being_told(password):
+    """It says how such signs are written."""
+    with pytest.raises(InvalidArgumentError, match="%40") as caught:
+        PostgresStorage(f"postgresql://joe:{password}@localhost/app")
+
+    assert "ter2" not in str(caught.value)

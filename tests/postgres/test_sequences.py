@@ -132,3 +132,21 @@ async def test_the_cap_holds_after_a_truncation(storages, connection, statement)
 
     assert 3 == len(claimed)
     assert [] == [*await claim(task), *await claim(task)]
+
+
+async def test_a_claim_far_above_the_bound_does_not_hide_lower_ones(storages, connection):
+    """Set back while the only active claim has a high number and the bound is low still."""
+    storage, _ = storages
+    task = storage.queue_task("a", concurrency=2)
+    await enqueue(storage, "a", 1, "first")
+    (first,) = await claim(task)
+    await set_sequence(connection, 2 * DRAWN)
+    await enqueue(storage, "a", 9)
+    assert 1 == len(await claim(task))
+    await storage.complete([str(first.receipt)])
+    await set_sequence(connection, 1)
+
+    assert 1 == len(await claim(task))
+    assert [] == await claim(task)
+    assert [] == await claim(task)
+    assert 2 == (await attempt(task)).active

@@ -18,6 +18,7 @@ import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, StorageError
 from planton.testing import EventCollector
+from planton.testing.conformance._base import claim
 from planton_sqlite import SQLiteStorage
 
 COUNT = 200
@@ -146,6 +147,47 @@ async def test_a_full_disk_loses_nothing_and_it_goes_on_when_there_is_room(small
     path, words = small_disk / "app.db", "make room"
     check_words(await run_through(path, no_room_on_disk, words), path, words)
     check_all_ended_once(path)
+
+
+async def test_a_log_that_fills_the_disk_is_written_back(small_disk):
+    """A slow reader let the -wal file grow; when it is gone work goes on, with no more room."""
+    path = small_disk / "app.db"
+    async with SQLiteStorage(path) as storage:
+        await storage.enqueue("task", "a")
+        receipt = (await claim(storage.queue_task("task")))[0].receipt
+        for length in (100_000, 50_000):  # until the file is as large as it is to be
+            await storage.advance(receipt, "w" * length)
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM planton_active").fetchall()
+            with pytest.raises(StorageError, match=r"disk is full.*make room"):
+                for number in range(10_000):
+                    await storage.advance(receipt, str(number % 10) * 50_000)
+            with pytest.raises(StorageError, match=r"disk is full.*make room"):
+                await storage.advance(receipt, "y" * 50_000)
+
+        assert (receipt,) == (await storage.advance(receipt, "z" * 50_000)).applied
+        assert 1_000_000 > Path(f"{path}-wal").stat().st_size
+
+
+async def test_a_log_that_has_grown_shrinks_again(path, monkeypatch):
+    """Once no slow reader needs it."""
+    monkeypatch.setattr("planton_sqlite._open.JOURNAL_SIZE", 1_000_000)
+    async with SQLiteStorage(path, synchronous="NORMAL") as storage:
+        await storage.enqueue("task", "a")
+        receipt = (await claim(storage.queue_task("task")))[0].receipt
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM planton_active").fetchall()
+            for number in range(200):
+                await storage.advance(receipt, str(number % 10) * 50_000)
+            grown = Path(f"{path}-wal").stat().st_size
+        for _ in range(3):
+            await storage.heartbeat(receipt)
+
+        assert 1_000_000 >= Path(f"{path}-wal").stat().st_size
+        assert 10_000_000 < grown
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from planton import Planton, ScheduleRequest, StorageError
+from planton import InstructionEvent, Planton, ScheduleRequest, StorageError
 from planton.testing.conformance._base import claim
 from planton_sqlite import SQLiteStorage, _schema
 
@@ -150,7 +150,9 @@ async def test_what_is_inserted_by_sql_must_be_what_a_claim_can_use(storage, row
 async def test_a_missing_migration_is_told_in_one_line(path, caplog):
     """Attempt by attempt, without a traceback that leads nowhere."""
     async with SQLiteStorage(path, migrate=False) as storage:
-        await Planton(tasks=[storage.queue_task("send")]).attempt("send")
+        planton = Planton(tasks=[storage.queue_task("send")])
+        planton.on(InstructionEvent, lambda event: None)
+        await planton.attempt("send")
     (record,) = caplog.records
 
     assert "call `await storage.migrate()` first" in record.getMessage()
@@ -183,13 +185,15 @@ def test_the_demo_says_so_too(tmp_path):
 
 APP = """
 from contextlib import asynccontextmanager
-from planton import ErrorEvent, Planton
+from planton import ErrorEvent, InstructionEvent, Planton
 from planton_sqlite import SQLiteStorage
 
 @asynccontextmanager
 async def app():
     async with SQLiteStorage("app.db", migrate=False) as storage:
         planton = Planton(tasks=[storage.queue_task("send")])
+
+        planton.on(InstructionEvent, lambda event: None)
 
         @planton.on(ErrorEvent)
         async def stop(event):

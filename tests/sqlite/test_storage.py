@@ -183,6 +183,29 @@ async def test_what_is_no_instruction_is_an_error_and_undone(storage, rows, valu
     assert [(0,)] == rows("SELECT count(*) FROM user_account WHERE email_sent_at IS NOT NULL")
 
 
+@pytest.mark.parametrize("is_trigger", (False, True))
+async def test_a_statement_that_rolls_back_undoes_its_own_claim_alone(storage, rows, is_trigger):
+    """The transaction is over then, and nothing was claimed; the next one is as any."""
+    sql = "INSERT OR ROLLBACK INTO user_account (id) SELECT 8 LIMIT :limit RETURNING id"
+    if is_trigger:
+        rows(
+            "CREATE TRIGGER no AFTER INSERT ON user_account BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
+        )
+    else:
+        rows("INSERT INTO user_account (id) VALUES (8)")
+    await storage.enqueue("send", "before")
+    await storage.enqueue("other", "a")
+    _, seen = await attempt(storage, sql)
+    other = Planton(tasks=[storage.queue_task("other")])
+    beside = EventCollector(other)
+    await other.attempt("other")
+
+    assert "undid the whole claim" in str(seen.errors[0])
+    assert "OR ROLLBACK" in str(seen.errors[0])
+    assert ([], ["a"]) == (seen.instructions, beside.instructions)
+    assert ["before"] == [record.instruction for record in await storage.find(status="queued")]
+
+
 async def test_a_blob_that_is_text_is_an_instruction(storage):
     """As some programs store names."""
     _, seen = await attempt(storage, "SELECT x'636166c3a9' LIMIT :limit")
@@ -218,6 +241,9 @@ async def test_a_table_that_gets_a_second_column_is_an_error_of_the_attempt(stor
         ("SELECT * FROM user_account ORDER BY email_sent_at LIMIT :limit", "it gives 2"),
         ("UPDATE user_account SET email_sent_at = 1 WHERE id <= :limit RETURNING *", "it gives 2"),
         ("UPDATE user_account SET email_sent_at = 1 WHERE id <= :limit", "needs RETURNING"),
+        ("ATTACH printf('%d.db', :limit) AS other", "may not attach a database"),
+        ("DETACH printf('%d', :limit)", "may not detach a database"),
+        ("SELECT id FROM user_account LIMIT :limit; COMMIT", "one statement at a time"),
     ),
 )
 async def test_sql_that_cannot_be_used_is_refused_when_the_task_is_made(storage, sql, problem):
@@ -260,7 +286,7 @@ async def test_a_paused_task_claims_nothing(storage, claim_sql, rows):
     rows("INSERT INTO planton_task (task_name, paused_at) VALUES ('send', 1)")
     _, seen = await attempt(storage, claim_sql)
 
-    assert ["nothing"] == seen.outcomes
+    assert ["paused"] == seen.outcomes
 
 
 @pytest.mark.parametrize(("override", "expected"), ((1, 1), (5, 3)))

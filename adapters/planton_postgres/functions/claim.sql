@@ -14,9 +14,9 @@ DECLARE
     asked record;                   -- the request
     cap integer;                    -- the concurrency in force
     is_paused boolean;
-    active integer;                 -- how many were active
-    held integer;                   -- how many hold a slot now
-    names text[];                   -- the instructions that are active
+    active integer;                 -- how many were active at the start
+    held integer;                   -- how many there will be at the end, expired ones included
+    names text[];                   -- the instructions that are active, rescued ones included
     first_expiry timestamptz;
     ids_from bigint;                -- no active row of the task has a lower id, now or later
     lowest bigint;                  -- that of the active row with the lowest

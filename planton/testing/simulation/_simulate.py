@@ -10,7 +10,7 @@ from trio._core import _run
 
 from planton._errors import InvalidArgumentError
 from planton._planton import Planton
-from planton.storage import Storage, to_count
+from planton.storage import Storage
 from planton.testing._memory import memory_storage
 from planton.testing.simulation._node import Node
 from planton.testing.simulation._world import FAULTS, World
@@ -89,7 +89,8 @@ def simulate(
         SimulationError: If a promise is broken.
         InvalidArgumentError: If the seed is no int of at least 0, or a fault is not known.
     """
-    to_count("seed", seed)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InvalidArgumentError("seed", seed, "give an int of at least 0")
     for fault in faults:
         if fault not in FAULTS:
             raise InvalidArgumentError("faults", fault, f"give some of {', '.join(FAULTS)}")
