@@ -68,6 +68,7 @@ async def test_a_consumer_does_all_but_migrate(roles, owner):
         await storage.resume("q")
         await storage.set_concurrency("q", 20)
         claims = await claim(storage.queue_task("q", concurrency=20))
+        await claim(storage.cron_task("c", "* * * * *"))
         for end, one in zip(ends, claims, strict=False):
             await end(one.receipt)
         await storage.prune(status="succeeded")
