@@ -38,34 +38,21 @@ async def test_very_many_that_are_not_offered_do_not_hide_when_something_is_due(
     task = storage.queue_task("task")
     found = [await attempt(task) for _ in range(2)]
 
-    assert all(900 < each.due_in <= 2500 for each in found)
+    assert all(900 < each.due_in <= 1000 for each in found)
 
 
 async def test_very_many_that_somebody_queues_stop_no_claim(storage, connection, observer):
     """They are not offered, and cannot be given back: some are waited for, not long, not all."""
-    options = [{"instruction": str(n), "tags": ["gpu"]} for n in range(300)]
+    options = [{"instruction": str(n), "tags": ["gpu"]} for n in range(1000)]
     await storage.enqueue_many("task", options)
-    await claim(storage.queue_task("task", concurrency=300, lease=0.01, tags=["gpu"]))
+    await claim(storage.queue_task("task", concurrency=1000, lease=0.01, tags=["gpu"]))
     await trio.sleep(0.02)
-    task = storage.queue_task("task", concurrency=301)
+    task = storage.queue_task("task", concurrency=1001)
     await enqueue(storage, "task", "ours")
     async with connection.transaction():
-        await fill(connection, 300, "n - 1, 0, now(), '{}'")
-        with trio.fail_after(1.5):
+        await fill(connection, 1000, "n - 1, 0, now(), '{}'")
+        with trio.fail_after(3):
             assert ["ours"] == names(await claim(task))
-
-
-async def test_an_instruction_that_is_exhausted_and_locked_is_not_rescued(storage, connection):
-    """A consumer is about to end it; that counts."""
-    await enqueue(storage, "task", "a")
-    task = storage.queue_task("task", concurrency=2, lease=0.01, deliveries=1)
-    (claimed,) = await claim(task)
-    await trio.sleep(0.02)
-    async with connection.transaction():
-        await connection.execute("SELECT FROM planton_active FOR UPDATE")
-        assert [] == await claim(task)
-
-    assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied
 
 
 @pytest.mark.parametrize("until", ("infinity", "9999-12-31"))

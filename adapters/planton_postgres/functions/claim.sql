@@ -42,7 +42,6 @@ DECLARE
     problem jsonb;
     seqscan text := current_setting('enable_seqscan');
     bitmapscan text := current_setting('enable_bitmapscan');
-    sort text := current_setting('enable_sort');
     plan_cache_mode text := current_setting('plan_cache_mode');
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -83,7 +82,6 @@ BEGIN
     -- Our own statements are planned once, perhaps while the tables are empty: then they must not
     -- read all of a table, or sort it, for as long as the plan is kept.
     PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-            set_config('enable_sort', 'off', true),
             set_config('plan_cache_mode', 'force_generic_plan', true);
 
     -- 2. count what is active; below ids_from there are dead rows only
@@ -91,11 +89,8 @@ BEGIN
            coalesce(array_agg(counted.instruction), '{}'),
            (SELECT last_value + is_called::integer FROM planton_claim_id)
     INTO active, first_expiry, lowest, names, next_id
-    FROM (
-        SELECT each.id, each.instruction, each.lease_expires_at FROM planton_active AS each
-        WHERE each.task_name = task AND each.id + 0 >= ids_from
-        ORDER BY each.id + 0  -- which only the right index has
-    ) AS counted;
+    FROM planton_active AS counted
+    WHERE counted.task_name = task AND counted.id + 0 >= ids_from;
     held := active;
     clock := clock_timestamp();
 
@@ -118,7 +113,6 @@ BEGIN
         WHERE rescued.id = ANY (ARRAY(
             SELECT expired.id FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
-              AND expired.delivery < coalesce(asked.deliveries, 2147483647)
               AND expired.instruction LIKE asked.key AND expired.tags <@ asked.tags
             ORDER BY expired.lease_expires_at, expired.id
             LIMIT greatest(0, least(asked."limit", cap - (held - count))) FOR UPDATE SKIP LOCKED
@@ -183,13 +177,12 @@ BEGIN
     IF asked.statement IS NOT NULL AND room > 0 THEN
         PERFORM set_config('enable_seqscan', seqscan, true),
                 set_config('enable_bitmapscan', bitmapscan, true),
-                set_config('enable_sort', sort, true),
                 set_config('plan_cache_mode', plan_cache_mode, true),
                 set_config('planton.claims', task, true);
         SELECT answer.given, answer.mode, answer.problem INTO given, mode, problem
         FROM planton_ask(task, asked.statement, mode, room, names, clock, asked.retries) AS answer;
         PERFORM set_config('enable_seqscan', 'off', true),
-                set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
+                set_config('enable_bitmapscan', 'off', true),
                 set_config('plan_cache_mode', 'force_generic_plan', true);
     END IF;
     -- A cron task: the times were reckoned outside, from the kept time; if that is still the one,
