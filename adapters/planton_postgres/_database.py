@@ -95,23 +95,28 @@ class Database:
         return self._pool.pids
 
     async def use(
-        self, function: Callable[[Connection], Awaitable[T]], *, shield: bool = True
+        self,
+        function: Callable[[Connection], Awaitable[T]],
+        *,
+        shield: bool = True,
+        tries: int = _TRIES,
     ) -> T:
         """Await `function(connection)` and return its result; it commits what it does.
 
         A cancellation takes effect only as long as there is no connection: from then on the
         result is returned, and the cancellation strikes at the caller's next checkpoint, so that
         nothing is committed unheard. Without the shield it takes effect while a statement runs,
-        which is undone then; see `TrioConnection`.
+        which is undone then; see `TrioConnection`. A transaction that the server has undone because
+        of another one is tried again, `tries` times in all.
 
         Raises:
             StorageError: If there is no connection to be had, it takes too long, or fails.
         """
-        return await self._repeatedly(lambda: self._once(function, shield))
+        return await self._repeatedly(lambda: self._once(function, shield), tries)
 
-    async def _repeatedly(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _repeatedly(self, attempt: Callable[[], Awaitable[T]], tries: int = _TRIES) -> T:
         with translated(self.name):
-            for _ in range(_TRIES - 1):
+            for _ in range(tries - 1):
                 try:
                     return await attempt()
                 except _UNDONE:
