@@ -1,12 +1,14 @@
 -- What the steps of planton_claim are made of.
 
--- Let the sequence of claims go on above all ids that there are, and above `lowest`.
+-- Let the sequence of claims go on above all ids that there are, and above `lowest`. Rarely needed:
+-- after a restore, a promotion, a TRUNCATE. Nobody draws an id meanwhile: it would be set back again.
 CREATE OR REPLACE FUNCTION planton_mend_sequence(lowest bigint)
 RETURNS void LANGUAGE plpgsql AS $planton$
 DECLARE
-    -- First: what is drawn meanwhile by claims of other tasks is not in the table, but below.
-    highest bigint := greatest(lowest, (SELECT max(active.id) FROM planton_active AS active));
+    highest bigint;
 BEGIN
+    LOCK TABLE planton_active IN SHARE ROW EXCLUSIVE MODE;
+    highest := greatest(lowest, (SELECT max(active.id) FROM planton_active AS active));
     IF highest > (SELECT last_value FROM planton_claim_id) THEN
         PERFORM setval('planton_claim_id', highest);
     END IF;
