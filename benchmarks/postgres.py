@@ -2,12 +2,12 @@
 
     python benchmarks/postgres.py [--part statements] [--rounds 5] [--uri postgresql://…]
 
-`statements`: claim and end on one blocking connection, without a storage, N at a time: planton_claim
-and planton_complete as the storage sends them, beside two bare statements that move the same rows
-and keep no cap, no lease, no receipt and no order of priorities. `many`: 10,000 queue tasks with a delay of
-a second and nothing to do. `snapshot`: a claim of 100 and its end while somebody's transaction keeps
-the server from removing dead rows, after ever more rows were processed. `drain.py` measures end to
-end. Compare the ratios of one run only: machines are noisy.
+`statements`: claim and end on one blocking connection, without a storage, N at a time:
+planton_claim and planton_complete as the storage sends them, beside two bare statements that move
+the same rows and keep no cap, no lease, no receipt and no order of priorities. `many`: 10,000 queue
+tasks with a delay of a second and nothing to do. `snapshot`: a claim of 100 and its end while
+somebody's transaction keeps the server from removing dead rows, after ever more rows were
+processed. `drain.py` measures end to end. Compare the ratios of one run only: machines are noisy.
 """
 
 import argparse
