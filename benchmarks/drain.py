@@ -165,7 +165,7 @@ async def measure(arguments: argparse.Namespace, uri: str, folder: str) -> None:
         print(f"{arguments.storage}, {arguments.source}, {arguments.consumer}")
         print("| cap | instructions/s | CPU, µs |\n| --- | --- | --- |")
         for cap in map(int, arguments.caps.split(",")):
-            rows = max(cap, min(arguments.rows, cap * 500))
+            rows = max(cap, min(arguments.rows, cap * 5000))
             results = []
             for _ in range(arguments.rounds):
                 await fill(storage, sql.format(rows=rows))

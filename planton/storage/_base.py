@@ -149,7 +149,7 @@ class Base:
             async with trio.open_nursery() as nursery:
                 if self._retention is not None:
                     nursery.start_soon(self._keep_pruning, planton)
-                await nursery.start(keep_registered, planton, self._backend)
+                await nursery.start(keep_registered, planton, self._backend, self._tags_of)
                 if self._wants_wake_ups:
                     await nursery.start(self._keep_watching, planton, served, nursery)
                 task_status.started()
@@ -166,6 +166,12 @@ class Base:
         """Return the seconds that a task with nothing to do may rest; None while it is polled."""
         left = REST - trio.current_time() % REST
         return (left if left >= 1 else left + REST) if self._live else None
+
+    def _tags_of(self, task_name: str) -> Sequence[str] | None:
+        for schedule in self._schedules:
+            if (tags := schedule.tags_of(task_name)) is not None:
+                return tags
+        return None
 
     # What the schedules of tasks, and reports, go through
 
