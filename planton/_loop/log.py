@@ -71,9 +71,8 @@ def log_change(task_name: str, what: str, *arguments: object) -> None:
 
 
 def _log_first(event: ErrorEvent, text: str) -> None:
-    """Log an error; of Planton's own the words say it all."""
-    is_own = isinstance(event.error, PlantonError) and event.error.__cause__ is None
-    is_brief = is_own and not logger.isEnabledFor(logging.DEBUG)
+    """Log an error; the words of Planton's own, which have those of their cause, say it all."""
+    is_brief = isinstance(event.error, PlantonError) and not logger.isEnabledFor(logging.DEBUG)
     exc_info = None if is_brief else event.error
     logger.error("%s failed: %s", _where(event), text, exc_info=exc_info, extra=_extra(event))
 
