@@ -1,6 +1,6 @@
 """PostgreSQL as a backend of storages."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -63,6 +63,9 @@ class PostgresBackend(Fleet):
 
     async def close(self) -> None:
         await self._database.close()
+
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        self._database.hurry(while_)
 
     async def migrate(self, lock_timeout: float = LOCK_TIMEOUT) -> int:
         change = partial(

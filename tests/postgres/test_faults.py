@@ -1,6 +1,6 @@
 """A way that hangs, a server that never answers, a full pool: errors and back-off, no silence."""
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -17,6 +17,7 @@ from planton import (
 )
 from planton.testing import EventCollector
 from planton.testing.conformance._base import claim, enqueue
+from planton_executor import Executor
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 
@@ -95,6 +96,38 @@ async def test_a_way_that_hangs_is_an_error_and_back_off_and_dispatch_goes_on_af
             await until(lambda: instructions(seen) == ["1", "a"])
 
     assert found.ok, "a new start would not mend the way"
+
+
+@pytest.mark.parametrize("is_kept_open", (False, True))
+async def test_a_way_that_hangs_does_not_keep_a_run_beyond_its_grace(
+    storage, proxy, observer, is_kept_open
+):
+    """Nor handlers with ends to store; who keeps the storage open finds it as patient as before."""
+    async with AsyncExitStack() as stack:
+        hung = PostgresStorage(proxy.dsn)
+        if is_kept_open:
+            await stack.enter_async_context(hung)
+        executor = Executor(hung, concurrency=3)
+        executor.handler("task")(at_once)
+        task = hung.queue_task("task", concurrency=3, delay=0.05)
+        planton = Planton(tasks=[task], storages=[hung], consumers=[executor], grace=2)
+        async with planton:
+            await enqueue(storage, "task", "a")
+            await until(lambda: planton.status()[0].last_attempt_at)
+            proxy.block()
+            await observer.execute(INSERT, ("task", "b"))
+            await trio.sleep(0.3)
+            began = trio.current_time()
+        took = trio.current_time() - began
+        proxy.unblock()
+
+        assert took < 4
+        if is_kept_open:
+            assert await hung.enqueue("task", "c")
+
+
+async def at_once(_):
+    """Does nothing."""
 
 
 async def test_a_server_that_never_answers_is_a_clear_error_at_the_start(schema_dsn, silent_port):
