@@ -167,7 +167,13 @@ class Database:
                 if not self._is_checked:
                     self.sql = Statements(await self._check(connection, self.name))
                     self._is_checked = True
-                return await function(connection)
+                try:
+                    return await function(connection)
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    # Of a primary that is one no more, or of a time when all was read-only: it
+                    # stays so, while a new connection may be one to the primary.
+                    await connection.close()
+                    raise
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

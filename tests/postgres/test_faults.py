@@ -130,6 +130,24 @@ async def at_once(_):
     """Does nothing."""
 
 
+async def test_what_was_read_only_for_a_time_is_written_to_again(storage, observer):
+    """As after a failover to what was a replica: connections that were made then stay so."""
+    name = (await (await observer.execute("SELECT current_database()")).fetchall())[0][0]
+    task = storage.queue_task("task", delay=0.05)
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    async with running(storage, task) as (_, seen):
+        await observer.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await observer.execute(others)
+        await observer.execute(INSERT, ("task", "a"))
+        await until(lambda: any("read-only" in str(error) for error in seen.errors))
+        await observer.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+
+        await until(lambda: instructions(seen) == ["a"])
+
+
 async def test_a_server_that_never_answers_is_a_clear_error_at_the_start(schema_dsn, silent_port):
     """In the time that was given."""
     dsn = make_conninfo(schema_dsn, host="127.0.0.1", port=silent_port)
