@@ -10,6 +10,7 @@ import trio
 
 from planton import delays
 from planton._errors import InvalidArgumentError, StorageError
+from planton._parts import Started
 from planton._task import Claim
 from planton.storage import _wakeups
 from planton.storage._arguments import to_claimant, to_number
@@ -245,7 +246,7 @@ class Base:
     ) -> None:
         """Watch for changes of other processes until cancelled; while that fails, tasks poll."""
         watcher = _Watcher(self._schedules, served, self._live)
-        status, failures = _Once(task_status), 0
+        status, failures = Started(task_status.started), 0
         while True:
             began = trio.current_time()
             try:
@@ -299,19 +300,6 @@ class _Watcher:
 
     def requests(self) -> list[ClaimRequest]:
         return [each for schedule in list(self.schedules) for each in schedule.last()]
-
-
-class _Once:
-    """A task status that may be started again and again."""
-
-    def __init__(self, task_status: "trio.TaskStatus[None]") -> None:
-        self._task_status = task_status
-        self._is_started = False
-
-    def started(self, value: None = None) -> None:
-        if not self._is_started:
-            self._is_started = True
-            self._task_status.started(value)
 
 
 def _polled(database: str, error: StorageError) -> StorageError:
