@@ -8,8 +8,13 @@ import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, StorageError, Task, TaskStatus
 from planton.storage import TaskReport
-from planton.storage._fleet import _within_size, keep_registered, new_registration, version_of
-from planton.storage._reporter import Reporter
+from planton.storage._fleet import (
+    Reporter,
+    _within_size,
+    keep_registered,
+    new_registration,
+    version_of,
+)
 from planton.testing import EventCollector, MemoryStorage
 
 STATUS = TaskStatus(
