@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +33,19 @@ class StoragePart(AbstractAsyncContextManager[Any], Protocol[P]):
 
     async def serve(self, planton: P, *, task_status: "trio.TaskStatus[None]") -> None:
         """Serve until cancelled: wake-ups, rescue, housekeeping. A service."""
+
+
+class Started:
+    """A `task_status` that may be started again and again, and says so once."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+        self.is_called = False
+
+    def started(self, _: None = None) -> None:
+        if not self.is_called:
+            self.is_called = True
+            self._tell()
 
 
 class Consumer(Protocol):

@@ -18,13 +18,11 @@ from planton import (
 )
 from planton.storage import Reports, to_count, to_name, to_number
 from planton_executor._callbacks import CallbackLink, Callbacks
-from planton_executor._functions import check_function
-from planton_executor._handlers import Function, FunctionHandler, Handler
-from planton_executor._links import Answered, Link, StorageLink
+from planton_executor._functions import Function, FunctionHandler, Handler, check_function
+from planton_executor._links import Answered, Link, Outage, StorageLink
 from planton_executor._listeners import Listener, Listeners
-from planton_executor._outage import Outage
+from planton_executor._run import RetryDelay, Terms
 from planton_executor._session import Session
-from planton_executor._terms import RetryDelay, Terms
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from weakref import WeakSet
 
 import attrs
@@ -10,22 +10,19 @@ import trio
 
 from planton import delays
 from planton._errors import InvalidArgumentError, StorageError
+from planton._parts import Started
 from planton._task import Claim
 from planton.storage import _wakeups
 from planton.storage._arguments import to_claimant, to_number
-from planton.storage._backend import (
-    Backend,
-    Claimed,
-    ClaimRequest,
-    Report,
-)
+from planton.storage._backend import Backend, Claimed, ClaimRequest, Report
 from planton.storage._fleet import keep_registered
 from planton.storage._gather import Entry, Found, Gatherer
-from planton.storage._schedule import Schedule
+from planton.storage._schedule import ActiveInstructions, Schedule, SharedSchedule
 
 if TYPE_CHECKING:
     from planton._planton import Planton
 
+S = TypeVar("S", bound=Schedule)
 WEEK = 7 * 24 * 3600.0
 # While changes of other processes wake them, idle tasks attempt no more often than that, all of
 # them at the same moments, so that they share a look: nothing should be found then.
@@ -40,24 +37,16 @@ _restart_delay = delays.exponential(initial=1.0, maximum=60.0, jitter="equal")
 
 
 class Base:
-    """Opens and closes the database, gathers, and wakes tasks.
-
-    Args:
-        backend: The database.
-        name: See `Storage`.
-        retention: See `Storage`.
-        wake_ups: See `Storage`.
-        migrate: See `Storage`.
-    """
+    """Opens and closes the database, gathers, and wakes tasks; see `Storage`."""
 
     def __init__(
         self,
         backend: Backend,
         *,
-        name: str | None,
-        retention: float | None,
-        wake_ups: bool,
-        migrate: bool,
+        name: str | None = None,
+        retention: float | None = WEEK,
+        wake_ups: bool = True,
+        migrate: bool = False,
     ) -> None:
         for argument, value in {"wake_ups": wake_ups, "migrate": migrate}.items():
             if not isinstance(value, bool):
@@ -73,6 +62,8 @@ class Base:
         self._woken: set[str] = set()
         self._served: list[_wakeups.Served] = []
         self._schedules: WeakSet[Schedule] = WeakSet()
+        self._shared = self._new(SharedSchedule(self))
+        self._get_active = ActiveInstructions(self._backend, self._check_open)
         self._live: set[object] = set()
 
     @property
@@ -177,6 +168,10 @@ class Base:
 
     # What the schedules of tasks, and reports, go through
 
+    def _new(self, schedule: S) -> S:
+        self._schedules.add(schedule)
+        return schedule
+
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claimed | Exception]:
         """Claim for several tasks; a request with a statement comes alone."""
         self._check_open()
@@ -253,7 +248,7 @@ class Base:
     ) -> None:
         """Watch for changes of other processes until cancelled; while that fails, tasks poll."""
         watcher = _Watcher(self._schedules, served, self._live)
-        status, failures = _Once(task_status), 0
+        status, failures = Started(task_status.started), 0
         while True:
             began = trio.current_time()
             try:
@@ -314,19 +309,6 @@ class _Watcher:
 
     def requests(self) -> list[ClaimRequest]:
         return [each for schedule in list(self.schedules) for each in schedule.last()]
-
-
-class _Once:
-    """A task status that may be started again and again."""
-
-    def __init__(self, task_status: "trio.TaskStatus[None]") -> None:
-        self._task_status = task_status
-        self._is_started = False
-
-    def started(self, value: None = None) -> None:
-        if not self._is_started:
-            self._is_started = True
-            self._task_status.started(value)
 
 
 def _polled(database: str, error: StorageError) -> StorageError:

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises about the fleet: who dispatches, what they say of their tasks, how they are stopped."""
 
 from datetime import timedelta
@@ -7,12 +6,11 @@ from typing import Any
 import attrs
 import trio
 
-from planton._errors import InvalidArgumentError
 from planton._planton import Planton
 from planton._status import TaskStatus
 from planton.storage import FORGOTTEN_AFTER, LOST_AFTER, TaskReport
 from planton.storage._fleet import new_registration
-from planton.testing.conformance._base import Hooks, clock, refused
+from planton.testing.conformance._base import Hooks, clock, refuse_each
 
 STATUS = TaskStatus(
     name="task",
@@ -155,11 +153,7 @@ class FleetPromises(Hooks):
     async def test_fleet_operations_that_make_no_sense_are_refused(self, storage: Any) -> None:
         """By the name of the argument."""
         dispatcher = await enter(storage)
-        for named in (dispatcher, [1], 5):
-            with refused(InvalidArgumentError, "dispatcher_ids"):
-                await storage.request_stop(named)
-        for name in ("", 5):
-            with refused(InvalidArgumentError, "task_name"):
-                await storage.decisions(name)
+        await refuse_each(storage.request_stop, "dispatcher_ids", (dispatcher, [1], 5))
+        await refuse_each(storage.decisions, "task_name", ("", 5))
 
         assert "go on" == await beat(storage, dispatcher)
