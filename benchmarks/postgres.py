@@ -24,7 +24,7 @@ import attrs
 import psycopg
 import trio
 
-from planton import Batch, Planton, ScheduleRequest
+from planton import Batch, InstructionEvent, Planton, ScheduleRequest
 from planton_postgres import PostgresStorage
 
 SIZES = (1, 10, 100, 1000)
@@ -150,6 +150,7 @@ async def many(uri: str, count: int = 10_000, seconds: float = 10) -> None:
         timed = Timed(tasks[0].schedule)
         # Without `serve`: so that each task is asked for every second, whatever wakes it.
         planton = Planton(tasks=[attrs.evolve(task, schedule=timed) for task in tasks])
+        planton.on(InstructionEvent, lambda event: None)  # or nothing is claimed
         async with planton:
             await trio.sleep(4)
             timed.drift.clear()
