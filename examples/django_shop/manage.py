@@ -1,6 +1,6 @@
 """Django: a view queues work within its transaction, `manage.py run_planton` does it.
 
-To install: pip install 'planton[executor,postgres]' django gunicorn
+To install: pip install 'planton[executor,postgres,cli]' django gunicorn
 To run: python manage.py migrate && planton migrate "$DATABASE_URL"
   gunicorn shop.wsgi --bind localhost:8000
   python manage.py run_planton

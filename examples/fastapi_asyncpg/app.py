@@ -1,6 +1,6 @@
 """FastAPI and asyncpg: an account and its welcome e-mail are committed together.
 
-To install: pip install 'planton[executor,postgres]' fastapi uvicorn asyncpg
+To install: pip install 'planton[executor,postgres,cli]' fastapi uvicorn asyncpg
 To run: planton migrate "$DATABASE_URL" && python app.py && uvicorn app:app --port 8000
 Then: curl -X POST 'localhost:8000/accounts?email=ann@example.org'; curl localhost:8000/accounts/1
 """

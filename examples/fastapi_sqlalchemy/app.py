@@ -1,6 +1,6 @@
 """FastAPI and SQLAlchemy: accounts are claimed from their own table, by a statement of its own.
 
-To install: pip install 'planton[executor,postgres,sqlalchemy]' fastapi uvicorn asyncpg greenlet
+To install: pip install 'planton[executor,postgres,cli,sqlalchemy]' fastapi uvicorn asyncpg greenlet
 To run: planton migrate "$DATABASE_URL" && python app.py && uvicorn app:app --port 8000
 Then: curl -X POST 'localhost:8000/accounts?email=ann@example.org'; curl localhost:8000/accounts/1
 """
@@ -36,7 +36,7 @@ class Base(DeclarativeBase):
 class Account(Base):
     """Somebody who is to be welcomed once."""
 
-    __tablename__ = "account"
+    __tablename__ = "user_account"
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str]
     claimed_at: Mapped[datetime | None]
@@ -78,7 +78,7 @@ async def sign_up(email: str) -> int:
     async with session_of() as session, session.begin():
         account = Account(email=email)
         session.add(account)
-    planton.wake("welcome")  # or storage.wake_on_change("account", "welcome"), for all processes
+    planton.wake("welcome")
     return account.id
 
 
