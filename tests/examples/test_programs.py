@@ -17,6 +17,7 @@ import pytest
 
 from planton.hosting import call_blocking
 from planton_postgres import PostgresStorage
+from planton_sqlite import SQLiteStorage
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -27,7 +28,7 @@ class Commands:
 
     set_up: str
     run: list[str]
-    reload: Callable[["Program"], None]
+    reload: Callable[["Program"], None] | None = None
 
 
 def touch(program: "Program") -> None:
@@ -57,6 +58,8 @@ PROGRAMS = {
         hang_up,
     ),
 }
+ON_SQLITE = {"flask_shop": "app.db", "two_processes": "mails.db"}
+SCRIPTS = Commands(f"python add.py {' '.join('abcdefgh')}", ["python mails.py", "python mails.py"])
 
 
 @attrs.define
@@ -140,11 +143,12 @@ def until(seconds: float) -> Iterator[None]:
 @pytest.fixture
 def program(request, tmp_path, query):
     """Copy an example and make its tables; whatever it leaves behind is killed."""
-    commands = PROGRAMS[request.param]
+    commands = PROGRAMS.get(request.param, SCRIPTS)
     name = request.param.split()[0]
     shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    if name == "flask_shop":
-        database = str(tmp_path / name / "app.db")
+    if name in ON_SQLITE:
+        database = str(tmp_path / name / ON_SQLITE[name])
+        call_blocking(SQLiteStorage(database).migrate)
     else:
         database = request.getfixturevalue("postgres_url")
         call_blocking(PostgresStorage(database).migrate)
@@ -180,4 +184,24 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
     assert 5 == program.active()
     expire(program.database)
     program.start(seconds=0.01)
-    assert [1] * 18 == program.welcomed(accounts)
+    assert all(program.welcomed(accounts))
+
+
+@pytest.mark.parametrize("program", ("two_processes",), indirect=True)
+def test_two_scripts_keep_an_exact_cap_and_lose_nothing(program, query):
+    """Never more than two at a time by both together, also when one of them is killed."""
+    program.start(seconds=0.4)
+    first, second = program.processes
+    its = f"planton_active WHERE claimed_by LIKE '%:{first.pid}'"
+    assert any(query(program.database, f"SELECT 1 FROM {its}") for _ in until(20)), program.log
+    os.killpg(first.pid, signal.SIGKILL)
+    query(program.database, f"UPDATE {its}".replace("WHERE", "SET lease_expires_at = 0 WHERE"))
+    unsent = "SELECT id FROM mail WHERE sent = 0"
+    assert any(not query(program.database, unsent) for _ in until(20)), program.log
+    second.send_signal(signal.SIGTERM)
+    mails = query(program.database, "SELECT began_at, sent_at FROM mail")
+    most = max(sum(began_at <= time < sent_at for began_at, sent_at in mails) for time, _ in mails)
+
+    assert 0 == second.wait(20), program.log
+    assert 8 == len(mails)
+    assert 2 == most
