@@ -59,7 +59,7 @@ PROGRAMS = {
     ),
 }
 ON_SQLITE = {"flask_shop": "app.db", "two_processes": "mails.db"}
-SCRIPTS = Commands(f"python add.py {' '.join('abcdefgh')}", ["python mails.py", "python mails.py"])
+SCRIPTS = Commands("python add.py", ["python mails.py", "python mails.py"])
 
 
 @attrs.define
@@ -84,7 +84,7 @@ class Program:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         known = {"PATH": path, "DATABASE_URL": self.database, "PORT": str(self.port)}
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
                 cwd=self.folder,
                 env={**os.environ, **known, "SECONDS": str(seconds)},
@@ -92,8 +92,6 @@ class Program:
                 stderr=log,
                 start_new_session=True,
             )
-        self.processes.append(process)
-        return process
 
     def start(self, seconds: float) -> None:
         """Start it; an e-mail takes so many seconds."""
@@ -102,9 +100,10 @@ class Program:
     def send(self, number: int) -> list[int]:
         """Send a signal to each process, and return how they ended."""
         for process in self.processes:
-            os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(
-                number
-            )
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
         return [process.wait(20) for process in self.processes]
 
     def request(self, method: str, path: str) -> int:
@@ -191,17 +190,20 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
 def test_two_scripts_keep_an_exact_cap_and_lose_nothing(program, query):
     """Never more than two at a time by both together, also when one of them is killed."""
     program.start(seconds=0.4)
-    first, second = program.processes
-    its = f"planton_active WHERE claimed_by LIKE '%:{first.pid}'"
-    assert any(query(program.database, f"SELECT 1 FROM {its}") for _ in until(20)), program.log
-    os.killpg(first.pid, signal.SIGKILL)
-    query(program.database, f"UPDATE {its}".replace("WHERE", "SET lease_expires_at = 0 WHERE"))
+    running = "SELECT count(*) FROM planton_dispatcher"
+    assert any([(2,)] == query(program.database, running) for _ in until(20)), program.log
+    assert 0 == program.execute(f"python add.py {' '.join('abcdefgh')}", 0).wait(20)
+    by = "SELECT claimed_by FROM planton_active"
+    ((victim,), *_) = next(filter(None, (query(program.database, by) for _ in until(20))))
+    os.kill(int(victim.rpartition(":")[2]), signal.SIGKILL)
+    over = "UPDATE planton_active SET lease_expires_at = 0 WHERE claimed_by = ?"
+    query(program.database, over, victim)
     unsent = "SELECT id FROM mail WHERE sent = 0"
     assert any(not query(program.database, unsent) for _ in until(20)), program.log
-    second.send_signal(signal.SIGTERM)
+    codes = program.send(signal.SIGTERM)
     mails = query(program.database, "SELECT began_at, sent_at FROM mail")
     most = max(sum(began_at <= time < sent_at for began_at, sent_at in mails) for time, _ in mails)
 
-    assert 0 == second.wait(20), program.log
+    assert [-signal.SIGKILL, 0] == sorted(codes), program.log
     assert 8 == len(mails)
     assert 2 == most
