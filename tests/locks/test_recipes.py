@@ -41,7 +41,9 @@ class OnMysql:
         self.server = server
         self.connection = pymysql.connect(**server, autocommit=True)
         self.execute("DROP TABLE IF EXISTS work")
-        self.execute("CREATE TABLE work (id int PRIMARY KEY AUTO_INCREMENT, state varchar(9))")
+        columns = "id int PRIMARY KEY AUTO_INCREMENT, state varchar(9), claimed_by int"
+        self.execute(f"CREATE TABLE work ({columns})")
+        self.dispatchers = itertools.count()
 
     def make_lock(self):
         return load("mysql_lock")(**self.server)
@@ -56,6 +58,7 @@ class OnMysql:
 
     @contextmanager
     def dispatcher(self):
+        me = next(self.dispatchers)
         with closing(pymysql.connect(**self.server, autocommit=True)) as own:
 
             def active(task_name):
@@ -66,15 +69,22 @@ class OnMysql:
                 connection = request.context or own
                 due = "SELECT id FROM work WHERE state = 'new' LIMIT %s FOR UPDATE SKIP LOCKED"
                 claimed = self.execute_on(connection, due, request.limit)
-                for row in claimed:
-                    self.execute_on(
-                        connection, "UPDATE work SET state = 'active' WHERE id = %s", *row
-                    )
+                for (id_,) in claimed:
+                    claim = "UPDATE work SET state = 'active', claimed_by = %s WHERE id = %s"
+                    self.execute_on(connection, claim, me, id_)
                 return [str(id_) for (id_,) in claimed]
+
+            def release(claims):
+                for claim in claims:
+                    its = "state = 'active' AND claimed_by = %s AND id = %s"
+                    self.execute(
+                        f"UPDATE work SET state = 'new' WHERE {its}", me, claim.instruction
+                    )
 
             yield Task(
                 name="task",
                 schedule=schedule,
+                release=release,
                 get_active_instructions=active,
                 lock=self.make_lock(),
                 delay=0.001,
@@ -86,14 +96,14 @@ class OnMysql:
     def end(self, event):
         self.execute("UPDATE work SET state = 'done' WHERE id = %s", event.instruction)
 
-    release = None  # what is claimed on the connection of the lock is undone with it
-
     def active(self):
         return [str(id_) for (id_,) in self.execute("SELECT id FROM work WHERE state = 'active'")]
 
     def lose_the_lock(self):
-        ((holder,),) = self.execute("SELECT IS_USED_LOCK(SHA2('task', 256))")
-        self.execute(f"KILL {holder}")
+        with closing(pymysql.connect(**self.server)) as connection:
+            holder = "SELECT IS_USED_LOCK(SHA2('task', 256))"
+            ((id_,),) = self.execute_on(connection, holder)
+            self.execute_on(connection, f"KILL {id_}")
 
 
 class OnRedis:
@@ -117,9 +127,14 @@ class OnRedis:
                 self.client.sadd("active", each)
             return sorted(claimed)
 
+        def release(claims):
+            for claim in claims:
+                self.client.smove("active", "new", claim.instruction)
+
         yield Task(
             name="task",
             schedule=schedule,
+            release=release,
             get_active_instructions=active,
             lock=self.make_lock(),
             delay=0.001,
@@ -131,10 +146,6 @@ class OnRedis:
 
     def end(self, event):
         self.client.srem("active", event.instruction)
-
-    def release(self, claims):
-        for claim in claims:
-            self.client.smove("active", "new", claim.instruction)
 
     def active(self):
         return sorted(self.client.smembers("active"))
@@ -209,7 +220,7 @@ async def test_what_is_claimed_under_a_lock_that_is_lost_is_not_dispatched(app, 
     app.insert(2)
     with app.dispatcher() as task:
         task = losing(task, app, iter([True, False]))
-        task = attrs.evolve(task, delay=60, release=app.release if releases else None)
+        task = attrs.evolve(task, delay=60, release=task.release if releases else None)
         planton = Planton(tasks=[task])
         seen = EventCollector(planton)
         with trio.fail_after(20):
@@ -238,7 +249,7 @@ async def test_two_dispatchers_keep_the_cap_while_locks_are_lost(app):
 
     with app.dispatcher() as one, app.dispatcher() as two, trio.fail_after(30):
         one = losing(one, app, itertools.cycle([False, True]))
-        plantons = [Planton(tasks=[attrs.evolve(task, release=app.release)]) for task in (one, two)]
+        plantons = [Planton(tasks=[task]) for task in (one, two)]
         for planton in plantons:
             planton.on(InstructionEvent, consume)
             planton.on(ErrorEvent, lambda event: None)
