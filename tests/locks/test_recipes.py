@@ -1,5 +1,6 @@
 """The recipes of docs/locks.md, as they stand there, on real servers."""
 
+import asyncio
 import itertools
 import re
 import subprocess
@@ -16,14 +17,19 @@ import redis
 import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, Task
+from planton.asyncio import callback, running
 from planton.testing import EventCollector, check_callbacks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "locks.md").read_text()
 
 
+def blocks():
+    return re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
 def recipe(name):
     """Return the code of a page that defines a function, without its use."""
-    (block,) = (b for b in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if name in b)
+    (block,) = (block for block in blocks() if f"def {name}" in block)
     return block.partition("\n\n\ntask = ")[0]
 
 
@@ -297,3 +303,45 @@ def test_redis_frees_a_lock_when_its_time_is_over(redis_client):
                 pass
 
     assert (True, False) == (now, third)
+
+
+def test_a_lock_of_redis_asyncio_keeps_a_cap_in_asyncio_programs(redis_client, redis_socket):
+    """As docs/locks.md has it, with the client of this server."""
+    (code,) = (block for block in blocks() if "redis.asyncio" in block)
+    namespace, active, most = {}, set(), []
+    exec(code, namespace)
+    client = namespace["client"] = redis.asyncio.Redis(unix_socket_path=redis_socket)
+
+    async def get_active_instructions(task_name):
+        found = sorted(active)
+        await asyncio.sleep(0.005)
+        return found
+
+    async def schedule(request):
+        new = [f"{len(most)}.{n}" for n in range(request.limit)]
+        active.update(new)
+        most.append(len(active))
+        return new
+
+    def planton():
+        task = Task(
+            name="task",
+            schedule=callback(schedule),
+            get_active_instructions=callback(get_active_instructions),
+            lock=namespace["lock"],
+            concurrency=2,
+            delay=0.001,
+        )
+        made = Planton(tasks=[task])
+        made.on(InstructionEvent, lambda event: active.discard(event.instruction))
+        return made
+
+    async def main():
+        async with asyncio.timeout(20), running(planton()), running(planton()):
+            while len(most) < 10:
+                await asyncio.sleep(0.01)
+        await client.aclose()
+
+    asyncio.run(main())
+
+    assert 2 == max(most)
