@@ -110,6 +110,7 @@ EXCERPTS = [
     (page.stem, name, excerpt)
     for page in sorted(ROOT.glob("docs/*.md"))
     for name, excerpt in _EXCERPT.findall(page.read_text())
+    if "/" in name  # a file of an example
 ]
 
 
