@@ -186,6 +186,18 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
     assert all(program.welcomed(accounts))
 
 
+@pytest.mark.parametrize("program", ("django_shop",), indirect=True)
+def test_a_handler_of_django_outlives_a_restart_of_the_server(program, query):
+    """By `close_old_connections`: no worker thread keeps a connection that is broken by then."""
+    program.start(seconds=0.01)
+    first = program.welcomed(program.sign_up(1))
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query(program.database, f"SELECT pg_terminate_backend(pid) {others}")
+    second = program.welcomed(program.sign_up(1))
+
+    assert ([1], [1]) == (first, second)
+
+
 @pytest.mark.parametrize("program", ("two_processes",), indirect=True)
 def test_two_scripts_keep_an_exact_cap_and_lose_nothing(program, query):
     """Never more than two at a time by both together, also when one of them is killed."""
