@@ -84,21 +84,12 @@ def wall_time(at: float) -> datetime | None:
 
 @attrs.define
 class Decision:
-    """Something that was decided about a task, perhaps several times in a row.
-
-    Attributes:
-        kind: What was decided; those of one kind that follow each other are kept as one.
-        words: The last of them, as something whose str says it in words.
-        since: When the first of them was made (Unix time).
-        at: When the last of them was made.
-        clock: The same by trio's clock; None if it was made outside of it.
-        times: How many there were.
-    """
+    """What was decided about a task, perhaps several times in a row: the last of one kind."""
 
     kind: str
-    words: object
-    since: float
-    at: float
+    words: object  # its str says it in words
+    since: float  # when the first of them was made (Unix time)
+    at: float  # when the last was made, by `clock` the same by trio's clock
     clock: float | None
     times: int = 1
 

@@ -1,7 +1,7 @@
 """Executes instructions in this process: handlers, heartbeats, reports, and a drain at the end."""
 
 from planton_executor._callbacks import Callbacks
-from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
+from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError, TryAgain
 from planton_executor._events import (
     AdvancedEvent,
     FailedEvent,
@@ -9,11 +9,11 @@ from planton_executor._events import (
     LeaseAtRiskEvent,
     StartedEvent,
     SucceededEvent,
+    Work,
 )
 from planton_executor._executor import Executor
 from planton_executor._step import Done, Later, Next, Step, StepContext, Then, done, later, then
 from planton_executor._steps import Steps
-from planton_executor._work import Work
 
 __all__ = [
     "AdvancedEvent",
@@ -35,6 +35,7 @@ __all__ = [
     "Steps",
     "SucceededEvent",
     "Then",
+    "TryAgain",
     "Work",
     "done",
     "later",

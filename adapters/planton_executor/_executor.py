@@ -18,13 +18,11 @@ from planton import (
 )
 from planton.storage import Reports, to_count, to_name, to_number
 from planton_executor._callbacks import CallbackLink, Callbacks
-from planton_executor._functions import check_function
-from planton_executor._handlers import Function, FunctionHandler, Handler
-from planton_executor._links import Answered, Link, StorageLink
+from planton_executor._functions import Function, FunctionHandler, Handler, check_function
+from planton_executor._links import Answered, Link, Outage, StorageLink
 from planton_executor._listeners import Listener, Listeners
-from planton_executor._outage import Outage
+from planton_executor._run import RetryDelay, Terms
 from planton_executor._session import Session
-from planton_executor._terms import RetryDelay, Terms
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)
@@ -72,6 +70,7 @@ class Executor:
         self._listeners = Listeners()
         self._plantons: set[Planton] = set()
         self._wanted: set[str] = set()
+        self._slot_freed = trio.Event()
         self._session: Session | None = None
 
     def handler(
@@ -180,6 +179,16 @@ class Executor:
             self._wanted.update(self._handlers if task_name is None else (task_name,))
         return free
 
+    async def wait_for_slot(self) -> int:
+        """Wait until an instruction can start; return how many can.
+
+        For programs that fetch work from elsewhere, such as a broker: they take no more than
+        that.
+        """
+        while (free := self.capacity()) == 0:
+            await self._slot_freed.wait()
+        return free
+
     async def submit(self, event: InstructionEvent) -> None:
         """Take an instruction; returns when its handler is about to be called.
 
@@ -283,6 +292,8 @@ class Executor:
         session = self._session
         if session is not None and session.capacity == 0:
             return
+        self._slot_freed.set()
+        self._slot_freed = trio.Event()
         wanted, self._wanted = self._wanted, set()
         for planton in self._plantons:
             for name in wanted:

@@ -17,7 +17,6 @@ STUCK_AFTER = 600.0
 
 
 def status_of(entry: Entry, *, is_running: bool, is_consumed: bool) -> TaskStatus:
-    """Return where a task stands."""
     state = _state(entry, is_running)
     override = entry.concurrency_in_force
     saturated_for = _saturated_for(entry) if is_running else None
