@@ -46,7 +46,7 @@ PROGRAMS = {
     "fastapi_sqlalchemy": UVICORN,
     "django_shop": Commands(
         "python manage.py migrate",
-        [GUNICORN.format("shop.wsgi"), "python manage.py run_planton"],
+        ["gunicorn shop.wsgi --bind localhost:$PORT", "python manage.py run_planton"],
         hang_up,
     ),
     "flask_shop": Commands(
@@ -169,7 +169,7 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
     assert [1] * 6 == program.welcomed(accounts)
 
     accounts += program.sign_up(6)
-    assert any(program.active() for _ in until(10))
+    assert any(program.active() for _ in until(20))
     codes = program.send(signal.SIGTERM)
     assert 0 == program.active()
     assert {0, -signal.SIGTERM} >= set(codes), program.log  # uvicorn ends by the signal itself
@@ -178,12 +178,43 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
     program.start(seconds=1)
     assert [1] * 12 == program.welcomed(accounts)
     accounts += program.sign_up(6)
-    assert any(program.active() == 5 for _ in until(10))
+    assert any(program.active() == 5 for _ in until(20))
     program.send(signal.SIGKILL)
     assert 5 == program.active()
     expire(program.database)
     program.start(seconds=0.01)
     assert all(program.welcomed(accounts))
+
+
+IN_A_TEST = """
+import time
+from app import app
+from fastapi.testclient import TestClient
+with TestClient(app) as client:
+    account = client.post("/accounts?email=ann@example.org").json()
+    while not client.get(f"/accounts/{account}").json():
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("program", ("fastapi_asyncpg",), indirect=True)
+def test_a_program_of_fastapi_runs_in_its_own_tests(program):
+    """`TestClient` runs the lifespan on a loop of its own, in a thread of its own."""
+    (program.folder / "in_a_test.py").write_text(IN_A_TEST)
+
+    assert 0 == program.execute("timeout 20 python in_a_test.py", 0).wait(30), program.log
+
+
+@pytest.mark.parametrize("program", ("django_shop",), indirect=True)
+def test_a_handler_of_django_outlives_a_restart_of_the_server(program, query):
+    """By `close_old_connections`: no worker thread keeps a connection that is broken by then."""
+    program.start(seconds=0.01)
+    first = program.welcomed(program.sign_up(1))
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query(program.database, f"SELECT pg_terminate_backend(pid) {others}")
+    second = program.welcomed(program.sign_up(1))
+
+    assert ([1], [1]) == (first, second)
 
 
 @pytest.mark.parametrize("program", ("two_processes",), indirect=True)
