@@ -59,12 +59,17 @@ class NoneActive:
         return [[] for _ in names]
 
 
+def ignore(event: InstructionEvent) -> None:
+    """Nothing is claimed for a task that nobody takes."""
+
+
 async def attempts(tasks: int, seconds: float) -> dict[str, float]:
     schedule = Nothing()
     planton = Planton(
         get_active_instructions=none_active,
         tasks=[Task(name=str(i), schedule=schedule, delay=0) for i in range(tasks)],
     )
+    planton.on(InstructionEvent, ignore)
     async with planton:
         began = time.perf_counter()
         await trio.sleep(seconds)
@@ -117,8 +122,9 @@ async def idle(tasks: int, seconds: float, *, many: bool) -> dict[str, float]:
     schedule = NothingForMany() if many else Nothing()
     planton = Planton(
         get_active_instructions=NoneActive() if many else none_active,
-        tasks=[Task(name=str(i), schedule=schedule) for i in range(tasks)],
+        tasks=[Task(name=str(i), schedule=schedule, delay=1.0) for i in range(tasks)],
     )
+    planton.on(InstructionEvent, ignore)
     async with planton:
         await trio.sleep(3)
         schedule.drift.clear()

@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ P = TypeVar("P", contravariant=True)
 class Service(Protocol[P]):
     """Runs for as long as Planton runs; it is cancelled to end it, after the drain."""
 
-    async def __call__(self, planton: P, *, task_status: "trio.TaskStatus[None]") -> None:
+    async def __call__(self, planton: P, *, task_status: "trio.TaskStatus[Any]") -> None:
         """Call `task_status.started()` when ready, then serve until cancelled."""
 
 
@@ -35,12 +35,29 @@ class StoragePart(AbstractAsyncContextManager[Any], Protocol[P]):
         """Serve until cancelled: wake-ups, rescue, housekeeping. A service."""
 
 
+class Started:
+    """A `task_status` that may be started again and again, and says so once."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+        self.is_called = False
+
+    def started(self, _: None = None) -> None:
+        if not self.is_called:
+            self.is_called = True
+            self._tell()
+
+
 class Consumer(Protocol):
     """Takes instructions, to execute them or to hand them on.
 
     It may also have `async serve(planton, *, task_status)`, a service that is cancelled when all
     is handed over, while storages still serve: there it drains what it has, until it is done or
     `planton.wait_until_aborted()` returns. It calls `planton.wake(name)` when a slot frees up.
+
+    One with `failing(task_name)` returns in words what is wrong with the work of a task, such as
+    that many instructions in a row have failed, or None: it is in `TaskStatus.failing`, and a
+    warning of `health`.
 
     One with `async submit_many(events)` is given all that an attempt claimed in one call. It
     returns for each, in their order, None or the exception why it has not taken it.

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
@@ -15,16 +16,16 @@ from planton._errors import (
 )
 from planton._events import AttemptEvent, ErrorEvent, Event, InstructionEvent
 from planton._loop.consumers import Takers
-from planton._loop.entries import Entries
-from planton._loop.entry import Entry
+from planton._loop.entry import Entries, Entry
 from planton._loop.listeners import Listener, Listeners, check_event_type
 from planton._loop.log import log_change
 from planton._loop.run import Parts, Session
-from planton._loop.services import BoundService, Services, current_service
+from planton._loop.services import Services, current_service
 from planton._loop.standing import status_of, verdict
 from planton._loop.streams import Stream, unread_claims
 from planton._parts import (
     Consumer,
+    Started,
     StoragePart,
     checked_parts,
     checked_services,
@@ -173,7 +174,7 @@ class Planton:
         *,
         task_status: "trio.TaskStatus[bool]",
     ) -> None:
-        started = _StartedTrue(task_status)
+        started = Started(partial(task_status.started, True))
         try:
             await self.run(task_status=started)
         except Exception as error:
@@ -327,7 +328,7 @@ class Planton:
             entry.decisions.add("paused", "paused")
             log_change(name, "is paused in this process")
         if session is not None:
-            session.suspend(entry)
+            session.plan.suspend(entry)
 
     def resume(self, name: str) -> None:
         """Attempt a paused task at once, and go on; a task that is not paused stays as it is.
@@ -371,7 +372,7 @@ class Planton:
             event = None
             if session is not None and session.takes_attempts:
                 event = await session.attempt(entry)
-            elif session is not None and session.is_stopping:
+            elif session is not None and session.plan.is_stopping:
                 await session.ended.wait()
             else:
                 event = await self._attempt_alone(entry)
@@ -434,8 +435,11 @@ class Planton:
         return [verdict(entry, self._status(entry)), *entry.decisions]
 
     def _status(self, entry: Entry) -> TaskStatus:
-        is_consumed = self._takers.is_taken(entry.task.name)
-        return status_of(entry, is_running=self.is_running, is_consumed=is_consumed)
+        takers, name = self._takers, entry.task.name
+        is_consumed, failing = takers.is_taken(name), takers.failing(name)
+        return status_of(
+            entry, is_running=self.is_running, is_consumed=is_consumed, failing=failing
+        )
 
     def _live_session(self) -> Session | None:
         """Return the run that there is in this process.
@@ -461,26 +465,22 @@ class Planton:
     def _make_session(self) -> Session:
         serving = [part.serve for part in self._storages]
         consuming = [part.serve for part in self._consumers if hasattr(part, "serve")]
-        parts = Parts(
-            services=self._bound(*serving, *self._services),
-            consumers=self._bound(*consuming),
-            storages=self._storages,
-        )
-        return self._session_of(self._entries, parts)
+        services, consumers = map(self._served, ((*serving, *self._services), consuming))
+        return self._session_of(self._entries, Parts(services, consumers, self._storages))
 
     def _session_of(self, entries: Entries, parts: Parts) -> Session:
         takers = Takers(self._consumers, self._listeners)
         return Session(entries, self._listeners, takers, parts, self._grace)
 
-    def _bound(self, *services: Service) -> Services:
-        return Services([BoundService(service, self) for service in services], self._listeners)
+    def _served(self, services: Sequence[Service] = ()) -> Services:
+        return Services(self, services, self._listeners)
 
     def _wake(self, entry: Entry) -> None:
         session = self._live_session()
         if session is None:
             entry.woken = True
         else:
-            session.wake(entry)
+            session.plan.wake(entry)
 
     async def _attempt_alone(self, entry: Entry) -> AttemptEvent | None:
         events: list[AttemptEvent | None] = []
@@ -493,8 +493,7 @@ class Planton:
 
     async def _alone(self, entries: Entries, body: Callable[[Session], Awaitable[None]]) -> None:
         """Do something that needs a session while there is none."""
-        parts = Parts(services=self._bound(), consumers=self._bound())
-        session = self._session_of(entries, parts)
+        session = self._session_of(entries, Parts(self._served(), self._served()))
 
         async def work() -> None:
             await body(session)
@@ -521,18 +520,6 @@ class Planton:
         problem = "a stream was left before they were read, and the task is registered no more"
         error = UndeliveredInstructionsError(name, instructions, problem, released=False)
         await self._listeners.report(ErrorEvent(task_name=name, error=error, stage="deliver"))
-
-
-class _StartedTrue:
-    """The `task_status` of a run, which says True in the `task_status` of another function."""
-
-    def __init__(self, task_status: "trio.TaskStatus[bool]") -> None:
-        self._task_status = task_status
-        self.is_called = False
-
-    def started(self, _: None = None) -> None:
-        self.is_called = True
-        self._task_status.started(True)
 
 
 def _checked_grace(grace: object) -> float:

@@ -48,6 +48,8 @@ class TaskStatus:
             source of the task does not say.
         consumed: Whether a consumer takes the task, or a listener its instructions. Nothing is
             claimed for it otherwise.
+        failing: What its consumer says is wrong with the work, such as that many instructions in a
+            row have failed; None if nothing is.
         saturated_for: For how many seconds all attempts have found it saturated; None if the
             last one did not.
         stuck: Whether it is saturated for longer than its lease, or than ten minutes if that is
@@ -69,6 +71,7 @@ class TaskStatus:
     overdue: bool
     wake_ups: WakeUps | None = None
     consumed: bool = True
+    failing: str | None = None
     saturated_for: float | None = None
     stuck: bool = False
     decisions: int = 0
@@ -84,21 +87,12 @@ def wall_time(at: float) -> datetime | None:
 
 @attrs.define
 class Decision:
-    """Something that was decided about a task, perhaps several times in a row.
-
-    Attributes:
-        kind: What was decided; those of one kind that follow each other are kept as one.
-        words: The last of them, as something whose str says it in words.
-        since: When the first of them was made (Unix time).
-        at: When the last of them was made.
-        clock: The same by trio's clock; None if it was made outside of it.
-        times: How many there were.
-    """
+    """What was decided about a task, perhaps several times in a row: the last of one kind."""
 
     kind: str
-    words: object
-    since: float
-    at: float
+    words: object  # its str says it in words
+    since: float  # when the first of them was made (Unix time)
+    at: float  # when the last was made, by `clock` the same by trio's clock
     clock: float | None
     times: int = 1
 

@@ -9,11 +9,11 @@ from planton_executor._events import (
     LeaseAtRiskEvent,
     StartedEvent,
     SucceededEvent,
+    Work,
 )
 from planton_executor._executor import Executor
 from planton_executor._step import Done, Later, Next, Step, StepContext, Then, done, later, then
 from planton_executor._steps import Steps
-from planton_executor._work import Work
 
 __all__ = [
     "AdvancedEvent",

@@ -9,11 +9,10 @@ import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError
 from planton.storage import failure_of
+from planton_executor._events import Work
 from planton_executor._functions import is_async, takes
-from planton_executor._links import Answered
-from planton_executor._outage import Outage, pause
+from planton_executor._links import Answered, Outage, pause
 from planton_executor._run import Run
-from planton_executor._work import Work
 
 Answer: TypeAlias = Awaitable[bool | None] | bool | None
 # A function that raises is called so often: for a minute, in which its database may come back.

@@ -18,13 +18,14 @@ from planton import (
 )
 from planton.storage import Reports, to_count, to_name, to_number
 from planton_executor._callbacks import CallbackLink, Callbacks
-from planton_executor._functions import check_function
-from planton_executor._handlers import Function, FunctionHandler, Handler
-from planton_executor._links import Answered, Link, StorageLink
+from planton_executor._functions import Function, FunctionHandler, Handler, check_function
+from planton_executor._links import Answered, Link, Outage, StorageLink
 from planton_executor._listeners import Listener, Listeners
-from planton_executor._outage import Outage
+from planton_executor._run import RetryDelay, Terms
 from planton_executor._session import Session
-from planton_executor._terms import RetryDelay, Terms
+
+# So many instructions of a task that failed in a row are worth a warning.
+MANY_FAILURES = 10
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)
@@ -190,6 +191,17 @@ class Executor:
         while (free := self.capacity()) == 0:
             await self._slot_freed.wait()
         return free
+
+    def failing(self, task_name: str) -> str | None:
+        """Return that many instructions of a task in a row have failed; None if they have not.
+
+        Planton shows it in `TaskStatus.failing`, and `planton.health` warns of it.
+        """
+        failures = {} if self._session is None else self._session.failures
+        count, error = failures.get(task_name, (0, ""))
+        if count < MANY_FAILURES:
+            return None
+        return f"the last {count} instructions failed, the last of them with {error}"
 
     async def submit(self, event: InstructionEvent) -> None:
         """Take an instruction; returns when its handler is about to be called.

@@ -1,13 +1,55 @@
-"""Functions that users wrote: what they are, and calling them on trio or in a thread."""
+"""What does the work of a task: functions of the user's, called on trio or in a thread."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
 
+import attrs
 import trio
 
 from planton import InvalidArgumentError
-from planton_executor._run import Run
+from planton_executor._events import Work
+from planton_executor._run import End, Run, Terms
+
+Function: TypeAlias = Callable[[Work], Awaitable[Any] | Any]
+
+
+class Host(Protocol):
+    """What a handler may use while it runs."""
+
+    limiter: trio.CapacityLimiter
+
+    async def advance(self, run: Run, end: End) -> bool:
+        """Store an end that is none yet; return whether to go on."""
+
+
+class Handler(Protocol):
+    """Does the work of a task."""
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms it begins."""
+
+    def call(self, run: Run, host: Host) -> Awaitable[Any]:
+        """Do it; return the result, or an `End` if it has another one."""
+
+
+@attrs.frozen(eq=False)
+class FunctionHandler:
+    """A function of the user's: async ones run on trio, others in a thread."""
+
+    function: Function
+    terms: Terms
+    is_async: bool = attrs.field(init=False)
+
+    @is_async.default
+    def _look(self) -> bool:
+        return is_async(self.function)
+
+    def call(self, run: Run, host: Host) -> Any:
+        if self.is_async:
+            return self.function(run.work)
+        return call_in_thread(self.function, run.work, run, host.limiter)
 
 
 def is_async(function: object) -> bool:
@@ -48,15 +90,6 @@ def check_function(function: object) -> Any:
     if not takes(function, 1):
         raise InvalidArgumentError("handler", function, f"it cannot be called with one: {remedy}")
     return function
-
-
-async def call(
-    function: Callable[[Any], Any], argument: object, run: Run, limiter: trio.CapacityLimiter
-) -> Any:
-    """Call a function with its one argument: on trio if it is async, else in a thread."""
-    if is_async(function):
-        return await function(argument)
-    return await call_in_thread(function, argument, run, limiter)
 
 
 async def call_in_thread(

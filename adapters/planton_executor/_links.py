@@ -1,19 +1,52 @@
 """Where an executor reports to: leases are renewed and ends are stored, until it has worked."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import trio
 
-from planton import InstructionEvent, InvalidArgumentError, StorageError
-from planton.storage import Acknowledged, Reports
-from planton_executor._outage import Outage, pause
+from planton import InstructionEvent, InvalidArgumentError, StorageError, delays
+from planton.storage import Acknowledged, Reports, describe
 from planton_executor._run import Run
+
+logger = logging.getLogger("planton.executor")
 
 # So many ends share one call at most.
 GROUP = 5000
 # An end that the storage refuses, though it does other things, is sent so often.
 _TRIES = 5
+# Seconds between two lines about one outage.
+_EVERY = 60.0
+pause = delays.exponential(initial=0.1, maximum=5.0, jitter="equal")
+
+
+class Outage:
+    """Tells of the first error of a storage, then how many there were, and when it is over."""
+
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        self._report = report
+        self.answers = 0  # how often the storage did what it was asked
+        self._count = 0
+        self._began_at = self._told_at = 0.0
+
+    def note(self, error: Exception) -> None:
+        now = trio.current_time()
+        self._count += 1
+        if self._count == 1:
+            self._began_at = self._told_at = now
+            self._report(error)
+        elif now - self._told_at >= _EVERY:
+            self._told_at = now
+            problem = "the storage cannot be written: %d errors in %.0f s; the last was %s"
+            logger.error(problem, self._count, now - self._began_at, describe(error))
+
+    def end(self) -> None:
+        self.answers += 1
+        if self._count:
+            seconds = trio.current_time() - self._began_at
+            logger.info("the storage answers, after %d errors in %.1f s", self._count, seconds)
+            self._count = 0
 
 
 class Answered(Protocol):
@@ -48,26 +81,15 @@ class Link(Protocol):
 
 
 class StorageLink:
-    """Reports to a storage: all ends that wait go in one call, which is one commit.
-
-    Args:
-        storage: Where to.
-        answered: Called with answers.
-        outage: Told of errors of the storage.
-        leaves: Called when a call begins that will free slots.
-    """
+    """Reports to a storage: all ends that wait go in one call, which is one commit."""
 
     def __init__(
-        self,
-        storage: Reports,
-        answered: Answered,
-        outage: Outage,
-        leaves: Callable[[], None],
+        self, storage: Reports, answered: Answered, outage: Outage, leaves: Callable[[], None]
     ) -> None:
         self._storage = storage
         self._answered = answered
         self._outage = outage
-        self._leaves = leaves
+        self._leaves = leaves  # called when a call begins that will free slots
         self._waiting: list[Run] = []
         self._arrived = trio.Event()
         self._nursery: trio.Nursery

@@ -2,17 +2,16 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import attrs
 import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, PlantonError
-from planton.storage import failure_of, to_error_text, to_json
+from planton.storage import failure_of, to_count, to_error_text, to_json, to_number
 from planton_executor._errors import GiveUp, LostLeaseError, StateError, TryAgain
-from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent
-from planton_executor._terms import Terms
-from planton_executor._work import Work
+from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent, Work
 
 # The lease of an instruction ends with its time, and a report that comes later is refused. So its
 # handler is stopped so many seconds before, or a tenth of the time if that is less.
@@ -23,17 +22,40 @@ USUAL_LEASE = 60.0
 FRESH = 1 / 3
 
 Kind: TypeAlias = Literal["complete", "fail", "advance", "postpone", "release"]
+RetryDelay: TypeAlias = float | Callable[[int], float]
+
+
+def _to_timeout(value: Any) -> float | None:
+    return None if value is None else to_number("timeout", value, above=0)
+
+
+def _to_retries(value: Any) -> int:
+    return to_count("retries", value)
+
+
+def _to_retry_delay(value: Any) -> RetryDelay:
+    return value if callable(value) else to_number("retry_delay", value)
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """On what terms work is tried; see `Executor.handler`."""
+
+    timeout: float | None = attrs.field(default=None, converter=_to_timeout)
+    retries: int = attrs.field(default=0, converter=_to_retries)
+    retry_delay: RetryDelay = attrs.field(default=0.0, converter=_to_retry_delay)
+    lower_priority: bool = attrs.field(default=False, converter=bool)
+
+    def retry_in(self, tries: int) -> float:
+        """Return the seconds until the next try, after so many."""
+        if not callable(self.retry_delay):
+            return self.retry_delay
+        return to_number("retry_delay", self.retry_delay(tries - 1))
 
 
 @attrs.frozen(eq=False)
 class End:
-    """What is to be stored of a claim.
-
-    Attributes:
-        kind: What is said; see `planton.storage.Report`.
-        values: As there.
-        about: The result, the error or the state that it is about.
-    """
+    """What is to be stored of a claim: a `planton.storage.Report`, and what it is about."""
 
     kind: Kind
     values: tuple[Any, ...] = ()
@@ -52,9 +74,6 @@ class Run:
     attributes are never set. Times are those of trio's clock, but for those of the watchdog.
 
     Attributes:
-        work: What the handler is called with.
-        receipt: Names the claim.
-        lease: Seconds that the claim lasts without a heartbeat.
         timeout: Seconds that the instruction itself allows since `claimed_at`; None for no limit.
         fresh_until: Until when the claim is taken to be ours.
         beat_at: When its lease is to be renewed.
@@ -64,12 +83,8 @@ class Run:
         is_started: Whether it has a slot.
         scope: Cancelled to break it off; None before a worker has it.
         broken_off: Why it was broken off.
-        terms: On what terms it is tried, and `tries`: how often it was, this time included.
+        tries: How often it was begun, this time included.
         is_storing: Whether something is being stored, which is not broken off.
-        began_at: When a worker began with it.
-        has_result: Whether the handler returned; `result` is what.
-        error: What went wrong, and `reason`: where.
-        retry_in: Seconds until the next try that is asked for; None if none is.
         thread_ended: Set when the thread of a sync handler has ended; None while there is none.
         end: What is to be stored; None if nothing is.
         stored: Set by the answer of the storage, if a trio task waits for it.

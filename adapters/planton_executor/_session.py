@@ -1,22 +1,22 @@
 """One time that an executor is open: from its start until it has drained."""
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, UndeliveredInstructionsError
+from planton.storage import describe
 from planton_executor._errors import NoHandlerError
-from planton_executor._events import IdleEvent, StartedEvent
-from planton_executor._handlers import Handler
+from planton_executor._events import AdvancedEvent, IdleEvent, StartedEvent
+from planton_executor._functions import Handler
 from planton_executor._leases import Leases
-from planton_executor._links import Answered, Link
+from planton_executor._links import Answered, Link, Outage
 from planton_executor._listeners import Listeners
-from planton_executor._outage import Outage
 from planton_executor._run import RELEASE, End, Run
-from planton_executor._slots import Slots
-from planton_executor._workers import Workers
+from planton_executor._workers import Slots, Workers
 
 logger = logging.getLogger("planton.executor")
 
@@ -41,16 +41,17 @@ class Session:
         frees: Callable[[], None],
     ) -> None:
         self._handlers = handlers
-        self.listeners = listeners
+        self._listeners = listeners
         self._frees = frees
         self._slots = Slots(concurrency, self._start)
         outage = Outage(self._report)
         self._link = make_link(self._answered, outage)
         self._leases = Leases(self._link, outage, lose=self._lose, warn=listeners.tell_from_thread)
-        self._workers = Workers(concurrency, handle=self._handle, settle=self._settle)
+        self._workers = Workers(concurrency, self._handle, self._settle)
         self.limiter = trio.CapacityLimiter(concurrency)
-        self.is_draining = False
+        self._is_draining = False
         self._runs: set[Run] = set()
+        self.failures: dict[str, tuple[int, str]] = {}
         self._submitting = 0
         self._refused: set[str] = set()
         self._changed: trio.Event | None = None
@@ -137,7 +138,7 @@ class Session:
         """Give back what was turned away before it began."""
         if run.broken_off == "lost":
             run.note_loss()
-            await self.listeners.tell(run.to_event())
+            await self._listeners.tell(run.to_event())
             return
         is_released = await self._release(run)
         names = [run.work.instruction]
@@ -147,7 +148,7 @@ class Session:
     async def _release(self, run: Run) -> bool:
         """Give back what was not begun; return whether that is stored."""
         with trio.move_on_after(LAST_WORDS, shield=True):
-            return await self.store(run, RELEASE)
+            return await self._store(run, RELEASE)
         return False
 
     def _lose(self, run: Run) -> None:
@@ -161,8 +162,8 @@ class Session:
             await self._leases.confirm(run)
         if run.broken_off:
             return
-        if self.listeners.want(StartedEvent):
-            await self.listeners.tell(StartedEvent(work=run.work))
+        if self._listeners.want(StartedEvent):
+            await self._listeners.tell(StartedEvent(work=run.work))
             run.began_at = trio.current_time()
         handler = self._handlers[run.work.task_name]
         run.begin(handler.terms, run.tries)
@@ -172,10 +173,10 @@ class Session:
     def _settle(self, run: Run) -> None:
         """Decide how a run ends, and hand that over."""
         run.decide()
-        if self.listeners.want(run.event_type):
+        if self._listeners.want(run.event_type):
             run.duration = trio.current_time() - run.began_at
         self._note_change()
-        must_wait = run.thread_ended is not None or self.listeners.must_wait(run.event_type)
+        must_wait = run.thread_ended is not None or self._listeners.must_wait(run.event_type)
         run.leaves_at_once = not must_wait
         if run.end is not None:
             self._link.send(run)
@@ -186,7 +187,7 @@ class Session:
         self._conclude(run)
         self._note_free_slots()
 
-    async def store(self, run: Run, end: End) -> bool:
+    async def _store(self, run: Run, end: End) -> bool:
         """Store an end, and wait for it; return whether the claim was ours.
 
         Raises:
@@ -199,6 +200,22 @@ class Session:
         if isinstance(run.answer, Exception):
             raise run.answer
         return bool(run.answer)
+
+    async def advance(self, run: Run, end: End) -> bool:
+        """Store where work in steps is now, which is not broken off; return whether to go on."""
+        assert run.scope is not None, "a worker has it"
+        run.is_storing, run.scope.deadline = True, math.inf
+        try:
+            is_ours = await self._store(run, end)
+        finally:
+            run.is_storing = False
+        if not is_ours:
+            run.break_off("lost")
+            return False
+        run.claimed_at = trio.current_time()  # its time limit begins anew
+        event = AdvancedEvent(work=run.work, state=end.about, run_in=None)
+        await self._listeners.tell(event)
+        return not self._is_draining
 
     def _answered(
         self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
@@ -220,21 +237,31 @@ class Session:
         self._leases.discard(run)
         if run.answer is False:
             run.note_loss()
+        self._note_failure(run)
         if isinstance(run.answer, Exception):
             self._report(run.answer, run.work.task_name)
-        is_told = self.listeners.want(run.event_type) and not isinstance(run.answer, Exception)
+        is_told = self._listeners.want(run.event_type) and not isinstance(run.answer, Exception)
         event = run.to_event() if is_told else None
-        if run.leaves_at_once and not self.listeners.must_wait(run.event_type):
+        if run.leaves_at_once and not self._listeners.must_wait(run.event_type):
             if event is not None:
-                self.listeners.tell_soon(event, self._helpers)
+                self._listeners.tell_soon(event, self._helpers)
             self._leave(run)
         else:
             self._helpers.start_soon(self._leave_later, run, event)
 
+    def _note_failure(self, run: Run) -> None:
+        """Count how many in a row have failed, of each task."""
+        name = run.work.task_name
+        if run.error is not None and run.reason != "lost":
+            count, _ = self.failures.get(name, (0, ""))
+            self.failures[name] = count + 1, describe(run.error)
+        elif self.failures and run.event_type is not None:
+            self.failures.pop(name, None)
+
     async def _leave_later(self, run: Run, event: Any) -> None:
         """Keep the slot for as long as listeners take, or a thread that goes on."""
         if event is not None:
-            await self.listeners.tell(event)
+            await self._listeners.tell(event)
         if run.thread_ended is not None and not self._is_aborted:
             await run.thread_ended.wait()
         self._leave(run)
@@ -246,16 +273,16 @@ class Session:
 
     def _note_free_slots(self) -> None:
         self._note_change()
-        if self._is_empty and self.listeners.want(IdleEvent):
-            self.listeners.tell_soon(IdleEvent(), self._helpers)
+        if self._is_empty and self._listeners.want(IdleEvent):
+            self._listeners.tell_soon(IdleEvent(), self._helpers)
         self._frees()
 
     def _report(self, error: Exception, task_name: str | None = None) -> None:
         event = ErrorEvent(task_name=task_name, error=error, stage="service")
-        self.listeners.tell_soon(event, self._helpers)
+        self._listeners.tell_soon(event, self._helpers)
 
     async def _drain(self, grace: float) -> None:
-        self.is_draining = True
+        self._is_draining = True
         self._slots.turn_all_away()
         self._patience.deadline = trio.current_time() + grace
         with self._patience:

@@ -8,8 +8,8 @@ import attrs
 
 from planton import InvalidArgumentError
 from planton.storage import to_number
-from planton_executor._terms import RetryDelay
-from planton_executor._work import Work
+from planton_executor._events import Work
+from planton_executor._run import RetryDelay
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""Trio tasks that work on what is queued: one serves many runs, one after the other."""
+"""Slots, and the trio tasks that work in them: one serves many runs, one after the other."""
 
 import contextvars
 import math
@@ -18,18 +18,11 @@ _TURN = 0.002
 class Workers:
     """Starts workers on demand, `count` at most, and keeps them for the next runs.
 
-    Args:
-        count: How many handlers may run at a time.
-        handle: Calls the handler of a run; its scope is cancelled to break that off.
-        settle: Called with a run after its handler, however that ended.
+    Each handles a run, whose scope is cancelled to break that off, and settles it in any case.
     """
 
     def __init__(
-        self,
-        count: int,
-        *,
-        handle: Callable[[Run], Awaitable[None]],
-        settle: Callable[[Run], None],
+        self, count: int, handle: Callable[[Run], Awaitable[None]], settle: Callable[[Run], None]
     ) -> None:
         self._count = count
         self._handle = handle
@@ -42,11 +35,9 @@ class Workers:
         self._nursery: trio.Nursery
 
     def open(self, nursery: trio.Nursery) -> None:
-        """Start workers in this nursery from now on."""
         self._nursery = nursery
 
     def put(self, run: Run) -> None:
-        """Queue a run for the next free worker."""
         self._queue.append(run)
         if not self._woken:
             self._wake(1)
@@ -134,3 +125,56 @@ def _is_cancelled(run: Run, scope: trio.CancelScope) -> bool:
     if scope.deadline < math.inf and not scope.cancel_called:
         scope.deadline = math.inf
     return scope.deadline < math.inf
+
+
+class Slots:
+    """Counts the slots that are taken; whoever waits gets the next free one in order."""
+
+    def __init__(self, count: int, start: Callable[[Run], None]) -> None:
+        self.count = count
+        self._start = start
+        self.taken = 0
+        self._waiting: dict[Run, trio.lowlevel.Task] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def take(self, run: Run) -> bool:
+        """Take a slot if one is free; return whether one was."""
+        if self.taken >= self.count:
+            return False
+        self.taken += 1
+        self._start(run)
+        return True
+
+    async def wait(self, run: Run) -> None:
+        """Wait until it is started, or turned away.
+
+        If it is cancelled there is none: a slot is never given to a caller that has left.
+        """
+        self._waiting[run] = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(lambda _: self._leave(run))
+
+    def _leave(self, run: Run) -> trio.lowlevel.Abort:
+        # A run that was answered already is not among them, and takes the answer.
+        if self._waiting.pop(run, None) is None:
+            return trio.lowlevel.Abort.FAILED
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def free(self) -> None:
+        """Give a slot back, or to the first that waits."""
+        for run in self._waiting:
+            self._start(run)
+            self.turn_away(run)
+            return
+        self.taken -= 1
+
+    def turn_away(self, run: Run) -> None:
+        """Let it wait no longer, if it waits."""
+        if run in self._waiting:
+            trio.lowlevel.reschedule(self._waiting.pop(run))
+
+    def turn_all_away(self) -> None:
+        for run in list(self._waiting):
+            self.turn_away(run)

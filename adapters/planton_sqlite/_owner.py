@@ -67,6 +67,7 @@ class Owner:
         self._file = file
         self._opened_file: tuple[int, int] | None = None
         self._give_up_at = math.inf
+        self._hurries: Callable[[], bool] = lambda: False
         self._jobs: deque[Job[Any]] = deque()
         self._lock = threading.Condition()
         self._is_closing = False
@@ -98,11 +99,15 @@ class Owner:
         """
         with self._lock:
             self._is_closing = True
-            self._give_up_at = time.monotonic() + _LAST_TURN
+            self.hurry(lambda: True)
             self._lock.notify()
         if self._thread is not None:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._thread.join, _CLOSED_WITHIN)
+
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        """Wait for other writers no longer than a moment more for as long as `while_()`."""
+        self._give_up_at, self._hurries = time.monotonic() + _LAST_TURN, while_
 
     def when_idle(self, work: "Callable[[Owner], None] | None", interval: float = 0.0) -> None:
         """Call `work` on the thread after each job, and every `interval` seconds without one."""
@@ -254,7 +259,7 @@ class Owner:
         return result
 
     def _gives_up_at(self) -> float:
-        return self._give_up_at
+        return self._give_up_at if self._hurries() else math.inf
 
     def _mapped(self, error: BaseException) -> BaseException:
         if not isinstance(error, sqlite3.Error):

@@ -44,7 +44,6 @@ class Agenda(Generic[K]):
         self._current.pop(key, None)
 
     def clear(self) -> None:
-        """Forget all."""
         self._heap.clear()
         self._current.clear()
 

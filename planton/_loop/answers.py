@@ -12,11 +12,6 @@ _EXACT = frozenset((str, Claim))
 
 
 def checked_active(entry: Entry, answer: Any) -> tuple[str, ...]:
-    """Return what is active.
-
-    Raises:
-        UnexpectedInstructionsError: If it is no list or tuple of str.
-    """
     if isinstance(answer, list | tuple):
         members = tuple(answer)
         if all(isinstance(member, str) for member in members):
@@ -27,11 +22,7 @@ def checked_active(entry: Entry, answer: Any) -> tuple[str, ...]:
 
 
 def checked_claims(entry: Entry, answer: Any, limit: int | None) -> Sequence[str | Claim]:
-    """Return the members of an answer of `schedule`.
-
-    Raises:
-        UnexpectedInstructionsError: If it is no list or tuple of distinct str and Claim.
-    """
+    """Return the members of an answer of `schedule`: a list or tuple of distinct str and Claim."""
     problem = f"returned {short_repr(answer)}: it must return a list or tuple of str or Claim"
     if isinstance(answer, list | tuple):
         # A subclass may be lazy: what it has is looked at once.
@@ -59,11 +50,7 @@ def well_formed(answer: Any) -> list[Claim]:
 
 
 def claims_of(entry: Entry, answer: Any) -> list[Claim]:
-    """Return all that an answer of `schedule` claimed, whatever the limit was.
-
-    Raises:
-        UnexpectedInstructionsError: If it is malformed; its usable members are kept.
-    """
+    """Return all that an answer of `schedule` claimed; of a malformed one keep what is usable."""
     if isinstance(answer, Batch):
         answer = answer.claims
     try:

@@ -46,27 +46,19 @@ class Attempt:
     tasks, and most never change more than one of them.
 
     Attributes:
-        entry: Task that it is made for.
-        attempt_number: Attempts in a row, before this one, that dispatched nothing.
-        started_at: When it began (trio's clock).
         steps: The generator, suspended at its last question.
         outcome: How it ends, unless something changes that.
         stage: Callback that is being asked.
-        context: What the task's lock yielded.
-        active: How many are active, undelivered claims not counted; None if not known.
-        concurrency: Most active instructions that are in force; None if not known.
-        limit: How many may be claimed; None if it did not get that far.
+        active: How many are active, undelivered claims not counted.
+        concurrency: Most active instructions that are in force.
+        limit: How many may be claimed.
         slots: The consumer's, if one takes the task.
         reserved: How many of the slots are reserved for it.
         deliver: Claims to hand to consumers now.
         surplus: Claims to release, or to keep if they cannot be.
-        errors: What went wrong, and where.
-        next_in: Seconds until the next attempt, if `schedule` knew.
-        due_in: Seconds until the next attempt at the latest, if `schedule` knew.
         handed_over: How many claims consumers have taken.
         detail: What to add to the outcome in `explain`.
         is_over: Whether it came to its end, and was not cut off.
-        event: For its listeners, once it is over.
     """
 
     steps: Steps
@@ -94,7 +86,6 @@ class Attempt:
         self.started_at = started_at
 
     def fail(self, stage: Stage, error: Exception) -> None:
-        """Note an error."""
         self.errors = (*self.errors, (stage, error))
 
     @property

@@ -26,14 +26,7 @@ def is_async(function: object) -> bool:
 
 @attrs.frozen(eq=False)
 class Callback:
-    """A user's function with what has to be known to call it.
-
-    Attributes:
-        name: Field of the task that it was given for.
-        function: The user's function or callable object.
-        is_async: Whether it is called on trio, not in a worker thread.
-        many: Its method for several tasks at once, if it has one.
-    """
+    """A user's function with what has to be known to call it; `name` is its field of the task."""
 
     name: str
     function: Callable[..., Any]
@@ -58,9 +51,6 @@ class ThreadCall:
     """One call in a worker thread, which nothing can interrupt.
 
     Attributes:
-        done: Set when the function returned or raised.
-        value: What it returned.
-        error: What it raised.
         on_overrun_end: Called when the call is done, if its caller has given up by then.
         has_extra_thread: Whether a thread was added to make up for this one.
     """
@@ -74,7 +64,6 @@ class ThreadCall:
     has_extra_thread: bool = False
 
     def unwrap(self) -> Any:
-        """Return what the function returned, or raise what it raised."""
         if self.error is not None:
             raise self.error
         return self.value

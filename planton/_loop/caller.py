@@ -26,11 +26,6 @@ class Caller:
         self.threads = Threads(nursery)
 
     async def call(self, entry: Entry, callback: Callback, argument: Any) -> Any:
-        """Call a callback of a task, within its timeout; raises what it raises.
-
-        Raises:
-            CallbackTimeoutError: If it takes too long.
-        """
         if callback.is_async:
             function = partial(callback.function, argument)
             return await self.within_timeout(entry, callback.name, function)
@@ -44,11 +39,6 @@ class Caller:
     async def within_timeout(
         self, entry: Entry, name: str, function: Callable[[], Awaitable[Any]]
     ) -> Any:
-        """Await what `function` returns, for no longer than the task's timeout.
-
-        Raises:
-            CallbackTimeoutError: If it takes too long.
-        """
         if entry.timeout is None:
             return await function()
         with trio.move_on_after(entry.timeout):
@@ -64,8 +54,7 @@ class Caller:
     ) -> Any:
         """Call a function in a worker thread, unless a call of that name still runs there.
 
-        Raises:
-            CallbackTimeoutError: If it takes too long; then `on_overrun_end` is called in the end.
+        If it takes too long, `on_overrun_end` is called in the end.
         """
         if name not in entry.overrunning:
             call = await self.threads.call(function, timeout=entry.timeout)

@@ -1,9 +1,7 @@
 """Who takes instructions: the consumers, with the slots that they have, and the listeners."""
 
-from collections import deque
 from collections.abc import Sequence
 
-import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedLimitError
@@ -11,47 +9,26 @@ from planton._failures import guarded
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
 from planton._task import is_int
-from planton._text import short_repr
+from planton._text import describe, short_repr
 
 # An attempt waits this long for slots that claims of other tasks may turn out not to need; a claim
 # that takes longer holds up none of them.
 _PATIENCE = 1.0
 
 
-@attrs.define(eq=False)
-class _Request:
-    """An attempt that waits for slots.
-
-    Attributes:
-        answer: How many it may have; None to ask the consumer itself.
-    """
-
-    task_name: str
-    limit: int
-    answered: trio.Event = attrs.field(factory=trio.Event)
-    answer: int | None = None
-
-
 class Slots:
     """The slots of one consumer, with those that claims on their way will take.
 
     Tasks that share a consumer would otherwise see the same free slot, and claim for it together.
-
-    Attributes:
-        consumer: Whose slots they are.
     """
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self._reserved = 0
-        self._waiting: deque[_Request] = deque()
+        self._waiting = trio.lowlevel.ParkingLot()
 
     def free(self, task_name: str) -> int | None:
-        """Return how many slots are free, reserved ones included; None if it takes no such task.
-
-        Raises:
-            UnexpectedLimitError: If `capacity` returned no usable number.
-        """
+        """Return how many slots are free, reserved ones included; None if it takes no such task."""
         with guarded:
             capacity = self.consumer.capacity(task_name)
         if capacity is not None and not is_int(capacity, 0):
@@ -76,33 +53,22 @@ class Slots:
 
     async def reserve(self, task_name: str, limit: int) -> int:
         """Reserve slots, waiting a moment for those that turn out not to be needed."""
-        request = _Request(task_name, limit)
-        self._waiting.append(request)
-        try:
-            with trio.move_on_after(_PATIENCE):
-                await request.answered.wait()
-        finally:
-            if not request.answered.is_set():
-                self._waiting.remove(request)
-        if request.answer is None:
-            request.answer = min(limit, self.free(task_name) or 0)
-            self._reserved += request.answer
-        return request.answer
+        with trio.move_on_after(_PATIENCE):
+            while True:
+                await self._waiting.park()
+                found = self.try_reserve(task_name, limit)
+                if found is not None:
+                    self._waiting.unpark()  # there may be more of them
+                    return found
+        found = min(limit, self.free(task_name) or 0)
+        self._reserved += found
+        return found
 
     def give_back(self, count: int) -> None:
         """Reserve `count` slots no more: they were not needed, or the consumer counts them now."""
         self._reserved -= count
-        while count and self._waiting:
-            request = self._waiting[0]
-            try:
-                request.answer = self.try_reserve(request.task_name, request.limit)
-            except Exception:
-                pass  # it asks again, and fails with its own error
-            else:
-                if request.answer is None:
-                    return
-            self._waiting.popleft()
-            request.answered.set()
+        if count:
+            self._waiting.unpark()
 
 
 class Takers:
@@ -130,12 +96,19 @@ class Takers:
             return True
         return any(slots.takes(task_name) for slots in self._slots)
 
-    def check(self, task_name: str) -> None:
-        """Refuse two consumers for one task.
+    def failing(self, task_name: str) -> str | None:
+        """Return what the consumers of a task say is wrong with its work."""
+        for slots in self._slots:
+            try:
+                found = getattr(slots.consumer, "failing", lambda _: None)(task_name)
+                if isinstance(found, str):
+                    return found
+            except Exception as error:  # one of the user's
+                return f"its consumer does not say: {describe(error)}"
+        return None
 
-        Raises:
-            InvalidArgumentError: If two take it; names both.
-        """
+    def check(self, task_name: str) -> None:
+        """Refuse two consumers for one task."""
         takers = [slots.consumer for slots in self._slots if slots.takes(task_name)]
         if len(takers) > 1:
             both = " and ".join(short_repr(consumer) for consumer in takers[:2])

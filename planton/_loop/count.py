@@ -1,11 +1,12 @@
-"""What an attempt changes about its task, and what of that goes into the log."""
+"""What an attempt changes about its task, what of that goes into the log, and in words."""
 
 import time
 
 from planton._loop.attempt import Attempt
 from planton._loop.entry import Entry
 from planton._loop.log import log_change
-from planton._loop.reason import times
+from planton._loop.reason import Reason, times
+from planton._text import describe, on_one_line
 
 
 def count(attempt: Attempt) -> None:
@@ -57,3 +58,16 @@ def _note_source(entry: Entry, attempt: Attempt) -> None:
         entry.concurrency_in_force = override
         by = "the task" if override is None else "the source"
         log_change(entry.task.name, "has concurrency %s in force, by %s", attempt.concurrency, by)
+
+
+def reason(attempt: Attempt, delay: float | None) -> Reason:
+    """Return how an attempt ended and when the next one is due."""
+    detail = attempt.detail
+    if attempt.outcome == "error":
+        stage, error = attempt.errors[0]
+        detail = f"{stage}: {on_one_line(describe(error))}"
+    elif attempt.outcome == "stopping":
+        detail = "nothing more is claimed"
+    counts = (attempt.handed_over, attempt.limit, attempt.active, attempt.concurrency)
+    number, is_cut = attempt.entry.attempt_number, delay is not None and delay == attempt.due_in
+    return Reason._make((attempt.outcome, *counts, number, detail, delay, is_cut))

@@ -31,19 +31,14 @@ class Delays:
         self._caller = caller
         self._listeners = listeners
 
-    async def before_first(self, entry: Entry) -> float:
-        """Return the seconds before the first attempt."""
-        return await self._of(entry)
-
     async def after(self, attempt: Attempt) -> float:
-        """Return the seconds between an attempt and the next."""
         entry = attempt.entry
         if attempt.next_in is not None:
             delay = attempt.next_in
         elif attempt.outcome == "locked":
             delay = _locked_delay(entry)
         else:
-            delay = await self._of(entry)
+            delay = await self.before(entry)
         is_cut = attempt.due_in is not None and attempt.due_in < delay
         if is_cut:
             delay = attempt.due_in or 0.0
@@ -53,7 +48,7 @@ class Delays:
             return delay
         return max(delay, _pause(attempt))
 
-    async def _of(self, entry: Entry) -> float:
+    async def before(self, entry: Entry) -> float:
         try:
             with guarded:
                 delay = await self._called(entry)

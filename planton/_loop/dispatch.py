@@ -12,11 +12,10 @@ from planton._loop.attempt import Attempt, Question, Reserving
 from planton._loop.callbacks import Ask
 from planton._loop.caller import Caller
 from planton._loop.consumers import Takers
-from planton._loop.count import count
+from planton._loop.count import count, reason
 from planton._loop.delay import Delays
 from planton._loop.delivery import Delivery
 from planton._loop.entry import Entry
-from planton._loop.explain import reason
 from planton._loop.listeners import Listeners
 from planton._loop.locks import claim_in_lock
 from planton._loop.plan import Plan
@@ -73,7 +72,7 @@ class Dispatcher:
     async def plan_first(self, entry: Entry, now: float | None) -> None:
         """Make the first attempt due, after its delay; the turn was taken for that."""
         entry.due, entry.saturated_since = trio.current_time(), None
-        delay = await self._delays.before_first(entry) if self._plan.wants(entry) else None
+        delay = await self._delays.before(entry) if self._plan.wants(entry) else None
         self._end_attempt(entry, delay, now)
 
     @trio.lowlevel.enable_ki_protection
@@ -87,10 +86,7 @@ class Dispatcher:
     async def _attempt_in_turn(self, entry: Entry) -> None:
         """Make an attempt after the one that is being made for a task of the same name."""
         await entry.turn.take(self._plan)
-        if self._plan.wants(entry):
-            await self.make(self.begin(entry))
-        else:
-            entry.end_attempt()
+        await self._attempt_alone(entry)
 
     @trio.lowlevel.enable_ki_protection
     async def _attempt_alone(self, entry: Entry) -> None:
@@ -99,16 +95,15 @@ class Dispatcher:
         An attempt that is due at once follows in the same trio task: a task without a delay
         would otherwise pay for a new one every time.
         """
-        while True:
-            attempt = Attempt(entry, trio.current_time())
+        while self._plan.wants(entry):
+            attempt = self.begin(entry)
             delay = await self._make(attempt)
-            if delay or delay is None or entry.turn.is_awaited:
-                return self._plan_next(attempt, delay)
+            if delay or delay is None or entry.turn.is_awaited or entry.is_batched:
+                self._plan_next(attempt, delay)
+                return
             self._explain(attempt, 0.0)
-            entry.due = trio.current_time()
             await trio.lowlevel.checkpoint()
-            if not self._plan.wants(entry):
-                return entry.end_attempt()
+        entry.end_attempt()
 
     async def _make(self, attempt: Attempt) -> float | None:
         """Make an attempt; the seconds until the next, None if there is none."""
@@ -116,9 +111,7 @@ class Dispatcher:
         entry.turn.trio_task = trio.lowlevel.current_task()
         try:
             if entry.task.lock is None:
-                question = attempt.begin(self._plan, self._takers)
-                while question is not None:
-                    question = await self._answer(attempt, question)
+                await self._begin(attempt)
             else:
                 await claim_in_lock(self._caller, attempt, partial(self._begin, attempt))
             return await self._finish(attempt)

@@ -1,13 +1,15 @@
-"""One registered task at run time: its counters, its callbacks, and what it still holds."""
+"""The registered tasks at run time: their counters, callbacks, and what they still hold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
+from weakref import WeakValueDictionary
 
 import attrs
 import trio
 
 from planton import delays
-from planton._errors import InvalidTaskError
+from planton._errors import DuplicateTaskNameError, InvalidTaskError, UnknownTaskError
 from planton._loop.callbacks import Ask, Callback, ThreadCall
 from planton._loop.reason import Reason
 from planton._status import Decisions
@@ -18,12 +20,7 @@ _NEXT = object()  # holds a turn that was given to whoever waited for it, until 
 
 
 class Turn:
-    """Whose attempt it is: one at a time for a task's name, first come, first served.
-
-    Attributes:
-        holder: Who is making an attempt; None while no one is.
-        trio_task: Trio task that makes it, if it is known.
-    """
+    """Whose attempt it is: one at a time for a task's name, first come, first served."""
 
     def __init__(self) -> None:
         self.holder: object | None = None
@@ -32,7 +29,6 @@ class Turn:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for it."""
         return bool(self._waiting)
 
     async def take(self, holder: object) -> None:
@@ -55,44 +51,30 @@ class Entry:
     """A registered task with its state.
 
     Attributes:
-        task: What the user wrote down.
-        get_active: The task's callback for active instructions, or the Planton-wide one.
         turn: Shared by all entries that ever had the name.
         number: Of those that are due together the lowest is first.
-        schedule: The task's callback that claims.
-        timeout: Seconds that one call of a callback may take.
         ask_active: The question what is active; not asked if there is no callback for it.
         is_counted: Whether every attempt asks what is active; a strict task counts for itself.
-        is_concurrency_asked: Whether the concurrency is a function, read at every attempt.
-        is_limit_asked: Whether there is a function for the limit or for the capacity.
         is_batched: Whether one of its callbacks may be asked together with those of other tasks.
         fixed_delay: Seconds to sleep before every attempt; None if there is a function for it.
         is_delay_quick: Whether the delay is known without calling a function of the user's.
-        attempt_number: Attempts in a row that dispatched nothing.
         undelivered: Claims that were neither delivered nor released; they are delivered before
             `schedule` is called again.
         overrunning: Calls by callback name that outlived their timeout and still run in their
             thread.
         woken: Whether a wake-up arrived while the next attempt could not be planned.
-        paused: Whether no attempts are to be made.
-        unregistered: Whether the task was unregistered.
         is_schedule_cut_off: Whether `schedule` was cancelled because the grace period was over.
         early_attempts: Attempts in a row that came earlier than the delay and dispatched nothing.
         locked_attempts: Attempts in a row that found the lock taken.
         due: When the attempt that is waited for, or being made, was due (trio's clock); infinity
             while none is planned: before services have started, paused, in the drain.
         last_attempt_at: When the last attempt ended (Unix time).
-        active: How many were active after the last attempt.
         concurrency: Most active instructions, as last read from the task.
         concurrency_in_force: That of the source if it overrides the task's.
         lease: Of the last claim that was delivered.
         saturated_since: Since when all attempts found the task saturated (trio's clock).
         is_source_paused: Whether the source said that the task is paused there.
-        last_error: Type and text of the last error.
-        consecutive_errors: Attempts in a row that failed.
-        failing_since: When the first of them ended (Unix time).
-        decisions: What was decided about it last.
-        last_reason: Why the last attempt ended as it did.
+        failing_since: When the first of the errors in a row ended (Unix time).
     """
 
     task: Task
@@ -156,11 +138,6 @@ class Entry:
         turn: Turn | None = None,
         number: int = 0,
     ) -> "Entry":
-        """Make the entry for `task`.
-
-        Raises:
-            InvalidTaskError: If the cap is advisory and nothing says what is active.
-        """
         function = task.get_active_instructions or get_active
         if function is None and task.cap == "advisory":
             remedy = "give it, or give it to Planton for all tasks, or set cap='strict'"
@@ -177,11 +154,9 @@ class Entry:
 
     @property
     def is_attempting(self) -> bool:
-        """Whether an attempt for the task's name is being made."""
         return self.turn.holder is not None
 
     def keep(self, claims: Sequence[Claim]) -> None:
-        """Hold on to claims that could not be handed over yet."""
         self.undelivered.extend(claims)
 
     def note_error(self, error: Exception) -> None:
@@ -198,3 +173,53 @@ class Entry:
         """End the attempt; whoever waits for the turn begins the next."""
         self.due = math.inf
         self.turn.give_back()
+
+
+class Entries:
+    """Entries by name, in the order of registration."""
+
+    def __init__(self, get_active: GetActiveInstructions | None = None) -> None:
+        self.by_name: dict[str, Entry] = {}
+        self._leaving: list[Entry] = []
+        self._get_active = get_active
+        self._numbers = count()
+        self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
+
+    @classmethod
+    def only(cls, *entries: Entry) -> "Entries":
+        some = cls()
+        some.by_name = {entry.task.name: entry for entry in entries}
+        return some
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All of them, with those that were unregistered and still hold something."""
+        return iter([*self.by_name.values(), *self._leaving])
+
+    @property
+    def leaving(self) -> list[Entry]:
+        """Those that were unregistered and still hold something."""
+        return [entry for entry in self._leaving if entry.is_attempting or entry.undelivered]
+
+    def get(self, name: str) -> Entry:
+        try:
+            return self.by_name[name]
+        except (KeyError, TypeError):
+            raise UnknownTaskError(name, list(self.by_name)) from None
+
+    def make(self, task: Task) -> Entry:
+        """Return an entry for `task`, which is not added yet."""
+        if task.name in self.by_name:
+            raise DuplicateTaskNameError(task.name)
+        turn = self._turns.setdefault(task.name, Turn())
+        return Entry.of(task, self._get_active, turn, next(self._numbers))
+
+    def add(self, entry: Entry) -> None:
+        self.by_name[entry.task.name] = entry
+
+    def remove(self, name: str) -> Entry:
+        """Unregister the task of a name; what it still holds is delivered all the same."""
+        entry = self.get(name)
+        del self.by_name[name]
+        entry.unregistered = True
+        self._leaving = [*self.leaving, entry]
+        return entry

@@ -16,11 +16,7 @@ Listener: TypeAlias = Callable[[Any], Awaitable[None] | None]
 
 
 class Listeners:
-    """Listeners by event type, called in the order in which they were added.
-
-    Attributes:
-        hear_instructions: Whether one listens to instructions.
-    """
+    """Listeners by event type, called in the order in which they were added."""
 
     def __init__(self) -> None:
         self._log = ErrorLog()
@@ -49,7 +45,6 @@ class Listeners:
         return self._by_type[event_type]
 
     def may_wait_for(self, event_type: type[Event]) -> bool:
-        """Return whether a listener of `event_type` is async."""
         return event_type in self._async_types
 
     async def attempted(self, event: AttemptEvent) -> None:
@@ -91,11 +86,6 @@ async def call_listener(listener: Listener, event: Event) -> None:
 
 
 def check_event_type(event_type: object) -> None:
-    """Refuse what is no type of event.
-
-    Raises:
-        InvalidArgumentError: If it is none of Planton's.
-    """
     if event_type not in EVENT_TYPES:
         names = ", ".join(known.__name__ for known in EVENT_TYPES)
         remedy = f"give one of {names}"

@@ -139,8 +139,8 @@ class _Lock:
 
     async def _leave_late(self, _: Entry, __: str, call: ThreadCall) -> None:
         """Leave a lock that was entered only when the attempt had ended."""
-        if call.error is None:
-            await self.leave(_NOTHING)
+        call.unwrap()
+        await self.leave(_NOTHING)
 
 
 async def _nothing(_: Entry, __: str, ___: ThreadCall) -> None:

@@ -23,12 +23,7 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
 
 @attrs.define
 class _Kind:
-    """Errors of one kind.
-
-    Attributes:
-        told_at: When it was last told (monotonic).
-        repeated: How many there were since then.
-    """
+    """Errors of one kind: when it was last told (monotonic), how many there were since then."""
 
     told_at: float
     repeated: int = 0
@@ -48,7 +43,7 @@ class ErrorLog:
         kind = self._kinds.pop(key, None)
         if kind is None:
             kind = _Kind(now)
-            _log_first(event, text)
+            log_error(event)
         elif now - kind.told_at < _SUM_UP_AFTER:
             kind.repeated += 1
         else:
@@ -60,20 +55,18 @@ class ErrorLog:
             del self._kinds[next(iter(self._kinds))]
 
 
-def log_error(event: ErrorEvent) -> None:
-    """Log an error whatever was logged before."""
-    _log_first(event, describe(event.error))
-
-
 def log_change(task_name: str, what: str, *arguments: object) -> None:
     """Log a change of state that an operator wants to find in the log."""
     logger.info(f"task %r {what}", task_name, *arguments, extra={"task_name": task_name})
 
 
-def _log_first(event: ErrorEvent, text: str) -> None:
-    """Log an error; of Planton's own the words say it all."""
-    is_own = isinstance(event.error, PlantonError) and event.error.__cause__ is None
-    is_brief = is_own and not logger.isEnabledFor(logging.DEBUG)
+def log_error(event: ErrorEvent) -> None:
+    """Log an error whatever was logged before.
+
+    The words of Planton's own, which have those of their cause, say it all.
+    """
+    text = describe(event.error)
+    is_brief = isinstance(event.error, PlantonError) and not logger.isEnabledFor(logging.DEBUG)
     exc_info = None if is_brief else event.error
     logger.error("%s failed: %s", _where(event), text, exc_info=exc_info, extra=_extra(event))
 

@@ -17,16 +17,11 @@ _LONGEST_SLEEP = 3600.0
 
 
 class Plan:
-    """The agenda of one run, with its beginning and its end.
-
-    Attributes:
-        is_driving: Whether attempts are started as they fall due.
-        is_stopping: Whether nothing more is to be attempted and claimed.
-    """
+    """The agenda of one run, with its beginning and its end."""
 
     def __init__(self) -> None:
-        self.is_driving = False
-        self.is_stopping = False
+        self.is_driving = False  # attempts are started as they fall due
+        self.is_stopping = False  # nothing more is attempted and claimed
         self._agenda: Agenda[Entry] = Agenda()
         self._alarm = trio.Event()
         self._sleeps_until = -math.inf
@@ -34,12 +29,10 @@ class Plan:
         self._handovers: set[trio.CancelScope] = set()
 
     def wants(self, entry: Entry) -> bool:
-        """Return whether `entry` is to have a next attempt."""
         is_done = entry.unregistered and not entry.undelivered
         return self.is_driving and not (self.is_stopping or entry.paused or is_done)
 
     def set(self, entry: Entry, due: float) -> None:
-        """Make the next attempt of `entry` due at `due`."""
         entry.due = due
         self._agenda.set(entry, due, entry.number)
         if due < self._sleeps_until:
@@ -53,7 +46,6 @@ class Plan:
             self.set(entry, trio.current_time())
 
     def suspend(self, entry: Entry) -> None:
-        """Make `entry` due no more, until it is planned again."""
         self._agenda.discard(entry)
         if not entry.is_attempting:
             entry.due = math.inf

@@ -27,12 +27,12 @@ from planton._failures import unwrapped
 from planton._loop.attempt import NOBODY, Attempt
 from planton._loop.consumers import Takers
 from planton._loop.dispatch import Dispatcher
-from planton._loop.entries import Entries
-from planton._loop.entry import Entry
+from planton._loop.entry import Entries, Entry
 from planton._loop.listeners import Listeners
 from planton._loop.log import logger
 from planton._loop.plan import HANDOVER_SHARE, Plan
 from planton._loop.services import Services
+from planton._parts import Started
 
 # Streams are opened a moment after the start.
 _UNTAKEN_AFTER = 1.0
@@ -44,17 +44,11 @@ _STILL_RUNNING_AFTER = 5.0
 
 @attrs.frozen
 class Parts:
-    """What a run consists of beside its tasks.
+    """What a run consists of beside its tasks."""
 
-    Attributes:
-        storages: Opened first, closed last.
-        services: Of storages and users, ended when all is drained.
-        consumers: Services of consumers, ended when all is handed over.
-    """
-
-    services: Services
-    consumers: Services
-    storages: Sequence[Any] = ()
+    services: Services  # of storages and users, ended when all is drained
+    consumers: Services  # ended when all is handed over
+    storages: Sequence[Any] = ()  # opened first, closed last
 
 
 class Session:
@@ -72,7 +66,7 @@ class Session:
         self._takers = takers
         self._parts = parts
         self._grace = grace
-        self._plan = Plan()
+        self.plan = Plan()
         self._scope = trio.CancelScope(shield=True)
         self._nurseries: list[trio.Nursery] = []
         self._failure: BaseException | None = None
@@ -116,11 +110,6 @@ class Session:
             raise self._failure
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether it stops."""
-        return self._plan.is_stopping
-
-    @property
     def is_forked(self) -> bool:
         """Whether it runs in another process, which this one was forked from."""
         return self._pid != os.getpid()
@@ -128,19 +117,19 @@ class Session:
     @property
     def takes_attempts(self) -> bool:
         """Whether `attempt` may be called: after the start, before the stop."""
-        return self._plan.is_driving and not self._plan.is_stopping
+        return self.plan.is_driving and not self.plan.is_stopping
 
     async def drive(self) -> None:
         """Start attempts as they fall due, until stopped."""
-        self._plan.is_driving = True
+        self.plan.is_driving = True
         self._driven.set()
         now = trio.current_time()
         for entry in list(self._entries.by_name.values()):
             await self._begin(entry, now)
         for entry in self._entries.leaving:
-            self.wake(entry)
-        while not self._plan.is_stopping:
-            await self._dispatcher.start(await self._plan.next_due())
+            self.plan.wake(entry)
+        while not self.plan.is_stopping:
+            await self._dispatcher.start(await self.plan.next_due())
 
     def admit(self, entry: Entry) -> None:
         """Begin to make attempts for `entry`, the first after its delay.
@@ -153,24 +142,16 @@ class Session:
 
     def dismiss(self, entry: Entry) -> None:
         """Make no more attempts for `entry`, but to deliver what it keeps."""
-        self._plan.suspend(entry)
+        self.plan.suspend(entry)
         if entry.undelivered:
-            self.wake(entry)
-
-    def wake(self, entry: Entry) -> None:
-        """Make the next attempt due now, or follow at once on the one that is being made."""
-        self._plan.wake(entry)
-
-    def suspend(self, entry: Entry) -> None:
-        """Make `entry` due no more, until it is planned again."""
-        self._plan.suspend(entry)
+            self.plan.wake(entry)
 
     def return_undelivered(self, entries: Iterable[Entry]) -> None:
         """Release what `entries` keep, or deliver it again; the drain does so in any case."""
         if self.takes_attempts:
             for entry in entries:
                 self._nursery.start_soon(self._dispatcher.release_undelivered, entry)
-                self.wake(entry)
+                self.plan.wake(entry)
 
     async def attempt(self, entry: Entry) -> AttemptEvent | None:
         """Make one attempt now, after the one that is being made; None if it came too late.
@@ -180,11 +161,11 @@ class Session:
         if entry.turn.trio_task is not None and entry.turn.trio_task in _ancestors():
             problem = f"an attempt of task {entry.task.name!r} is being made and waits for this"
             raise AlreadyRunningError(f"{problem} call: wake the task instead")
-        await entry.turn.take(self._plan)
-        if self._plan.is_stopping or entry.unregistered:
+        await entry.turn.take(self.plan)
+        if self.plan.is_stopping or entry.unregistered:
             entry.end_attempt()
             return None
-        self._plan.suspend(entry)
+        self.plan.suspend(entry)
         attempt = self._dispatcher.begin(entry)
         ended = trio.Event()
         self._nursery.start_soon(self._make, attempt, ended)
@@ -193,9 +174,9 @@ class Session:
 
     def stop(self) -> None:
         """Begin no more attempts and claim nothing more; drain within the grace period."""
-        if not self._plan.is_stopping:
+        if not self.plan.is_stopping:
             self.deadline = self._scope.deadline = trio.current_time() + self._grace
-            self._plan.stop(self._grace)
+            self.plan.stop(self._grace)
             for entry in self._entries:
                 if not entry.is_attempting:
                     entry.due = math.inf
@@ -220,20 +201,20 @@ class Session:
         if entry.is_attempting:
             self._nursery.start_soon(self._admit_in_turn, entry)
         else:
-            entry.turn.holder = self._plan
+            entry.turn.holder = self.plan
             self._nursery.start_soon(self._admit, entry)
 
     async def _begin(self, entry: Entry, now: float) -> None:
         if entry.is_delay_quick and not entry.is_attempting:
             # Nothing to wait for: in the order of registration, and all at the same time.
-            entry.turn.holder = self._plan
+            entry.turn.holder = self.plan
             await self._admit(entry, now)
         else:
             self._start_admitting(entry)
 
     @trio.lowlevel.enable_ki_protection
     async def _admit_in_turn(self, entry: Entry) -> None:
-        await entry.turn.take(self._plan)
+        await entry.turn.take(self.plan)
         await self._admit(entry)
 
     @trio.lowlevel.enable_ki_protection
@@ -272,7 +253,7 @@ class Session:
         await self._driven.wait()
         await trio.sleep(_UNTAKEN_AFTER)
         untaken = [name for name in self._entries.by_name if not self._takers.is_taken(name)]
-        if untaken and not self._plan.is_stopping:
+        if untaken and not self.plan.is_stopping:
             more = f" and {len(untaken) - 5} more" if len(untaken) > 5 else ""
             names = ", ".join(map(repr, untaken[:5]))
             logger.warning("nothing is claimed for %s%s: %s", names, more, NOBODY)
@@ -293,26 +274,23 @@ class Session:
     async def _work(
         self, body: Callable[[], Awaitable[object]], task_status: "trio.TaskStatus[None]"
     ) -> None:
-        started = _Started(task_status)
+        started = Started(task_status.started)
         try:
             with self._scope:
                 await self._run_parts(body, started)
             with trio.move_on_after(LAST_WORDS, shield=True):
                 await self._report_losses()
-            started()
-        except BaseException as raised:  # noqa: ASYNC103  a cancellation is raised again
-            error = unwrapped(raised)
-            if not isinstance(error, Exception | KeyboardInterrupt):
-                raise
+            started.started()
+        except BaseException as raised:  # noqa: ASYNC103  shielded, so it is no cancellation
             # Kept back: raised in here it would leave wrapped in a group.
-            self._failure = error
+            self._failure = unwrapped(raised)
         finally:
             for entry in self._entries:
-                if entry.turn.holder is self._plan:
+                if entry.turn.holder is self.plan:
                     entry.end_attempt()
             self.ended.set()
 
-    async def _run_parts(self, body: Callable[[], Awaitable[object]], started: "_Started") -> None:
+    async def _run_parts(self, body: Callable[[], Awaitable[object]], started: Started) -> None:
         async with AsyncExitStack() as stack:
             for storage in self._parts.storages:
                 if not storage.is_open:
@@ -328,14 +306,12 @@ class Session:
                 self._nurseries.append(services)
                 services.cancel_scope.cancel()
 
-    async def _make_attempts(
-        self, body: Callable[[], Awaitable[object]], started: "_Started"
-    ) -> None:
+    async def _make_attempts(self, body: Callable[[], Awaitable[object]], started: Started) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._nurseries.append(nursery)
             self._dispatcher = self._make_dispatcher(nursery)
-            started()
+            started.started()
             await body()
             # From here on all is drained, with a deadline even if nobody asked for the stop.
             self.stop()
@@ -346,26 +322,14 @@ class Session:
                 await last.release_undelivered(entry)
 
     def _make_dispatcher(self, nursery: trio.Nursery) -> Dispatcher:
-        return Dispatcher(self._plan, self._takers, self._listeners, nursery)
+        return Dispatcher(self.plan, self._takers, self._listeners, nursery)
 
     async def _report_losses(self) -> None:
         """Report what is left undelivered; one attempt by itself may well keep something."""
         for entry in self._entries:
-            for error in _losses(entry, is_run=self._plan.is_driving):
+            for error in _losses(entry, is_run=self.plan.is_driving):
                 event = ErrorEvent(task_name=entry.task.name, error=error, stage="terminate")
                 await self._listeners.report(event)
-
-
-class _Started:
-    """Says that the run has started, once."""
-
-    def __init__(self, task_status: "trio.TaskStatus[None]") -> None:
-        self._task_status: trio.TaskStatus[None] | None = task_status
-
-    def __call__(self) -> None:
-        if self._task_status is not None:
-            self._task_status.started()
-            self._task_status = None
 
 
 def _losses(entry: Entry, *, is_run: bool) -> list[PlantonError]:

@@ -3,9 +3,8 @@
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
-import attrs
 import trio
 
 from planton import delays
@@ -13,6 +12,7 @@ from planton._errors import CallbackTimeoutError
 from planton._events import ErrorEvent
 from planton._failures import guarded
 from planton._loop.listeners import Listeners
+from planton._parts import Started
 
 # A service that has not called task_status.started() by then is reported, and attempts begin
 # without it: something that only helps must not be able to keep work from being dispatched.
@@ -25,75 +25,54 @@ current_service: ContextVar[str | None] = ContextVar("current_service", default=
 _restart_delay = delays.exponential(initial=1.0, maximum=60.0, jitter="equal")
 
 
-@attrs.frozen(eq=False)
-class BoundService:
-    """A service with the Planton that it serves, and its name."""
-
-    function: Callable[..., Awaitable[None]]
-    planton: Any
-    name: str = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "name", _name(self.function))
-
-
-@attrs.frozen
-class _Ready:
-    """The `task_status` of a service."""
-
-    event: trio.Event
-
-    def started(self, _: None = None) -> None:
-        self.event.set()
+Service: TypeAlias = Callable[..., Awaitable[None]]
 
 
 class Services:
-    """Starts and restarts services."""
+    """Starts and restarts services of a Planton."""
 
-    def __init__(self, services: Sequence[BoundService], listeners: Listeners) -> None:
+    def __init__(self, planton: Any, services: Sequence[Service], listeners: Listeners) -> None:
+        self._planton = planton
         self._services = services
         self._listeners = listeners
         self._starting = trio.CancelScope()
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Start all of them in `nursery`; return when they are ready, have failed, or tarry."""
-        ready = [trio.Event() for _ in self._services]
-        for service, event in zip(self._services, ready, strict=True):
-            nursery.start_soon(self._serve, service, event, name=service.name)
+        starting = [(_name(service), trio.Event()) for service in self._services]
+        for service, (name, ready) in zip(self._services, starting, strict=True):
+            nursery.start_soon(self._serve, service, name, ready, name=name)
         with self._starting:
-            for service, event in zip(self._services, ready, strict=True):
-                await self._wait_for(service, event)
+            for name, ready in starting:
+                await self._wait_for(name, ready)
 
     def give_up_starting(self) -> None:
-        """Do not wait for services that are not ready yet."""
         self._starting.cancel()
 
-    async def _wait_for(self, service: BoundService, ready: trio.Event) -> None:
+    async def _wait_for(self, name: str, ready: trio.Event) -> None:
         with trio.move_on_after(START_TIMEOUT):
             await ready.wait()
             return
         remedy = "; attempts begin without it: call task_status.started() when it is ready"
-        error = CallbackTimeoutError(None, service.name, START_TIMEOUT, remedy)
-        await self._report(error, service)
+        await self._report(CallbackTimeoutError(None, name, START_TIMEOUT, remedy), name)
 
-    async def _serve(self, service: BoundService, ready: trio.Event) -> None:
-        current_service.set(service.name)
+    async def _serve(self, service: Service, name: str, ready: trio.Event) -> None:
+        current_service.set(name)
         failures = 0
         while True:
             began = trio.current_time()
             try:
                 with guarded:
-                    await service.function(service.planton, task_status=_Ready(ready))
+                    await service(self._planton, task_status=Started(ready.set))
                 return ready.set()
             except Exception as error:
-                await self._report(error, service)
+                await self._report(error, name)
             ready.set()
             has_recovered = trio.current_time() - began > _RECOVERED_AFTER
             failures = 0 if has_recovered else failures + 1
             await trio.sleep(_restart_delay(failures))
 
-    async def _report(self, error: Exception, service: BoundService) -> None:
-        name = service.name
+    async def _report(self, error: Exception, name: str) -> None:
         event = ErrorEvent(task_name=None, error=error, stage="service", service=name)
         await self._listeners.report(event)
 

@@ -8,8 +8,6 @@ from planton._loop.attempt import Attempt, Question
 
 # Those that take longer to answer than the first by this much go on by themselves.
 _PATIENCE = 0.01
-
-
 Member: TypeAlias = tuple[Attempt, Question | None]
 
 

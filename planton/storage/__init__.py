@@ -30,7 +30,6 @@ from planton.storage._backend import (
 from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Receipts, Reports
 from planton.storage._cron import CronTimes, Fires, Misfire
-from planton.storage._enqueue import are_new, to_rows
 from planton.storage._records import (
     FORGOTTEN_AFTER,
     LOST_AFTER,
@@ -42,7 +41,14 @@ from planton.storage._records import (
     TaskStats,
 )
 from planton.storage._sources import ClaimOptions, TaskOptions
-from planton.storage._sql import check_version, load_migrations, load_statements, refuse_newer
+from planton.storage._sql import (
+    are_new,
+    check_version,
+    load_migrations,
+    load_statements,
+    refuse_newer,
+    to_rows,
+)
 from planton.storage._storage import InstructionOptions, QueueOptions, Storage
 
 __all__ = [

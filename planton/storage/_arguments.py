@@ -11,10 +11,9 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from planton._calendar import to_instant
 from planton._errors import InvalidArgumentError
 from planton._task import is_int
 from planton._text import describe
@@ -23,8 +22,8 @@ Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "dead"]
 
 MOST = 2**31 - 1  # of an integer column
 LONGEST = 1e9  # seconds, some thirty years; an interval holds not much more
-NAME_LENGTH = 500  # characters of a task's name or a tag
-INSTRUCTION_LENGTH = 2000  # characters; three indexes have it, and an index row has 8 kB at most
+NAME_LENGTH = 500  # bytes in UTF-8 of a task's name or a tag
+INSTRUCTION_LENGTH = 2000  # bytes; indexes have both, and a row of an index has 2,704 at most
 PAYLOAD_LENGTH = 16 * 1024 * 1024  # characters of JSON
 DEPTH = 200  # of JSON; Python's reader gives up at about a thousand levels
 DIGITS = 4300  # of a number in JSON; Python reads no longer integers unless told to
@@ -37,41 +36,33 @@ def to_name(task_name: object, argument: str = "task_name") -> str:
     return to_text(argument, task_name, NAME_LENGTH)
 
 
-def to_text(argument: str, value: object, longest: int) -> str:
+def to_text(
+    argument: str, value: object, longest: int, remedy: str = "give a non-empty str"
+) -> str:
     """Return a non-empty str that every database can hold."""
     if not isinstance(value, str) or not value:
-        raise InvalidArgumentError(argument, value, "give a non-empty str")
-    if len(value) > longest:
-        raise InvalidArgumentError(argument, f"{value[:50]}…", f"give at most {longest} characters")
-    if "\0" in value or not _is_unicode(value):
+        raise InvalidArgumentError(argument, value, remedy)
+    if len(value.encode(errors="replace")) > longest:
+        remedy = f"give at most {longest} bytes in UTF-8"
+        raise InvalidArgumentError(argument, f"{value[:50]}…", remedy)
+    if "\0" in value or value.encode(errors="replace").decode() != value:
         remedy = "databases hold no NUL and no half characters (surrogates): leave them out"
         raise InvalidArgumentError(argument, value, remedy)
     return value
 
 
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def to_instruction(value: object) -> str:
     """Return an instruction."""
-    if not isinstance(value, str) or not value:
-        raise InvalidArgumentError("instruction", value, "give a non-empty str, as str(row_id)")
-    return to_text("instruction", value, INSTRUCTION_LENGTH)
+    remedy = "give a non-empty str, as str(row_id)"
+    return to_text("instruction", value, INSTRUCTION_LENGTH, remedy)
 
 
 def to_claimant(name: object) -> str:
     """Return who claims: a name, or the host and the process if it is None."""
     if name is None:
         return f"{socket.gethostname()}:{os.getpid()}"
-    if not isinstance(name, str) or not name:
-        remedy = "give a non-empty str, or None for the host and the process"
-        raise InvalidArgumentError("name", name, remedy)
-    return to_text("name", name, NAME_LENGTH)
+    remedy = "give a non-empty str, or None for the host and the process"
+    return to_text("name", name, NAME_LENGTH, remedy)
 
 
 def to_number(argument: str, value: Any, *, above: float | None = None) -> float:
@@ -87,11 +78,6 @@ def to_number(argument: str, value: Any, *, above: float | None = None) -> float
     return float(value)
 
 
-def to_lease(lease: object) -> float:
-    """Return the seconds of a lease."""
-    return to_number("lease", lease, above=0)
-
-
 def to_count(argument: str, value: object, minimum: int = 0) -> int:
     """Return an int of at least `minimum`; a bool is none."""
     if not isinstance(value, int) or not is_int(value, minimum):
@@ -102,7 +88,6 @@ def to_count(argument: str, value: object, minimum: int = 0) -> int:
 
 
 def to_priority(value: object) -> int:
-    """Return a priority."""
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST:
         raise InvalidArgumentError("priority", value, "give an int of 32 bits")
     return value
@@ -119,9 +104,8 @@ def to_strings(argument: str, value: object, longest: int = NAME_LENGTH) -> tupl
 
 def to_key(value: object) -> str:
     """Return a pattern for LIKE."""
-    if not isinstance(value, str) or not value:
-        raise InvalidArgumentError("key", value, 'give a pattern for LIKE, such as "user:%"')
-    key = to_text("key", value, INSTRUCTION_LENGTH)
+    remedy = 'give a pattern for LIKE, such as "user:%"'
+    key = to_text("key", value, INSTRUCTION_LENGTH, remedy)
     backslashes = len(key) - len(key.rstrip("\\"))
     if backslashes % 2:
         remedy = "it ends with a backslash that escapes nothing: write two for a backslash itself"
@@ -143,7 +127,7 @@ def to_json(argument: str, value: object) -> str | None:
         raise InvalidArgumentError(argument, type(value), remedy) from error
     except Exception as error:  # a mapping of the user's may raise anything
         reason = f"give something that is JSON ({describe(error)})"
-        raise InvalidArgumentError(argument, describe_value(value), reason) from error
+        raise InvalidArgumentError(argument, value, reason) from error
     _check_json(argument, text)
     return text.encode(errors="backslashreplace").decode()
 
@@ -182,28 +166,13 @@ def to_error_text(error: object) -> str:
     raise InvalidArgumentError("error", error, "give a str or an exception")
 
 
-def describe_value(value: object) -> str:
-    """Return a value for an error message, also one whose `__repr__` raises."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else f"{text[:200]}…"
-
-
 def storable(text: str, longest: int = _ERROR_LENGTH) -> str:
     """Return a text of moderate length that every database holds."""
     return text[:longest].replace("\0", "␀").encode(errors="replace").decode()
 
 
 def to_status(status: object) -> Status:
-    """Return a status."""
     for known in get_args(Status):
         if status == known:
             return cast(Status, known)
     raise InvalidArgumentError("status", status, f"give one of {', '.join(get_args(Status))}")
-
-
-def to_moment(argument: str, value: object) -> datetime:
-    """Return an aware datetime in UTC."""
-    return to_instant(argument, value)

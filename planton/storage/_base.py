@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from weakref import WeakSet
 
 import attrs
@@ -10,22 +10,19 @@ import trio
 
 from planton import delays
 from planton._errors import InvalidArgumentError, StorageError
+from planton._parts import Started
 from planton._task import Claim
 from planton.storage import _wakeups
 from planton.storage._arguments import to_claimant, to_number
-from planton.storage._backend import (
-    Backend,
-    Claimed,
-    ClaimRequest,
-    Report,
-)
+from planton.storage._backend import Backend, Claimed, ClaimRequest, Report
 from planton.storage._fleet import keep_registered
 from planton.storage._gather import Entry, Found, Gatherer
-from planton.storage._schedule import Schedule
+from planton.storage._schedule import ActiveInstructions, Schedule, SharedSchedule
 
 if TYPE_CHECKING:
     from planton._planton import Planton
 
+S = TypeVar("S", bound=Schedule)
 WEEK = 7 * 24 * 3600.0
 # While changes of other processes wake them, idle tasks attempt no more often than that, all of
 # them at the same moments, so that they share a look: nothing should be found then.
@@ -40,24 +37,16 @@ _restart_delay = delays.exponential(initial=1.0, maximum=60.0, jitter="equal")
 
 
 class Base:
-    """Opens and closes the database, gathers, and wakes tasks.
-
-    Args:
-        backend: The database.
-        name: See `Storage`.
-        retention: See `Storage`.
-        wake_ups: See `Storage`.
-        migrate: See `Storage`.
-    """
+    """Opens and closes the database, gathers, and wakes tasks; see `Storage`."""
 
     def __init__(
         self,
         backend: Backend,
         *,
-        name: str | None,
-        retention: float | None,
-        wake_ups: bool,
-        migrate: bool,
+        name: str | None = None,
+        retention: float | None = WEEK,
+        wake_ups: bool = True,
+        migrate: bool = False,
     ) -> None:
         for argument, value in {"wake_ups": wake_ups, "migrate": migrate}.items():
             if not isinstance(value, bool):
@@ -73,6 +62,8 @@ class Base:
         self._woken: set[str] = set()
         self._served: list[_wakeups.Served] = []
         self._schedules: WeakSet[Schedule] = WeakSet()
+        self._shared = self._new(SharedSchedule(self))
+        self._get_active = ActiveInstructions(self._backend, self._check_open)
         self._live: set[object] = set()
 
     @property
@@ -142,6 +133,7 @@ class Base:
         Wakes its tasks when a slot of theirs frees up or something is queued for them, in this
         process and, with `wake_ups`, in any; keeps it among the `dispatchers`; prunes the history.
         """
+        self._backend.hurry(lambda: False)
         served = _wakeups.Served(planton, trio.lowlevel.current_trio_token())
         _wakeups.serve(self._backend.identity, served)
         self._served.append(served)
@@ -149,7 +141,8 @@ class Base:
             async with trio.open_nursery() as nursery:
                 if self._retention is not None:
                     nursery.start_soon(self._keep_pruning, planton)
-                await nursery.start(keep_registered, planton, self._backend)
+                nursery.start_soon(self._hurry_at_the_end, planton)
+                await nursery.start(keep_registered, planton, self._backend, self._tags_of)
                 if self._wants_wake_ups:
                     await nursery.start(self._keep_watching, planton, served, nursery)
                 task_status.started()
@@ -167,7 +160,17 @@ class Base:
         left = REST - trio.current_time() % REST
         return (left if left >= 1 else left + REST) if self._live else None
 
+    def _tags_of(self, task_name: str) -> Sequence[str] | None:
+        for schedule in self._schedules:
+            if (tags := schedule.tags_of(task_name)) is not None:
+                return tags
+        return None
+
     # What the schedules of tasks, and reports, go through
+
+    def _new(self, schedule: S) -> S:
+        self._schedules.add(schedule)
+        return schedule
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claimed | Exception]:
         """Claim for several tasks; a request with a statement comes alone."""
@@ -245,7 +248,7 @@ class Base:
     ) -> None:
         """Watch for changes of other processes until cancelled; while that fails, tasks poll."""
         watcher = _Watcher(self._schedules, served, self._live)
-        status, failures = _Once(task_status), 0
+        status, failures = Started(task_status.started), 0
         while True:
             began = trio.current_time()
             try:
@@ -260,6 +263,13 @@ class Base:
             watcher.changed(None)  # they rested, because changes would wake them
             status.started()
             await trio.sleep(_restart_delay(failures))
+
+    async def _hurry_at_the_end(self, planton: "Planton") -> None:
+        """Let no database that hangs keep a run beyond its grace period, or after its drain."""
+        try:
+            await planton.wait_until_aborted()
+        finally:
+            self._backend.hurry(lambda: planton.is_running)
 
     async def _keep_pruning(self, planton: "Planton") -> None:
         """Delete what succeeded and is older than the retention, at the pace at which it grows."""
@@ -299,19 +309,6 @@ class _Watcher:
 
     def requests(self) -> list[ClaimRequest]:
         return [each for schedule in list(self.schedules) for each in schedule.last()]
-
-
-class _Once:
-    """A task status that may be started again and again."""
-
-    def __init__(self, task_status: "trio.TaskStatus[None]") -> None:
-        self._task_status = task_status
-        self._is_started = False
-
-    def started(self, value: None = None) -> None:
-        if not self._is_started:
-            self._is_started = True
-            self._task_status.started(value)
 
 
 def _polled(database: str, error: StorageError) -> StorageError:

@@ -6,14 +6,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from planton._errors import InvalidArgumentError
 from planton._task import Claim
-from planton.storage._arguments import (
-    describe_value,
-    to_count,
-    to_error_text,
-    to_json,
-    to_lease,
-    to_number,
-)
+from planton.storage._arguments import to_count, to_error_text, to_json, to_number
 from planton.storage._backend import Kind, Receipt, Report
 from planton.storage._base import ENDING, Base
 from planton.storage._gather import Found
@@ -192,7 +185,7 @@ class Consumers(Base):
             InvalidArgumentError: If one is no receipt, or the lease is no such number.
             StorageError: If the database fails.
         """
-        seconds = None if lease is None else to_lease(lease)
+        seconds = None if lease is None else to_number("lease", lease, above=0)
         parsed = to_receipts(receipts)
         token = secrets.randbits(63)
         self._check_open()
@@ -259,11 +252,7 @@ def _acknowledge(parsed: Mapping[str, Receipt], found: Found) -> Acknowledged:
 
 
 def to_receipts(receipts: object) -> Mapping[str, Receipt]:
-    """Return one receipt or many as the numbers that they are stored as, in their order.
-
-    Raises:
-        InvalidArgumentError: If one is none that a storage gives.
-    """
+    """Return one receipt or many as the numbers that they are stored as, in their order."""
     if isinstance(receipts, str):
         return {receipts: _to_receipt(receipts)}
     if not isinstance(receipts, Sequence | set | frozenset):
@@ -287,7 +276,7 @@ def _to_receipt(receipt: object) -> Receipt:
             if max(numbers) < _LARGEST:
                 return numbers
     remedy = "give the receipt of an event, as it was received"
-    raise InvalidArgumentError("receipt", describe_value(receipt), remedy)
+    raise InvalidArgumentError("receipt", receipt, remedy)
 
 
 def receipts_of(claims: Sequence[Claim]) -> Mapping[str, Receipt]:

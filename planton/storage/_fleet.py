@@ -5,26 +5,29 @@ another process can read it.
 """
 
 import logging
+import math
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from planton._parts import Started
 from planton._status import TaskStatus
 from planton.storage._backend import Answer, Registration, Registry
 from planton.storage._records import TaskReport
-from planton.storage._reporter import SLICE, Reporter
 
 if TYPE_CHECKING:
     from planton._planton import Planton
 
 BEAT = 5.0
 _LONGEST_PAUSE = 60.0
+# Inspects at most SLICE tasks per beat; rewrites an unchanged report every _REFRESH seconds.
+SLICE, _REFRESH = 1000, 60.0
 # A dispatcher with very many tasks writes no more than this about them at each beat.
 _BYTES = 64 * 1024
 _LAST_WORDS = 1.0
@@ -53,9 +56,70 @@ def version_of(distribution: str) -> str:
         return "?"
 
 
+def _health(status: TaskStatus) -> object:
+    """What is reported first when it changes."""
+    return (
+        status.state == "paused",
+        status.consecutive_errors == 0,
+        status.overdue,
+        status.concurrency,
+        status.last_error,
+        status.wake_ups,
+    )
+
+
+def _activity(status: TaskStatus) -> object:
+    """What is reported next when it changes: an idle attempt more makes no difference."""
+    return status.attempt_number == 0, status.active, status.decisions
+
+
+class Reporter:
+    """Chooses what a dispatcher writes about its tasks: what has changed, a little at a time."""
+
+    def __init__(self) -> None:
+        self.place = 0
+        self._reported: dict[str, tuple[TaskStatus, float]] = {}
+
+    def choose(self, statuses: Sequence[TaskStatus], now: float) -> list[TaskStatus]:
+        """Return those worth a report: changed health first, each reported longest ago first.
+
+        So busy tasks, which change at every beat, take turns when one beat cannot hold them all.
+        """
+        urgent, rest = [], []
+        for status in statuses:
+            before, reported_at = self._reported.get(status.name, (None, 0.0))
+            if before is None or _health(before) != _health(status):
+                urgent.append(status)
+            elif _activity(before) != _activity(status) or now - reported_at >= _REFRESH:
+                rest.append(status)
+        urgent.sort(key=self._reported_at)
+        rest.sort(key=self._reported_at)
+        return urgent + rest
+
+    def _reported_at(self, status: TaskStatus) -> float:
+        name = status.name
+        return self._reported[name][1] if name in self._reported else -math.inf
+
+    def gone(self, names: Container[str]) -> list[str]:
+        """Return the tasks that were reported and are registered no more."""
+        return [name for name in self._reported if name not in names]
+
+    def note(self, reported: Sequence[TaskStatus], gone: Sequence[str], now: float) -> None:
+        """Remember what was written."""
+        for name in gone:
+            del self._reported[name]
+        for status in reported:
+            self._reported[status.name] = (status, now)
+
+    def turn(self, count: int) -> None:
+        """Go on to the next tasks, of `count`."""
+        self.place = 0 if self.place + SLICE >= count else self.place + SLICE
+
+
 async def keep_registered(
     planton: "Planton",
     registry: Registry,
+    tags_of: Callable[[str], Sequence[str] | None],
     *,
     task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -63,8 +127,9 @@ async def keep_registered(
 
     What fails is reported and tried again, after longer and longer pauses: dispatching goes on.
     It is `started()` once it is registered, or that has failed, or takes more than a second.
+    `tags_of` knows which tags are offered for a task, if it has some of this storage.
     """
-    member = _Member(planton, registry, task_status)
+    member = _Member(planton, registry, tags_of, Started(task_status.started))
     async with trio.open_nursery() as nursery:
         try:
             nursery.start_soon(member.be_ready_soon)
@@ -80,10 +145,10 @@ class _Member:
 
     planton: "Planton"
     registry: Registry
-    task_status: "trio.TaskStatus[None]"
+    tags_of: Callable[[str], Sequence[str] | None]
+    task_status: Started
     registration: Registration = attrs.field(factory=new_registration)
     reporter: Reporter = attrs.field(factory=Reporter)
-    is_ready: bool = False
     is_entered: bool = False
     is_stopping: bool = False
 
@@ -95,25 +160,20 @@ class _Member:
                 await self._beat(nursery)
                 pause = BEAT
             except Exception as error:
-                self._be_ready()
+                self.task_status.started()
                 await self.planton.report(error)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             await trio.sleep(pause)
 
     async def be_ready_soon(self) -> None:
         await trio.sleep(_ENTER_WITHIN)
-        self._be_ready()
-
-    def _be_ready(self) -> None:
-        if not self.is_ready:
-            self.is_ready = True
-            self.task_status.started()
+        self.task_status.started()
 
     async def _enter(self) -> None:
         if not self.is_entered:
             await self.registry.register(self.registration)
             self.is_entered = True
-        self._be_ready()
+        self.task_status.started()
 
     async def _beat(self, nursery: trio.Nursery) -> None:
         answer = await self._tell()
@@ -133,14 +193,17 @@ class _Member:
         place = self.reporter.place
         statuses = self.planton.status(names[place : place + SLICE])
         chosen = self.reporter.choose(statuses, trio.current_time())
-        explain = self.planton.explain
-        reports = dict(_within_size((status, explain(status.name)) for status in chosen))
+        reports = dict(_within_size(map(self._report, chosen)))
         gone = self.reporter.gone(set(names))
         answer = await self.registry.beat(self.registration.id, len(names), reports, gone)
         told = [status for status in chosen if status.name in reports]
         self.reporter.note(told, gone, trio.current_time())
         self.reporter.turn(len(names))
         return answer
+
+    def _report(self, status: TaskStatus) -> tuple[str, str]:
+        decisions = self.planton.explain(status.name)
+        return status.name, TaskReport.to_text(status, decisions, self.tags_of(status.name))
 
     async def leave(self) -> None:
         try:
@@ -150,14 +213,11 @@ class _Member:
             return
 
 
-def _within_size(
-    reports: Iterator[tuple[TaskStatus, Sequence[str]]],
-) -> Iterator[tuple[str, str]]:
-    """Return the first reports as JSON, up to what one beat writes."""
+def _within_size(reports: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Return the first reports, by the name of the task, up to what one beat writes."""
     size = 0
-    for status, decisions in reports:
-        text = TaskReport.to_text(status, decisions)
-        yield status.name, text
+    for name, text in reports:
+        yield name, text
         size += len(text)
         if size > _BYTES:
             return

@@ -21,17 +21,7 @@ TURNS = 4
 
 
 class Entry:
-    """Some reports, or some claims, that wait.
-
-    Attributes:
-        reports: What is reported.
-        requests: What is claimed.
-        task: The trio task to wake; None while it leads.
-        is_done: Whether it was sent and answered.
-        found: The claims that each report changed, or what is wrong with it.
-        claimed: What became of the claims.
-        error: Why nothing at all was sent.
-    """
+    """Some reports, or some claims, that wait; with the answers to them once it is done."""
 
     __slots__ = ("claimed", "error", "found", "is_done", "reports", "requests", "task")
 
@@ -40,11 +30,11 @@ class Entry:
     ) -> None:
         self.reports = reports
         self.requests = requests
-        self.task: trio.lowlevel.Task | None = None
+        self.task: trio.lowlevel.Task | None = None  # to be woken; None while it leads
         self.is_done = False
         self.found: list[Found | Exception] = []
         self.claimed: list[Claimed | Exception] = []
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # why nothing at all was sent
 
 
 class Gatherer:
@@ -53,9 +43,6 @@ class Gatherer:
     The first that comes leads: it sends for all that wait with it, then wakes them, and hands the
     lead to the first of those that came meanwhile. So no background task is needed, and nobody
     waits for a timer. Whoever waits costs an append and a park.
-
-    Args:
-        send: Sends one batch; see `Backend.exchange`.
     """
 
     def __init__(self, send: Send) -> None:
@@ -71,9 +58,6 @@ class Gatherer:
 
         A cancellation takes effect only while it has not been sent: from then on the answer is
         returned.
-
-        Raises:
-            Exception: Why the batch could not be sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._waiting[entry] = None

@@ -47,21 +47,13 @@ class Claimer(Protocol):
 
 @attrs.define(eq=False)
 class _Terms:
-    """A task of a schedule.
-
-    Attributes:
-        rule: How it is claimed for.
-        may_rest: Whether a rest may replace its delay while changes would wake it.
-        last: What it asked for last.
-        is_expected: Whether its next claim is likely to find something.
-        locked: How often in a row another dispatcher was claiming.
-    """
+    """A task of a schedule."""
 
     rule: Rule
-    may_rest: bool
+    may_rest: bool  # a rest may replace its delay while changes would wake it
     last: ClaimRequest
-    is_expected: bool = True
-    locked: int = 0
+    is_expected: bool = True  # its next claim is likely to find something
+    locked: int = 0  # how often in a row another dispatcher was claiming
 
 
 class Schedule:
@@ -81,6 +73,11 @@ class Schedule:
     def rules(self) -> Collection[str]:
         """The names of its tasks."""
         return self._terms.keys()
+
+    def tags_of(self, task_name: str) -> Sequence[str] | None:
+        """Return the tags that are offered for a task; None if it is none of these."""
+        terms = self._terms.get(task_name)
+        return None if terms is None else terms.rule.tags
 
     @property
     def wake_ups(self) -> Literal["live", "polling"]:

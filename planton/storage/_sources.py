@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, Unpack
 
 import trio
 
 from planton._calendar import Fold, Gap
 from planton._errors import InvalidArgumentError
 from planton._task import Capacity, Claim, Concurrency, Delay, Seconds, Task
-from planton.storage._arguments import to_count, to_key, to_lease, to_name, to_strings
+from planton.storage._arguments import to_count, to_key, to_name, to_number, to_strings
 from planton.storage._backend import Report, Rule
 from planton.storage._base import Base
 from planton.storage._consumers import receipts_of
 from planton.storage._cron import CronTimes, Misfire
 from planton.storage._schedule import ActiveInstructions, Schedule, SharedSchedule
-
-S = TypeVar("S", bound=Schedule)
 
 
 class TaskOptions(TypedDict, total=False):
@@ -38,11 +36,6 @@ class ClaimOptions(TaskOptions, total=False):
 
 class Sources(Base):
     """Makes tasks. They are strict: their claims count and claim in one transaction."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._shared = self._new(SharedSchedule(self))
-        self._get_active = ActiveInstructions(self._backend, self._check_open)
 
     @property
     def get_active_instructions(self) -> ActiveInstructions:
@@ -116,9 +109,8 @@ class Sources(Base):
             key: Only instructions LIKE this: `%` is any characters, `_` is one, a backslash
                 takes their meaning away; case counts.
             tags: Only instructions all of whose tags are among these.
-            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
-            deliveries: How often the lease of an instruction may expire; at the last time it ends
-                as dead. None for no limit.
+            lease: See `claim_task`.
+            deliveries: See `claim_task`.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
 
         Raises:
@@ -157,9 +149,8 @@ class Sources(Base):
                 the last of them `"once"`, or dispatch them `"all"`.
             fold: What becomes of times that a clock shows twice; see `planton.delays.cron`.
             gap: What becomes of times that a clock skips.
-            lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
-            deliveries: How often the lease of an instruction may expire; at the last time it ends
-                as dead. None for no limit.
+            lease: See `claim_task`.
+            deliveries: See `claim_task`.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
 
         Raises:
@@ -173,7 +164,7 @@ class Sources(Base):
         return Rule(
             task_name=to_name(name, "name"),
             claimed_by=self.name,
-            lease=to_lease(lease),
+            lease=to_number("lease", lease, above=0),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
             keeps=self._retention != 0,
             **rest,
@@ -195,10 +186,6 @@ class Sources(Base):
         schedule.add(task, rule)
         self._shared = schedule
         return task
-
-    def _new(self, schedule: S) -> S:
-        self._schedules.add(schedule)
-        return schedule
 
     async def _give_back(self, claims: Sequence[Claim]) -> None:
         # Not a wake-up: Planton gives back what it cannot deliver now, and would claim it again.

@@ -1,11 +1,18 @@
-"""SQL files of a backend: named statements, numbered migrations, and their version."""
+"""What backends share: SQL files, the version of tables, instructions as one parameter."""
 
+import json
 import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import LiteralString, cast
+from typing import Any, LiteralString, cast
+
+import attrs
 
 from planton._errors import StorageError
+from planton.storage._backend import NewInstruction
 
 _HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -30,16 +37,7 @@ def load_migrations(package: str) -> tuple[str, ...]:
 
 
 def check_version(database: str, version: int | None, known: int) -> None:
-    """Check that tables are those that this code needs.
-
-    Args:
-        database: Its name, for the error.
-        version: Of the tables; None if there are none.
-        known: The version that this code makes.
-
-    Raises:
-        StorageError: If they are missing, older, or newer; it says what to do.
-    """
+    """Raise `StorageError` for tables that are missing, older or newer than this code's."""
     refuse_newer(database, version or 0, known)
     if (version or 0) < known:
         tables = f"its tables are of version {version}" if version else "it has no planton tables"
@@ -55,3 +53,25 @@ def refuse_newer(database: str, version: int, known: int) -> None:
             "install a newer planton"
         )
         raise StorageError(database, problem)
+
+
+def to_rows(new: Sequence[NewInstruction], to_time: Callable[[datetime], Any]) -> str:
+    """Return instructions as a JSON array of objects, each with the columns of the queue."""
+    rows = [attrs.asdict(each, recurse=False) for each in new]
+    for row in rows:
+        row["run_at"] = None if row["run_at"] is None else to_time(row["run_at"])
+    return json.dumps(rows)
+
+
+def are_new(new: Sequence[NewInstruction], added: Iterable[Sequence[Any]]) -> list[bool]:
+    """Return whether each was queued, by the task and instruction of those that were.
+
+    Of two equal ones of a call the first was.
+    """
+    left = Counter((task_name, instruction) for task_name, instruction in added)
+    keys = [(each.task_name, each.instruction) for each in new]
+    answers = []
+    for key in keys:
+        answers.append(left[key] > 0)
+        left[key] -= 1
+    return answers

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Required, TypedDict
 
+from planton._calendar import to_instant
 from planton._errors import InvalidArgumentError, PlantonError, StorageError
 from planton.storage._arguments import (
     INSTRUCTION_LENGTH,
@@ -11,16 +12,13 @@ from planton.storage._arguments import (
     to_count,
     to_instruction,
     to_json,
-    to_moment,
     to_name,
     to_number,
     to_priority,
     to_status,
     to_strings,
-    to_text,
 )
-from planton.storage._backend import Backend, Filter, NewInstruction, Registry
-from planton.storage._base import WEEK
+from planton.storage._backend import Filter, NewInstruction, Registry
 from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Consumers
 from planton.storage._records import (
@@ -73,19 +71,6 @@ class Storage(Consumers, Sources):
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
-
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        name: str | None = None,
-        retention: float | None = WEEK,
-        wake_ups: bool = True,
-        migrate: bool = False,
-    ) -> None:
-        super().__init__(
-            backend, name=name, retention=retention, wake_ups=wake_ups, migrate=migrate
-        )
 
     # Producers
 
@@ -156,9 +141,8 @@ class Storage(Consumers, Sources):
             InvalidArgumentError: If one of them cannot be used; none was queued.
             StorageError: If the database fails.
         """
-        if isinstance(instructions, str | bytes | Mapping) or not isinstance(
-            instructions, Iterable
-        ):
+        is_one = isinstance(instructions, str | bytes | Mapping)
+        if is_one or not isinstance(instructions, Iterable):
             raise InvalidArgumentError("instructions", instructions, "give a list of str or dicts")
         new = [_new(task_name, **_to_options(each)) for each in instructions]
         return sum(await self._enqueue(new, connection)) if new else 0
@@ -221,10 +205,7 @@ class Storage(Consumers, Sources):
                 retried then.
             StorageError: If the database fails.
         """
-        name = to_name(task_name)
-        named = None
-        if instructions is not None:
-            named = to_strings("instructions", instructions, INSTRUCTION_LENGTH)
+        name, named = to_name(task_name), _named(instructions)
         self._check_open()
         count = await self._backend.retry(name, named)
         self.wake([name])
@@ -244,10 +225,7 @@ class Storage(Consumers, Sources):
             InvalidArgumentError: If an argument cannot be used.
             StorageError: If the database fails.
         """
-        name = to_name(task_name)
-        named = None
-        if instructions is not None:
-            named = to_strings("instructions", instructions, INSTRUCTION_LENGTH)
+        name, named = to_name(task_name), _named(instructions)
         self._check_open()
         return await self._backend.drop(name, named)
 
@@ -273,13 +251,10 @@ class Storage(Consumers, Sources):
             InvalidArgumentError: If an argument cannot be used.
             StorageError: If the database fails.
         """
-        named = instruction
-        if instruction is not None:
-            named = to_text("instruction", instruction, INSTRUCTION_LENGTH)
         wanted = Filter(
             status=None if status is None else to_status(status),
             task_name=None if task_name is None else to_name(task_name),
-            instruction=named,
+            instruction=None if instruction is None else to_instruction(instruction),
             older_than=None if older_than is None else to_number("older_than", older_than),
             limit=to_count("limit", limit),
         )
@@ -396,11 +371,17 @@ def _new(
         instruction=to_instruction(instruction),
         payload=to_json("payload", payload),
         priority=to_priority(priority),
-        run_at=None if run_at is None else to_moment("run_at", run_at),
+        run_at=None if run_at is None else to_instant("run_at", run_at),
         tags=to_strings("tags", tags),
         retries=to_count("retries", retries),
         timeout=None if timeout is None else to_number("timeout", timeout, above=0),
     )
+
+
+def _named(instructions: object) -> tuple[str, ...] | None:
+    if instructions is None:
+        return None
+    return to_strings("instructions", instructions, INSTRUCTION_LENGTH)
 
 
 def _to_options(one: str | InstructionOptions) -> Mapping[str, Any]:

@@ -3,36 +3,29 @@
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from planton._errors import UnknownTaskError
 
-
-class Wakeable(Protocol):
-    """What of a Planton is needed here."""
-
-    def wake(self, name: str | None = None) -> None: ...
+if TYPE_CHECKING:
+    from planton._planton import Planton
 
 
 @attrs.frozen(eq=False)
 class Served:
     """A Planton that runs, perhaps on another thread than whoever wakes it."""
 
-    planton: Wakeable
+    planton: "Planton"
     token: trio.lowlevel.TrioToken
 
     def wake(self, task_names: Collection[str]) -> None:
         """Wake those of the tasks that it has; from any thread."""
         if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self.token:
             self._wake(task_names)
-        else:
-            self.soon(task_names)
-
-    def soon(self, task_names: Collection[str]) -> None:
-        """Wake tasks on its own thread."""
+            return
         try:
             self.token.run_sync_soon(self._wake, task_names)
         except trio.RunFinishedError:
@@ -53,13 +46,11 @@ _lock = threading.Lock()
 
 
 def serve(identity: Hashable, served: Served) -> None:
-    """Wake the tasks of a Planton from now on."""
     with _lock:
         _served[identity].append(served)
 
 
 def stop_serving(identity: Hashable, served: Served) -> None:
-    """Wake them no more."""
     with _lock:
         _served[identity].remove(served)
         if not _served[identity]:

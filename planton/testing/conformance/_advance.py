@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises to those who work in steps, and to those who grant retries."""
 
 from typing import Any
@@ -8,8 +7,10 @@ from planton.testing.conformance._base import (
     claim,
     claim_one,
     enqueue,
+    fields,
+    queue_up,
     record,
-    refused,
+    refuse_each,
 )
 
 
@@ -28,12 +29,8 @@ class AdvancePromises(Hooks):
         found = await record(storage, "a")
 
         assert (second.receipt,) == done.applied
-        assert ("running", {"step": 2}, 7, 1, None) == (
-            found.status,
-            found.payload,
-            found.retries,
-            found.delivery,
-            found.error,
+        assert ("running", {"step": 2}, 7, 1, None) == fields(
+            found, "status payload retries delivery error"
         )
         await self.advance(storage, 20)
         assert [] == await claim(task)
@@ -65,13 +62,8 @@ class AdvancePromises(Hooks):
         await self.advance(storage, 55)
 
         assert (first.receipt,) == done.applied
-        assert ("queued", [2], 1, 0, 3, 50) == (
-            found.status,
-            found.payload,
-            found.retries,
-            found.delivery,
-            found.priority,
-            found.timeout,
+        assert ("queued", [2], 1, 0, 3, 50) == fields(
+            found, "status payload retries delivery priority timeout"
         )
         assert "b" == other.instruction
         assert [] == await claim(task)
@@ -97,12 +89,9 @@ class AdvancePromises(Hooks):
     async def test_no_advance_with_what_cannot_be_stored(self, storage: Any) -> None:
         """Nothing is changed."""
         claimed = await claim_one(storage, payload=1)
-        with refused(ValueError, "payload", "JSON"):
-            await storage.advance(claimed.receipt, {1})
-        with refused(ValueError, "retries", "-1"):
-            await storage.advance(claimed.receipt, 2, retries=-1)
-        with refused(ValueError, "run_in", "-1"):
-            await storage.advance(claimed.receipt, 2, run_in=-1)
+        await refuse_each(storage.advance, "payload", ({1},), claimed.receipt)
+        for argument in ("retries", "run_in"):
+            await refuse_each(storage.advance, argument, (-1,), claimed.receipt, 2)
 
         assert ("running", 1) == (
             (await record(storage, "a")).status,
@@ -111,8 +100,7 @@ class AdvancePromises(Hooks):
 
     async def test_retries_are_granted_to_what_has_none(self, storage: Any) -> None:
         """When it fails for the first time; no more are given after that."""
-        await enqueue(storage, "task", "a")
-        task = storage.queue_task("task")
+        task = await queue_up(storage, "a")
         for number in range(3):
             (claimed,) = await claim(task)
             await storage.fail(claimed.receipt, f"broken {number}", retries=2)
@@ -132,8 +120,7 @@ class AdvancePromises(Hooks):
 
     async def test_what_is_retried_is_granted_as_many_again(self, storage: Any) -> None:
         """It begins anew."""
-        await enqueue(storage, "task", "a")
-        task = storage.queue_task("task")
+        task = await queue_up(storage, "a")
         for _ in range(2):
             for _ in range(2):
                 (claimed,) = await claim(task)
@@ -145,8 +132,7 @@ class AdvancePromises(Hooks):
     async def test_a_claim_tells_how_long_it_lasts(self, storage: Any) -> None:
         """So that a consumer, wherever it is, knows how often to renew it and when to stop."""
         await enqueue(storage, "task", "a", timeout=40)
-        await enqueue(storage, "task", "b")
-        task = storage.queue_task("task", lease=30, concurrency=2)
+        task = await queue_up(storage, "b", lease=30, concurrency=2)
         claims = await claim(task)
         await self.advance(storage, 31)
         again = await claim(task)

@@ -1,12 +1,14 @@
 """What the tests of the suite share: the hooks of a storage's own tests, and short helpers."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
 from typing import Any
 
 import trio
 
+from planton._errors import InvalidArgumentError
 from planton._task import Batch, Claim, ScheduleRequest, Task
 from planton.storage import InstructionRecord, Status
 
@@ -40,7 +42,7 @@ class Hooks:
         raise NotImplementedError
 
     def transaction(self, storage: Any) -> AbstractAsyncContextManager[Any]:
-        """Give a connection in a transaction of the user's.
+        """Return a connection in a transaction of the user's.
 
         It is committed at the end of the block, rolled back when the block raises.
         """
@@ -109,12 +111,12 @@ def request(task: Task, limit: int | None = None) -> ScheduleRequest:
 
 
 def names(claims: Sequence[Claim]) -> list[str]:
-    """Give the instructions of claims."""
+    """Return the instructions of claims."""
     return [each.instruction for each in claims]
 
 
 def receipts(claims: Sequence[Claim]) -> list[str]:
-    """Give the receipts of claims; each has one."""
+    """Return the receipts of claims; each has one."""
     return [str(each.receipt) for each in claims]
 
 
@@ -131,20 +133,43 @@ async def claim_one(storage: Any, task_name: str = "task", **options: Any) -> Cl
     return claimed
 
 
+async def queue_up(storage: Any, *instructions: str, **options: Any) -> Task:
+    """Queue instructions, and make the task that claims them."""
+    await enqueue(storage, "task", *instructions)
+    task: Task = storage.queue_task("task", **options)
+    return task
+
+
+def fields(record: object, names: str) -> tuple[Any, ...]:
+    """Return some attributes of a record or claim, named in one text."""
+    return tuple(getattr(record, name) for name in names.split())
+
+
+async def refuse_each(
+    call: Callable[..., Any], argument: str, values: Iterable[Any], *others: Any, **options: Any
+) -> None:
+    """Expect that a call refuses each of some values of an argument, and names it."""
+    for value in values:
+        with refused(InvalidArgumentError, argument):
+            answer = call(*others, **{**options, argument: value})
+            if inspect.isawaitable(answer):
+                await answer
+
+
 def failing(storage: Any) -> Any:
-    """Give `fail` as a function of receipts."""
+    """Return `fail` as a function of receipts."""
     return lambda receipts: storage.fail(receipts, "broken")
 
 
 async def record(storage: Any, instruction: str, task_name: str = "task") -> InstructionRecord:
-    """Give all that the storage knows of an instruction that it has once."""
+    """Return all that the storage knows of an instruction that it has once."""
     found: list[InstructionRecord] = await storage.find(task_name=task_name)
     (only,) = [each for each in found if each.instruction == instruction]
     return only
 
 
 async def statuses(storage: Any, task_name: str = "task") -> list[tuple[str, Status]]:
-    """Give the instructions of a task with their statuses, sorted."""
+    """Return the instructions of a task with their statuses, sorted."""
     found: list[InstructionRecord] = await storage.find(task_name=task_name, limit=1000)
     return sorted((each.instruction, each.status) for each in found)
 

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of the strict claim: cap, leases, take over, release."""
 
 from datetime import timedelta
@@ -20,7 +19,9 @@ from planton.testing.conformance._base import (
     clock,
     enqueue,
     failing,
+    fields,
     names,
+    queue_up,
     receipts,
     record,
     request,
@@ -40,18 +41,13 @@ class ClaimPromises(Hooks):
         """All that a consumer gets; deliveries count from 1."""
         claimed = await claim_one(storage, payload={"to": ["ä", None, 1.5]})
 
-        assert ("a", {"to": ["ä", None, 1.5]}, 1) == (
-            claimed.instruction,
-            claimed.payload,
-            claimed.delivery,
-        )
+        assert ("a", {"to": ["ä", None, 1.5]}, 1) == fields(claimed, "instruction payload delivery")
         assert claimed.receipt
         assert ["a"] == await storage.get_active_instructions("task")
 
     async def test_the_cap_counts_what_is_active(self, storage: Any) -> None:
         """Never more than the concurrency, and the answer tells what was active before."""
-        await enqueue(storage, "task", *"abcde")
-        task = storage.queue_task("task", concurrency=3)
+        task = await queue_up(storage, *"abcde", concurrency=3)
         first, second = await attempt(task), await attempt(task)
 
         assert (3, 0) == (len(first.claims), first.active)
@@ -59,8 +55,7 @@ class ClaimPromises(Hooks):
 
     async def test_a_claim_is_never_above_its_limit(self, storage: Any) -> None:
         """Consumers may have room for fewer than the cap allows."""
-        await enqueue(storage, "task", *"abcde")
-        task = storage.queue_task("task", concurrency=3)
+        task = await queue_up(storage, *"abcde", concurrency=3)
 
         assert [2, 1] == [len(await claim(task, 2)), len(await claim(task, 2))]
 
@@ -158,8 +153,7 @@ class ClaimPromises(Hooks):
 
     async def test_a_take_over_is_within_limit_and_override(self, storage: Any) -> None:
         """Expired claims hold slots, but no more of them start than may run now."""
-        await enqueue(storage, "task", *"abcd")
-        task = storage.queue_task("task", concurrency=4, lease=30)
+        task = await queue_up(storage, *"abcd", concurrency=4, lease=30)
         await claim(task)
         await self.advance(storage, 31)
         first = await claim(task, 1)
@@ -178,8 +172,7 @@ class ClaimPromises(Hooks):
 
     async def test_used_up_deliveries_end_as_dead(self, storage: Any) -> None:
         """An instruction that kills its consumers is not handed out for ever; its slot is free."""
-        await enqueue(storage, "task", "a", "b")
-        task = storage.queue_task("task", lease=30, deliveries=2)
+        task = await queue_up(storage, "a", "b", lease=30, deliveries=2)
         deliveries = []
         for _ in range(2):
             deliveries += [each.delivery for each in await claim(task)]
@@ -202,19 +195,9 @@ class ClaimPromises(Hooks):
         assert (5, ("x",), 2) == (released.priority, released.tags, released.retries)
         assert ("a", 1, 2) == (second.instruction, second.payload, second.delivery)
 
-    async def test_the_release_of_a_task_takes_back_claims(self, storage: Any) -> None:
-        """Planton calls it with what it could not deliver."""
-        await enqueue(storage, "task", "a", "b")
-        task = storage.queue_task("task", concurrency=2)
-        release: Any = task.release
-        await release(await claim(task))
-
-        assert [("a", "queued"), ("b", "queued")] == await statuses(storage)
-
     async def test_what_cannot_be_delivered_pauses_longer_and_longer(self, storage: Any) -> None:
         """It is claimable at once the first time, then after 1, 2, 4, … 60 seconds."""
-        await enqueue(storage, "task", "a")
-        task = storage.queue_task("task")
+        task = await queue_up(storage, "a")
         give_back: Any = task.release
         for pause in (0, 1, 2, 4, 8, 16, 32, 60, 60):
             (claimed,) = await claim(task)
@@ -273,8 +256,7 @@ class ClaimPromises(Hooks):
 
     async def test_an_ended_claim_wakes_its_task(self, storage: Any) -> None:
         """A freed slot does not wait for the next poll."""
-        await enqueue(storage, "task", "a", "b", "c")
-        task = storage.queue_task("task", delay=3600)
+        task = await queue_up(storage, "a", "b", "c", delay=3600)
         planton = Planton(tasks=[task], storages=[storage])
         seen = EventCollector(planton)
         with trio.fail_after(30):
@@ -289,8 +271,7 @@ class ClaimPromises(Hooks):
 
     async def test_a_cancelled_claim_is_heard_or_not_made(self, storage: Any) -> None:
         """There is no claim whose receipt nobody knows."""
-        await enqueue(storage, "task", *map(str, range(30)))
-        task = storage.queue_task("task", concurrency=30)
+        task = await queue_up(storage, *map(str, range(30)), concurrency=30)
         heard: list[str] = []
         for number in range(30):
             with trio.move_on_after(number * 0.00005):

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of cron tasks: each fire time once in the whole fleet, and what is missed by policy."""
 
 from datetime import datetime, timedelta

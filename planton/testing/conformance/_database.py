@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises that only some storages make; a subclass says which (see `Hooks`)."""
 
 from typing import Any

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of what is not due yet: a dispatcher is there when it is, however long its delay."""
 
 from datetime import timedelta

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of what comes back: deliveries, expired leases, and claims that were given back."""
 
 from datetime import timedelta
@@ -11,6 +10,7 @@ from planton.testing.conformance._base import (
     clock,
     enqueue,
     names,
+    queue_up,
     receipts,
     record,
     statuses,
@@ -135,8 +135,7 @@ class ExpiryPromises(Hooks):
 
     async def test_a_batch_tells_what_was_active_before(self, storage: Any) -> None:
         """With what had expired, and with what ends as dead; nothing of a task that is paused."""
-        await enqueue(storage, "task", "a", "b")
-        task = storage.queue_task("task", concurrency=3, lease=30, deliveries=2)
+        task = await queue_up(storage, "a", "b", concurrency=3, lease=30, deliveries=2)
         counted = [(await attempt(task, 1)).active, (await attempt(task)).active]
         for _ in range(3):
             await self.advance(storage, 31)

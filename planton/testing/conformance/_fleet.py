@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises about the fleet: who dispatches, what they say of their tasks, how they are stopped."""
 
 from datetime import timedelta
@@ -7,12 +6,11 @@ from typing import Any
 import attrs
 import trio
 
-from planton._errors import InvalidArgumentError
 from planton._planton import Planton
 from planton._status import TaskStatus
 from planton.storage import FORGOTTEN_AFTER, LOST_AFTER, TaskReport
 from planton.storage._fleet import new_registration
-from planton.testing.conformance._base import Hooks, clock, refused
+from planton.testing.conformance._base import Hooks, clock, refuse_each
 
 STATUS = TaskStatus(
     name="task",
@@ -38,7 +36,7 @@ async def enter(storage: Any, host: str = "host") -> str:
 
 async def beat(storage: Any, dispatcher_id: str, *told: str, gone: tuple[str, ...] = ()) -> str:
     """Let a dispatcher say that it lives, with a report about some tasks."""
-    reports = {name: TaskReport.to_text(STATUS, ["first", "last"]) for name in told}
+    reports = {name: TaskReport.to_text(STATUS, ["first", "last"], ["eu"]) for name in told}
     answer: str = await storage.registry.beat(dispatcher_id, 5, reports, gone)
     return answer
 
@@ -144,6 +142,7 @@ class FleetPromises(Hooks):
 
         assert {first, second} == reports.keys()
         assert ("first", "last") == said.decisions
+        assert ("eu",) == said.tags
         assert STATUS == said.status
         assert now - said.reported_at < timedelta(seconds=30) < now - reports[second].reported_at
         assert [] == await other.decisions("unknown")
@@ -154,11 +153,7 @@ class FleetPromises(Hooks):
     async def test_fleet_operations_that_make_no_sense_are_refused(self, storage: Any) -> None:
         """By the name of the argument."""
         dispatcher = await enter(storage)
-        for named in (dispatcher, [1], 5):
-            with refused(InvalidArgumentError, "dispatcher_ids"):
-                await storage.request_stop(named)
-        for name in ("", 5):
-            with refused(InvalidArgumentError, "task_name"):
-                await storage.decisions(name)
+        await refuse_each(storage.request_stop, "dispatcher_ids", (dispatcher, [1], 5))
+        await refuse_each(storage.decisions, "task_name", ("", 5))
 
         assert "go on" == await beat(storage, dispatcher)

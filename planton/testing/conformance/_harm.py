@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of isolation: a bad row, claim or report harms only itself."""
 
 import json

@@ -1,16 +1,18 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """What bad input gets: an error that names it, and nothing changed."""
 
 import math
 from datetime import datetime, timedelta
+from random import Random
 from typing import Any
 
 from planton._errors import InvalidArgumentError, InvalidTaskError
+from planton.storage._arguments import NAME_LENGTH
 from planton.testing.conformance._base import (
     Hooks,
     claim,
     claim_one,
     record,
+    refuse_each,
     refused,
     statuses,
 )
@@ -37,11 +39,23 @@ class InputPromises(Hooks):
             "timeout": (0, *NO_SECONDS),
         }
         for argument, values in bad.items():
-            for value in values:
-                with refused(InvalidArgumentError, argument):
-                    await storage.enqueue(**{**good, argument: value})
+            await refuse_each(storage.enqueue, argument, values, **good)
 
         assert [] == await storage.find()
+
+    async def test_the_longest_names_go_all_the_way(self, storage: Any) -> None:
+        """Of characters that no index makes shorter; one byte more is refused."""
+        random = Random(1)
+        name = "".join(chr(random.randrange(0x1F300, 0x1F9FF)) for _ in range(NAME_LENGTH // 4))
+        long = "".join(chr(random.randrange(0x1F300, 0x1F9FF)) for _ in range(500))
+        assert await storage.enqueue(name, long)
+        await refuse_each(storage.enqueue, "task_name", [name + "a"], instruction="a")
+        await refuse_each(storage.enqueue, "instruction", [long + "a"], task_name="task")
+        (only,) = await claim(storage.queue_task(name))
+
+        assert long == only.instruction
+        assert (only.receipt,) == (await storage.fail(only.receipt, "no", retry=False)).applied
+        assert 1 == await storage.retry(name)
 
     async def test_a_timedelta_is_taken_for_seconds(self, storage: Any) -> None:
         """For a lease as for whatever else is given in seconds."""
@@ -64,9 +78,7 @@ class InputPromises(Hooks):
             "key": (None, 1),
         }
         for argument, values in bad.items():
-            for value in values:
-                with refused(InvalidArgumentError, argument):
-                    storage.queue_task("task", **{argument: value})
+            await refuse_each(storage.queue_task, argument, values, "task")
         for option, value in {"concurrency": 0, "delay": -1, "timeout": 0}.items():
             with refused(InvalidTaskError, option):
                 storage.queue_task("task", **{option: value})
@@ -85,15 +97,13 @@ class InputPromises(Hooks):
         }
         good = {"expression": "0 3 * * *"}
         for argument, values in bad.items():
-            for value in values:
-                with refused(InvalidArgumentError, argument):
-                    storage.cron_task("cron", **{**good, argument: value})
+            await refuse_each(storage.cron_task, argument, values, "cron", **good)
         storage.cron_task("cron", **good)
 
     async def test_a_malformed_receipt_is_refused(self, storage: Any) -> None:
         """It cannot be one that the storage gave; the good ones beside it are left alone."""
         claimed = await claim_one(storage)
-        for report in reports(storage).values():
+        for report in (*reports(storage).values(), storage.take_over):
             for receipt in ("", "1", "no receipt of ours", "1; DROP TABLE x", "9" * 40, 5, None):
                 with refused(InvalidArgumentError, "receipt"):
                     await report([claimed.receipt, receipt])
@@ -105,60 +115,36 @@ class InputPromises(Hooks):
     async def test_a_result_that_is_not_json_is_refused(self, storage: Any) -> None:
         """And the claim is not ended."""
         claimed = await claim_one(storage)
-        for result in ({1, 2}, math.nan, object()):
-            with refused(InvalidArgumentError, "result"):
-                await storage.complete(claimed.receipt, result)
+        values = ({1, 2}, math.nan, object())
+        await refuse_each(storage.complete, "result", values, claimed.receipt)
 
         assert "running" == (await record(storage, "a")).status
 
     async def test_a_failure_that_makes_no_sense_is_refused(self, storage: Any) -> None:
         """And the claim is not ended."""
         claimed = await claim_one(storage, retries=1)
-        for retry_in in NO_SECONDS:
-            with refused(InvalidArgumentError, "retry_in"):
-                await storage.fail(claimed.receipt, "broken", retry_in=retry_in)
-        for error in (None, 5):
-            with refused(InvalidArgumentError, "error"):
-                await storage.fail(claimed.receipt, error)
+        await refuse_each(storage.fail, "retry_in", NO_SECONDS, claimed.receipt, "broken")
+        await refuse_each(storage.fail, "error", (None, 5), claimed.receipt)
 
         assert "running" == (await record(storage, "a")).status
 
     async def test_operations_that_make_no_sense_are_refused(self, storage: Any) -> None:
         """By the name of the argument."""
-        for concurrency in (0, *NO_COUNT):
-            with refused(InvalidArgumentError, "concurrency"):
-                await storage.set_concurrency("task", concurrency)
-        for older_than in NO_SECONDS:
-            with refused(InvalidArgumentError, "older_than"):
-                await storage.prune(older_than)
-            with refused(InvalidArgumentError, "older_than"):
-                await storage.find(older_than=older_than)
-        for status in ("pending", "", 5):
-            with refused(InvalidArgumentError, "status"):
-                await storage.find(status=status)
-        with refused(InvalidArgumentError, "instruction"):
-            await storage.find(instruction=5)
-        for limit in NO_COUNT:
-            with refused(InvalidArgumentError, "limit"):
-                await storage.find(limit=limit)
-        for instructions in ("abc", [1]):
-            with refused(InvalidArgumentError, "instructions"):
-                await storage.retry("task", instructions)
+        await refuse_each(storage.set_concurrency, "concurrency", (0, *NO_COUNT), "task")
+        await refuse_each(storage.prune, "older_than", NO_SECONDS)
+        await refuse_each(storage.find, "older_than", NO_SECONDS)
+        await refuse_each(storage.find, "status", ("pending", "", 5))
+        await refuse_each(storage.find, "instruction", (5,))
+        await refuse_each(storage.find, "limit", NO_COUNT)
+        await refuse_each(storage.retry, "instructions", ("abc", [1]), "task")
 
         assert [] == await storage.stats()
 
     async def test_a_task_name_that_is_none_is_refused(self, storage: Any) -> None:
         """By all operations that need one."""
-        operations = (
-            storage.pause,
-            storage.resume,
-            storage.retry,
-            lambda name: storage.set_concurrency(name, 1),
-        )
-        for operation in operations:
-            for name in ("", None, 5):
-                with refused(InvalidArgumentError, "task_name"):
-                    await operation(name)
+        for operation in (storage.pause, storage.resume, storage.retry):
+            await refuse_each(operation, "task_name", ("", None, 5))
+        await refuse_each(storage.set_concurrency, "task_name", ("", None, 5), concurrency=1)
 
         assert [] == await statuses(storage)
 

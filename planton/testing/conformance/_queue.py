@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises of the queue: what is enqueued, and in which order it comes out."""
 
 from datetime import UTC, timedelta, timezone
@@ -17,8 +16,11 @@ from planton.testing.conformance._base import (
     clock,
     enqueue,
     failing,
+    fields,
     names,
+    queue_up,
     record,
+    refuse_each,
     refused,
     statuses,
 )
@@ -40,8 +42,7 @@ class QueuePromises(Hooks):
 
     async def test_what_is_active_can_be_queued_again(self, storage: Any) -> None:
         """It is claimed after that claim has ended, never at the same time."""
-        await enqueue(storage, "task", "a")
-        task = storage.queue_task("task", concurrency=5)
+        task = await queue_up(storage, "a", concurrency=5)
         (first,) = await claim(task)
         await enqueue(storage, "task", "a", payload="again")
 
@@ -175,8 +176,7 @@ class QueuePromises(Hooks):
     async def test_a_task_that_offers_no_tags_gets_what_needs_none(self, storage: Any) -> None:
         """Tags ask for something special."""
         await enqueue(storage, "task", "gpu", tags=["gpu"])
-        await enqueue(storage, "task", "none")
-        task = storage.queue_task("task", concurrency=9)
+        task = await queue_up(storage, "none", concurrency=9)
 
         assert ["none"] == names(await claim(task))
 
@@ -188,25 +188,12 @@ class QueuePromises(Hooks):
         )
         found = await record(storage, "a", "t")
 
-        assert ("t", "a", "queued", payload) == (
-            found.task_name,
-            found.instruction,
-            found.status,
-            found.payload,
+        assert ("t", "a", "queued", payload) == fields(
+            found, "task_name instruction status payload"
         )
-        assert (-3, ("x", "y"), 2, 1.5) == (
-            found.priority,
-            found.tags,
-            found.retries,
-            found.timeout,
-        )
-        assert (0, None, None, None, None, None) == (
-            found.delivery,
-            found.result,
-            found.error,
-            found.claimed_at,
-            found.lease_expires_at,
-            found.ended_at,
+        assert (-3, ("x", "y"), 2, 1.5) == fields(found, "priority tags retries timeout")
+        assert (0, None, None, None, None, None) == fields(
+            found, "delivery result error claimed_at lease_expires_at ended_at"
         )
 
     async def test_any_json_is_a_payload(self, storage: Any) -> None:
@@ -252,9 +239,9 @@ class QueuePromises(Hooks):
             for value in values:
                 with refused(InvalidArgumentError, word):
                     await storage.enqueue_many("task", ["a", value])
-        for instructions in ("abc", {"instruction": "a"}, 5):
-            with refused(InvalidArgumentError, "instructions"):
-                await storage.enqueue_many("task", instructions)
+        await refuse_each(
+            storage.enqueue_many, "instructions", ("abc", {"instruction": "a"}, 5), "task"
+        )
 
         assert [] == await storage.find()
 

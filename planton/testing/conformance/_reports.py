@@ -1,4 +1,3 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises to consumers: what they report by receipt, and what becomes of late reports."""
 
 from typing import Any
@@ -13,6 +12,8 @@ from planton.testing.conformance._base import (
     clock,
     enqueue,
     failing,
+    fields,
+    queue_up,
     receipts,
     record,
     statuses,
@@ -74,45 +75,6 @@ class ReportPromises(Hooks):
         assert 1 == (await record(storage, "a")).result
         assert [] == await storage.report_many([])
 
-    async def test_a_claim_is_taken_over_once(self, storage: Any, other: Any) -> None:
-        """By a receipt of its own: of two that hold the same message one executes it."""
-        await enqueue(storage, "task", "a", "b", "c")
-        a, b, c = receipts(await claim(storage.queue_task("task", concurrency=3)))
-        await storage.complete(c)
-        first = await storage.take_over([a, b, c])
-        second = await other.take_over([a, b, c])
-
-        assert ([a, b], (c,)) == (list(first.receipts), first.stale)
-        assert ({}, (a, b, c)) == (second.receipts, second.stale)
-        for report in reports(storage).values():
-            assert ((), (a, b)) == ((done := await report([a, b])).applied, done.stale)
-        done = await other.complete([*first.receipts.values()])
-
-        assert () == done.stale
-        assert ["succeeded"] * 3 == [(await record(storage, name)).status for name in "abc"]
-
-    async def test_a_claim_whose_lease_is_over_is_not_taken_over(self, storage: Any) -> None:
-        """The work may be another consumer's by now."""
-        claimed = await claim_one(storage)
-        await self.advance(storage, 61.0)
-        taken = await storage.take_over(claimed.receipt)
-
-        assert ({}, (claimed.receipt,)) == (taken.receipts, taken.stale)
-
-    async def test_a_take_over_begins_a_new_lease(self, storage: Any) -> None:
-        """Of its own seconds; heartbeats then renew it by as much."""
-        claimed = await claim_one(storage)
-        before = (await record(storage, "a")).lease_expires_at
-        taken = await storage.take_over(claimed.receipt, lease=600.0)
-        renewed = (await record(storage, "a")).lease_expires_at
-        await self.advance(storage, 300.0)
-        done = await storage.heartbeat([*taken.receipts.values()])
-
-        assert before is not None
-        assert renewed is not None
-        assert 500 < (renewed - before).total_seconds() < 600
-        assert () == done.stale
-
     async def test_no_receipts_are_nothing_to_do(self, storage: Any) -> None:
         """A consumer may report whatever it has."""
         for report in reports(storage).values():
@@ -153,8 +115,7 @@ class ReportPromises(Hooks):
 
     async def test_a_heartbeat_renews_the_lease(self, storage: Any, other: Any) -> None:
         """By the seconds of its task, from now; the receipt stays the same."""
-        await enqueue(storage, "task", "a")
-        task = storage.queue_task("task", lease=30)
+        task = await queue_up(storage, "a", lease=30)
         (claimed,) = await claim(task)
         for _ in range(3):
             await self.advance(storage, 25)
@@ -202,19 +163,9 @@ class ReportPromises(Hooks):
         await storage.fail(second.receipt, "out of ink")
         dead = await record(storage, "a")
 
-        assert ("queued", 0, "out of paper", 4) == (
-            queued.status,
-            queued.retries,
-            queued.error,
-            queued.priority,
-        )
+        assert ("queued", 0, "out of paper", 4) == fields(queued, "status retries error priority")
         assert (1, 2) == (second.payload, second.delivery)
-        assert ("dead", 0, "out of ink", 2) == (
-            dead.status,
-            dead.retries,
-            dead.error,
-            dead.delivery,
-        )
+        assert ("dead", 0, "out of ink", 2) == fields(dead, "status retries error delivery")
 
     async def test_a_retry_may_wait(self, storage: Any) -> None:
         """`retry_in` seconds from the report on."""

@@ -1,19 +1,18 @@
-# ruff: noqa: SIM300 - expected == actual, as in all tests
 """Promises to consumers behind a broker: the same message twice runs once."""
 
 from typing import Any
 
 import trio
 
-from planton._errors import InvalidArgumentError
 from planton.testing.conformance._base import (
     Hooks,
     claim,
     claim_one,
     enqueue,
+    queue_up,
     receipts,
     record,
-    refused,
+    refuse_each,
 )
 from planton.testing.conformance._reports import reports
 
@@ -55,8 +54,7 @@ class TakeOverPromises(Hooks):
 
     async def test_after_its_lease_nothing_is_taken_over(self, storage: Any) -> None:
         """Somebody may have it already: it is delivered again."""
-        await enqueue(storage, "task", "a")
-        task = storage.queue_task("task", lease=30)
+        task = await queue_up(storage, "a", lease=30)
         (claimed,) = await claim(task)
         await self.advance(storage, 31)
 
@@ -111,11 +109,6 @@ class TakeOverPromises(Hooks):
     async def test_no_take_over_with_what_makes_no_sense(self, storage: Any) -> None:
         """And the claim stays as it is."""
         claimed = await claim_one(storage)
-        for receipt in ("", "1", 5, None):
-            with refused(InvalidArgumentError, "receipt"):
-                await storage.take_over([claimed.receipt, receipt])
-        for lease in (0, -1, True, "60"):
-            with refused(InvalidArgumentError, "lease"):
-                await storage.take_over(claimed.receipt, lease=lease)
+        await refuse_each(storage.take_over, "lease", (0, -1, True, "60"), claimed.receipt)
 
         assert (claimed.receipt,) == (await storage.heartbeat(claimed.receipt)).applied
