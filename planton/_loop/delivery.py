@@ -150,7 +150,7 @@ async def _submit(
 async def _hand_over_together(
     attempt: Attempt, consumer: Any, listeners: Sequence[Listener]
 ) -> None:
-    """Give all claims to a consumer in one call, and those it has taken to all listeners."""
+    """Give all claims to a consumer in one call, and then to all listeners."""
     members = attempt.deliver
     events = [InstructionEvent.of(attempt.entry.task.name, member) for member in members]
     refusals = await _submit_many(consumer, events)

@@ -112,7 +112,9 @@ def nats(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
 def rabbitmq(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     distribution = port + 20000 if port < 40000 else port - 20000
     (folder / "plugins").write_text("[].")
-    return ["/usr/lib/rabbitmq/bin/rabbitmq-server"], {
+    # Debian's command becomes another user, who may not look into pytest's folder.
+    script = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    return [str(script) if script.exists() else "rabbitmq-server"], {
         "RABBITMQ_NODENAME": f"test{port}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
