@@ -18,7 +18,7 @@ from planton_executor import Executor, Work
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 
 # Seconds to connect, and until a message is confirmed.
-_TIMEOUT = 5.0
+_TIMEOUT = 5
 # A worker waits for its task, however long that takes.
 _GRACE = 365 * 86400.0
 
@@ -93,7 +93,7 @@ class _Connection:
         raise NotImplementedError("Celery's workers acknowledge by themselves")
 
 
-class InstructionTask(celery.Task):  # type: ignore[misc]  # Celery is not typed
+class InstructionTask(celery.Task):  # type: ignore  # untyped, or generic in its stubs
     """The base of a Celery task that executes instructions and reports how they end.
 
         @app.task(base=InstructionTask, name="send_email", open_storage=open_storage)
