@@ -122,7 +122,6 @@ class Inline:
             await trio.sleep(_NAP)
 
     def transact(self, function: Work[T]) -> T:
-        """Run `function` in a transaction, here and now."""
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             result = self._within_time(lambda: function(self.connection))
@@ -281,12 +280,10 @@ class AdvisorySchedule:
     _claimed_by: str
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
-        """Claim for one task."""
         (batch,) = await self.many([request])
         return batch
 
     async def many(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
-        """Claim for each task."""
         asked = [
             ClaimRequest(self._rule(request.task_name), _MOST, request.limit, is_expected=True)
             for request in requests

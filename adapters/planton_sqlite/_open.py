@@ -37,7 +37,6 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def to_path(path: object) -> str:
-    """Give the path of a file, or raise `InvalidArgumentError`."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or "\0" in text:
         raise InvalidArgumentError("path", path, "give the path of a file, a str or a Path")
@@ -206,12 +205,10 @@ def is_of_database(error: Exception) -> bool:
 
 
 def is_read_only(error: sqlite3.Error) -> bool:
-    """Tell whether a write failed because the file could only be opened for reading."""
     return _code(error) == sqlite3.SQLITE_READONLY
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Tell whether there is no room left on the disk."""
     return _code(error) == sqlite3.SQLITE_FULL
 
 

@@ -79,7 +79,6 @@ class Owner:
         self._interval = 0.0
 
     async def start(self) -> None:
-        """Start the thread and open the connection; raises what opening raises."""
         self._is_closing, self._failure, self._opened = False, None, threading.Event()
         self._give_up_at = math.inf
         # A daemon, so that a program that crashes is not kept alive; `close` waits for it.
@@ -111,7 +110,6 @@ class Owner:
             self._lock.notify()
 
     async def read(self, function: Work[T]) -> T:
-        """Run `function` on the thread, without a transaction."""
         return await self._do(function, is_write=False)
 
     async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:

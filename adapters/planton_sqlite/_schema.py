@@ -43,7 +43,6 @@ def check(connection: sqlite3.Connection, database: str) -> None:
 
 
 async def check_within(caller: Caller, database: str) -> None:
-    """Like `check`, by a connection of the caller's."""
     ((exists,),) = await caller.fetch(_FIND_VERSION)
     version = (await caller.fetch(_VERSION))[0][0] if exists else None
     check_version(database, version, len(_MIGRATIONS))

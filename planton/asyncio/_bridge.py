@@ -45,12 +45,10 @@ class Visit:
         return self._value
 
     def fail(self, error: PlantonError) -> None:
-        """Wait no more: trio is gone."""
         self._error = error
         self._gate.open()
 
     def cancel(self) -> None:
-        """Have the function end."""
         self._guest.host.wake()
         self._scope.cancel()
 
@@ -137,12 +135,10 @@ class Stay(AbstractAsyncContextManager[Any]):
         await self._left.wait(self._abort_soon)
 
     def fail(self, error: PlantonError) -> None:
-        """Wait no more: trio is gone."""
         self._error = error
         self._open_gates()
 
     def cancel(self) -> None:
-        """Have the manager end, which may take its time."""
         self._guest.host.wake()
         self._scope.cancel()
 

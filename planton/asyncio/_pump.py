@@ -45,11 +45,9 @@ class PumpClock(trio.abc.Clock):
         self.idle_until: float | None = None
 
     def start_clock(self) -> None:
-        """Begin at 0."""
         self._start = time.perf_counter()
 
     def current_time(self) -> float:
-        """Return seconds since the start."""
         return time.perf_counter() - self._start
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
@@ -109,7 +107,6 @@ class Pump:
 
     @property
     def is_parked(self) -> bool:
-        """Whether trio waits."""
         return self._parked is not None
 
     def is_trio_to_wait(self) -> bool:
@@ -141,7 +138,6 @@ class Pump:
         return tick
 
     def close(self) -> None:
-        """Stop watching; trio's run is over."""
         self._clock.pump = None
         if self._timer is not None:
             self._timer.cancel()

@@ -104,7 +104,6 @@ class Bench:
         self.spare = self.outstanding - due if active is None else len(active)
 
     async def add(self, due: int) -> None:
-        """Make more instructions due."""
         await done(self.insert(due))
         self.outstanding += due
 
@@ -130,7 +129,6 @@ class Bench:
                     return found
 
     async def attempt(self, who: Dispatcher, steps: Steps | None = None) -> set[str]:
-        """Make an attempt: count, then claim."""
         return await self.claim(who, await who.active(), steps)
 
     async def claim(

@@ -231,6 +231,5 @@ def _not_applicable(example: Dispatcher, bench: Bench) -> dict[str, str]:
 
 
 def _some(names: set[str]) -> str:
-    """Name a few."""
     shown = ", ".join(map(repr, sorted(names)[:3]))
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

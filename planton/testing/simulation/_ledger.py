@@ -59,7 +59,6 @@ class Ledger:
     settled: trio.Event = attrs.field(factory=trio.Event)
 
     def enqueued(self, key: Key, retries: int) -> None:
-        """An instruction is to be done."""
         self.open.add(key)
         self.retries[key] = retries
         self.settled = trio.Event()
@@ -81,7 +80,6 @@ class Ledger:
                 self.claimed(request.rule.task_name, receipts)
 
     def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
-        """Instructions were claimed."""
         now = trio.current_time()
         for instruction, receipt in receipts.items():
             key, name = (task_name, instruction), f"{task_name} {instruction}"
@@ -108,19 +106,16 @@ class Ledger:
             note(key, receipt)
 
     def handed_over(self, key: Key, receipt: str) -> None:
-        """A consumer has it."""
         if receipt in self.delivered:
             self.fail(f"delivered twice: one claim of {' '.join(key)}")
         self.delivered.add(receipt)
         self.counts["deliveries"] += 1
 
     def renewed(self, key: Key, receipt: str) -> None:
-        """A heartbeat was acknowledged."""
         if self._is_current(key, receipt, "heartbeat"):
             self.held[key].until = trio.current_time() + self.leases[key[0]]
 
     def given_back(self, key: Key, receipt: str) -> None:
-        """A release was acknowledged."""
         if self._is_current(key, receipt, "release"):
             del self.held[key]
 
@@ -133,7 +128,6 @@ class Ledger:
             self.ended(key, receipt)
 
     def ended(self, key: Key, receipt: str) -> None:
-        """An end was acknowledged."""
         if self._is_current(key, receipt, "end"):
             del self.held[key]
             self.open.discard(key)
@@ -150,5 +144,4 @@ class Ledger:
 
 
 def to_text(receipt: Receipt) -> str:
-    """Return a receipt as consumers have it."""
     return f"{receipt[0]}.{receipt[1]}"

@@ -106,17 +106,14 @@ class World:
         self._scope = trio.CancelScope()
 
     def log(self, who: str, what: str) -> None:
-        """Write a line into the trace."""
         self.trace.append(f"{trio.current_time():9.3f} {who:<9} {what}")
 
     def fail(self, violation: str) -> None:
-        """An invariant is broken: the first ends the simulation."""
         self.log("BROKEN", violation)
         self.violation = self.violation or violation
         self._scope.cancel()
 
     def strikes(self, fault: str, who: str) -> bool:
-        """Tell whether a fault strikes here and now."""
         if not self.is_faulty or fault not in self.faults or self.rng.random() >= FAULTS[fault]:
             return False
         self.ledger.counts[fault] += 1
@@ -124,7 +121,6 @@ class World:
         return True
 
     def reach_storage(self) -> None:
-        """Raise if the storage cannot be reached now."""
         if self.outage is not None:
             raise self.outage
 
