@@ -74,10 +74,6 @@ class Inline:
 
     Half of them pass before it happens and half before its answer arrives. Once it has happened a
     cancellation does not cut it off.
-
-    Args:
-        clock: What SQL is told of the time.
-        timeout: Seconds, by the machine's clock, that one call may take: the loop stands still.
     """
 
     def __init__(self, clock: Clock, latency: float, timeout: float) -> None:

@@ -13,8 +13,7 @@ import trio
 from planton._errors import AlreadyRunningError, PlantonError
 from planton._failures import unwrapped
 from planton._loop.callbacks import is_async
-from planton.asyncio._gate import Gate
-from planton.asyncio._guest import Guest
+from planton.asyncio._guest import Gate, Guest
 
 logger = logging.getLogger("planton")
 
@@ -79,11 +78,7 @@ async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 class Stay(AbstractAsyncContextManager[Any]):
-    """An async context manager of trio's that asyncio code enters: held open by one trio task.
-
-    Args:
-        manager: The manager.
-    """
+    """An async context manager of trio's that asyncio code enters: held open by one trio task."""
 
     _guest: Guest
 

@@ -32,17 +32,12 @@ LONGEST_TIMER = 86400.0
 
 
 class PumpClock(trio.abc.Clock):
-    """Trio's own clock; while there is a pump it never sends trio to its thread to wait.
-
-    Attributes:
-        pump: Set by the pump itself.
-        idle_until: The deadline that trio would have waited for.
-    """
+    """Trio's own clock; while there is a pump it never sends trio to its thread to wait."""
 
     def __init__(self) -> None:
         self._start = 0.0
-        self.pump: Pump | None = None
-        self.idle_until: float | None = None
+        self.pump: Pump | None = None  # set by the pump itself
+        self.idle_until: float | None = None  # the deadline that trio would have waited for
 
     def start_clock(self) -> None:
         self._start = time.perf_counter()
@@ -61,15 +56,8 @@ class PumpClock(trio.abc.Clock):
 class Pump:
     """Keeps trio's next tick until there is something to do.
 
-    Args:
-        tick: The first tick that trio hands over; its private names are reached through it.
-        clock: Of the same run.
-        loop: The host.
-        context: What callbacks of the loop run in.
-        resume: Called when the tick that is parked should run.
-
-    Raises:
-        Exception: Of several kinds, where trio or the loop has not what it needs.
+    The private names of trio are reached through the first tick that it hands over. `resume` is
+    called when the tick that is parked should run.
     """
 
     def __init__(

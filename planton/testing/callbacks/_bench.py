@@ -50,7 +50,6 @@ class Bench:
     """Plays dispatchers, and keeps what they claimed and which guarantees they broke.
 
     Attributes:
-        story: What is being played, for the evidence.
         held: What was handed out and has not ended, by instruction.
         running: What of it was handed out in this story.
         breaches: Evidence by guarantee.

@@ -16,15 +16,10 @@ _ROUNDED = 1e-3  # dates are floats, too
 
 @attrs.define
 class Held:
-    """A claim that has not ended.
-
-    Attributes:
-        receipt: Its name.
-        until: When it expires at the earliest.
-    """
+    """A claim that has not ended."""
 
     receipt: str
-    until: float
+    until: float  # when it expires at the earliest
 
 
 @attrs.define(eq=False)
@@ -33,21 +28,9 @@ class Ledger:
 
     It trusts no table of the storage: it counts what was claimed and what was acknowledged, in the
     order of the commits, whoever hears of them and when.
-
-    Attributes:
-        fail: Ends the simulation, with the invariant that is broken.
-        concurrency: By task.
-        leases: Seconds, by task.
-        retries: How often an instruction may fail before that ends it.
-        open: Instructions that have not ended.
-        held: Those that are claimed.
-        delivered: Receipts that consumers have.
-        intended: What was reported by a receipt and not acknowledged yet.
-        counts: How often what happened.
-        settled: Set when no instruction is open.
     """
 
-    fail: Callable[[str], None]
+    fail: Callable[[str], None]  # ends the simulation, with the invariant that is broken
     concurrency: dict[str, int]
     leases: dict[str, float]
     retries: dict[Key, int] = attrs.field(factory=dict)

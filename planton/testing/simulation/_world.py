@@ -63,16 +63,8 @@ class TaskPlan:
 class World:
     """All that there is, made from a seed.
 
-    Attributes:
-        latency: Seconds that a call of the storage takes while nothing is wrong.
-        node_names: Of the processes that are to live in it.
-        nodes: Those processes.
-        trace: What happened, a line each.
-        violation: The invariant that was broken; None while none is.
-        is_faulty: Whether faults strike.
-        is_probing: Whether tasks wait long between attempts, so that wake-ups and the times at
-            which something becomes due are all they have.
-        is_closing: Whether the nodes are to terminate.
+    While `is_probing` tasks wait long between attempts, so that wake-ups and the times at which
+    something becomes due are all they have.
     """
 
     nursery: trio.Nursery
