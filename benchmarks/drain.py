@@ -9,8 +9,10 @@ instructions; each is consumed by a no-op and reported by itself:
 - `listener`: a listener that starts a trio task for each, which awaits `complete`;
 - `executor`: `planton_executor`, with as many slots as the cap.
 
-Printed are instructions a second and the CPU time of this process an instruction. Rates of this
-machine differ from day to day: compare within one run.
+Printed are instructions a second and the CPU time of this process an instruction. In the same
+round two bare statements move rows in a loop on one blocking connection, without a cap, a lease, a
+receipt or a consumer (see postgres.py): the last column is the ratio to them, with its spread.
+Compare ratios of one run only: machines are noisy.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from postgres import server
+from postgres import bare_claim, bare_end, server, statements
 
 from planton import InstructionEvent, Planton
 from planton_postgres import PostgresStorage
@@ -163,18 +165,25 @@ async def measure(arguments: argparse.Namespace, uri: str, folder: str) -> None:
         }
         sql = fills[arguments.storage, arguments.source]
         print(f"{arguments.storage}, {arguments.source}, {arguments.consumer}")
-        print("| cap | instructions/s | CPU, µs |\n| --- | --- | --- |")
+        print("| cap | instructions/s | CPU, µs | of bare statements |\n| --- | --- | --- | --- |")
         for cap in map(int, arguments.caps.split(",")):
             rows = max(cap, min(arguments.rows, cap * 500))
-            results = []
+            results, ratios = [], []
             for _ in range(arguments.rounds):
                 await fill(storage, sql.format(rows=rows))
                 results.append(
                     await drained(storage, arguments.source, arguments.consumer, cap, rows)
                 )
+                if is_postgres:
+                    few = max(cap, rows // 5)
+                    bare, _, _ = statements(uri, cap, few, bare_claim, bare_end)
+                    ratios.append(results[-1][0] / bare)
             rates, cpus = zip(*results, strict=True)
             spread = f"{statistics.median(rates):,.0f} [{min(rates):,.0f}..{max(rates):,.0f}]"
-            print(f"| {cap} | {spread} | {statistics.median(cpus):.1f} |", flush=True)
+            beside = "-"
+            if ratios:
+                beside = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}]"
+            print(f"| {cap} | {spread} | {statistics.median(cpus):.1f} | {beside} |", flush=True)
 
 
 def main() -> None:

@@ -1,58 +1,65 @@
-"""Claim and complete on PostgreSQL, beside bare statements that move the same rows.
+"""Claims and ends on PostgreSQL: as statements alone, at many tasks, under an open snapshot.
 
-    python benchmarks/postgres.py [--part drain] [--rounds 5] [--rows 20000] [--uri postgresql://…]
+    python benchmarks/postgres.py [--part statements] [--rounds 5] [--uri postgresql://…]
 
-`drain`: each round drains a queue at each cap, once by the storage on trio and once by two prepared
-statements in a loop on one blocking connection, which keep no cap, no lease and no order but the
-index's. `many`: 10,000 queue tasks with a delay of a second and nothing to do. `snapshot`: a claim
-of 100 and its end while somebody's transaction keeps the server from removing dead rows, after ever
-more rows were processed. Compare the ratios of one run only: machines are noisy.
+`statements`: claim and end on one blocking connection, without a storage, N at a time:
+planton_claim and planton_complete as the storage sends them, beside two bare statements that move
+the same rows and keep no cap, no lease, no receipt and no order of priorities. `many`: 10,000 queue
+tasks with a delay of a second and nothing to do. `snapshot`: a claim of 100 and its end while
+somebody's transaction keeps the server from removing dead rows, after ever more rows were
+processed. `drain.py` measures end to end. Compare the ratios of one run only: machines are noisy.
 """
 
 import argparse
+import json
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import psycopg
 import trio
 
-from planton import Batch, Planton, ScheduleRequest
+from planton import Batch, InstructionEvent, Planton, ScheduleRequest
 from planton_postgres import PostgresStorage
 
-CAPS = (1, 10, 100, 1000)
+SIZES = (1, 10, 100, 1000)
 FILL = """
 TRUNCATE planton_pending, planton_active, planton_ended;
 INSERT INTO planton_pending (task_name, instruction)
 SELECT 'bench', n FROM generate_series(1, {}) AS n;
+INSERT INTO planton_task (task_name) VALUES ('bench') ON CONFLICT DO NOTHING;
 """
 BARE_CLAIM = """
 WITH gone AS (
-    DELETE FROM planton_pending WHERE id = ANY (ARRAY(
-        SELECT id FROM planton_pending WHERE task_name = 'bench' AND run_at <= now()
-        ORDER BY priority DESC, run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    DELETE FROM planton_pending WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM planton_pending
+        WHERE task_name = 'bench' AND priority = 0 AND run_at <= now()
+        ORDER BY run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ))
     RETURNING *
 )
 INSERT INTO planton_active (
-    receipt, task_name, instruction, payload, delivery, created_at, claimed_at, lease,
+    token, task_name, instruction, payload, delivery, created_at, claimed_at, lease,
     lease_expires_at
 )
-SELECT gen_random_uuid(), task_name, instruction, payload, 1, created_at, now(), 60, now()
-FROM gone RETURNING receipt, instruction
+SELECT 1, task_name, instruction, payload, 1, created_at, now(), 60, now() + interval '1 minute'
+FROM gone RETURNING id, instruction
 """
 BARE_END = """
-WITH gone AS (DELETE FROM planton_active WHERE receipt = ANY (%(receipts)s) RETURNING *)
+WITH gone AS (DELETE FROM planton_active WHERE id = ANY (%(ids)s) RETURNING *)
 INSERT INTO planton_ended (
-    task_name, instruction, payload, delivery, status, created_at, claimed_at
+    id, task_name, instruction, payload, delivery, status, created_at, claimed_at
 )
-SELECT task_name, instruction, payload, delivery, 'succeeded', created_at, claimed_at FROM gone
+SELECT id, task_name, instruction, payload, delivery, 'succeeded', created_at, claimed_at FROM gone
 """
+CLAIM = "SELECT kind, id, instruction, payload FROM planton_claim('bench', %(request)s::jsonb)"
+END = "SELECT id FROM planton_complete(%(ids)s, %(tokens)s, %(results)s::text[], true)"
+Step: TypeAlias = Callable[["psycopg.Connection[Any]", int], list[int]]
 
 
 @contextmanager
@@ -69,53 +76,48 @@ def server(uri: str | None) -> Iterator[str]:
         own.cleanup()
 
 
-def bare(uri: str, cap: int, rows: int) -> float:
-    """Rows a second, of two statements in a loop."""
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(FILL.format(rows))
-        done, began = 0, time.perf_counter()
-        while done < rows:
-            claims = connection.execute(BARE_CLAIM, {"limit": cap}, prepare=True).fetchall()
-            receipts = [receipt for receipt, _ in claims]
-            connection.execute(BARE_END, {"receipts": receipts}, prepare=True)
-            done += len(receipts)
-        return rows / (time.perf_counter() - began)
+def bare_claim(connection: "psycopg.Connection[Any]", count: int) -> list[int]:
+    cursor = connection.execute(BARE_CLAIM, {"limit": count}, prepare=True)
+    return [row_id for row_id, _ in cursor.fetchall()]
 
 
-async def with_storage(uri: str, cap: int, rows: int) -> float:
-    """Rows a second, of a queue task and its reports."""
+def bare_end(connection: "psycopg.Connection[Any]", ids: list[int]) -> None:
+    connection.execute(BARE_END, {"ids": ids}, prepare=True)
+
+
+def claim(connection: "psycopg.Connection[Any]", count: int) -> list[int]:
+    request = {"limit": count, "concurrency": count, "lease": 60.0, "token": 1, "claimed_by": "me"}
+    cursor = connection.execute(CLAIM, {"request": json.dumps(request)}, prepare=True)
+    return [row_id for kind, row_id, *_ in cursor.fetchall() if kind == "claimed"]
+
+
+def end(connection: "psycopg.Connection[Any]", ids: list[int]) -> None:
+    parameters = {"ids": ids, "tokens": [1] * len(ids), "results": [None] * len(ids)}
+    connection.execute(END, parameters, prepare=True)
+
+
+def statements(uri: str, size: int, rows: int, claim: Step, end: Any) -> tuple[float, float, float]:
+    """Rows a second; milliseconds of the claims and of the ends."""
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(FILL.format(rows))
-    request = ScheduleRequest(
-        task_name="bench", active_instructions=(), concurrency=cap, limit=cap, attempt_number=0
-    )
-    async with PostgresStorage(uri) as storage:
-        schedule: Any = storage.queue_task("bench", concurrency=cap).schedule
-        done, began = 0, time.perf_counter()
-        while done < rows:
-            batch = await schedule(request)
-            receipts = [claim.receipt for claim in batch.claims]
-            done += len((await storage.complete(receipts)).applied)
-        return rows / (time.perf_counter() - began)
+        connection.execute(FILL.format(rows + 8 * size))
+        connection.execute("VACUUM ANALYZE planton_pending")
+        for _ in range(8):
+            end(connection, claim(connection, size))
+        claims, ends = 0.0, 0.0
+        for _ in range(rows // size):
+            began = time.perf_counter()
+            ids = claim(connection, size)
+            claimed = time.perf_counter()
+            assert len(ids) == size
+            end(connection, ids)
+            claims, ends = claims + claimed - began, ends + time.perf_counter() - claimed
+    per_call = 1000 * size / rows
+    return rows / (claims + ends), claims * per_call, ends * per_call
 
 
 async def migrate(uri: str) -> None:
     async with PostgresStorage(uri) as storage:
         await storage.migrate()
-
-
-def measured(rounds: int, *functions: Callable[[], float]) -> list[list[float]]:
-    """What the functions gave, round by round, taking turns."""
-    return [[function() for function in functions] for _ in range(rounds)]
-
-
-def line(cap: int, results: list[list[float]]) -> str:
-    ours, bare_ones = zip(*results, strict=True)
-    ratios = [one / other for one, other in results]
-    return (
-        f"| {cap} | {statistics.median(ours):,.0f} | {statistics.median(bare_ones):,.0f} | "
-        f"{statistics.median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}] |"
-    )
 
 
 class Timed:
@@ -148,6 +150,7 @@ async def many(uri: str, count: int = 10_000, seconds: float = 10) -> None:
         timed = Timed(tasks[0].schedule)
         # Without `serve`: so that each task is asked for every second, whatever wakes it.
         planton = Planton(tasks=[attrs.evolve(task, schedule=timed) for task in tasks])
+        planton.on(InstructionEvent, lambda event: None)  # or nothing is claimed
         async with planton:
             await trio.sleep(4)
             timed.drift.clear()
@@ -199,29 +202,41 @@ async def snapshot(uri: str, steps: Sequence[int] = (0, 50_000, 100_000, 200_000
                 print(f"| {step:,} | {claim:.1f} | {end:.1f} |", flush=True)
 
 
-def drain(uri: str, rounds: int, most: int) -> None:
-    print("| cap | storage, rows/s | bare statements, rows/s | ratio |\n| --- | --- | --- | --- |")
-    for cap in CAPS:
-        rows = max(cap, min(most, cap * 400))
-        results = measured(
-            rounds,
-            lambda cap=cap, rows=rows: trio.run(with_storage, uri, cap, rows),
-            lambda cap=cap, rows=rows: bare(uri, cap, rows),
+def compare(uri: str, rounds: int) -> None:
+    print("| N | rows/s | claim, ms | end, ms | bare rows/s | claim, ms | end, ms | ratio |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for size in SIZES:
+        rows = max(size, {1: 300, 10: 2000, 100: 8000, 1000: 15_000}[size])
+        found = [
+            (
+                statements(uri, size, rows, claim, end),
+                statements(uri, size, rows, bare_claim, bare_end),
+            )
+            for _ in range(rounds)
+        ]
+        ours, theirs = [
+            [statistics.median(each) for each in zip(*results, strict=True)]
+            for results in zip(*found, strict=True)
+        ]
+        ratios = [one[0] / other[0] for one, other in found]
+        print(
+            f"| {size} | {ours[0]:,.0f} | {ours[1]:.2f} | {ours[2]:.2f} | {theirs[0]:,.0f} |"
+            f" {theirs[1]:.2f} | {theirs[2]:.2f} |"
+            f" {statistics.median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}] |",
+            flush=True,
         )
-        print(line(cap, results), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--part", choices=("drain", "many", "snapshot"))
+    parser.add_argument("--part", choices=("statements", "many", "snapshot"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--uri", help="a database to use; its planton tables are emptied")
     arguments = parser.parse_args()
     with server(arguments.uri) as uri:
         trio.run(migrate, uri)
-        if arguments.part in (None, "drain"):
-            drain(uri, arguments.rounds, arguments.rows)
+        if arguments.part in (None, "statements"):
+            compare(uri, arguments.rounds)
         if arguments.part in (None, "many"):
             trio.run(many, uri)
         if arguments.part in (None, "snapshot"):

@@ -355,7 +355,7 @@ class Work:
             nursery.start_soon(self.send_email, InstructionEvent.from_json(message))
 
     async def send_email(self, event: InstructionEvent) -> None:
-        receipt = event.receipt or ""
+        receipt = event.receipt
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.keep_alive, receipt)
             await trio.sleep(SECONDS)  # the mail server

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import attrs
 
@@ -52,6 +52,9 @@ class InstructionEvent(Claim, Event):
 
     task_name: str = attrs.field(metadata={IN_JSON: lambda value: isinstance(value, str)})
     is_foreign: bool = attrs.field(default=False, eq=False, repr=False)
+    if TYPE_CHECKING:
+        # Only claims of callbacks of the user's own may have none: nobody need check for it.
+        receipt: str | Any = None
 
     @classmethod
     def of(cls, task_name: str, member: str | Claim) -> "InstructionEvent":

@@ -20,7 +20,7 @@ P = TypeVar("P", contravariant=True)
 class Service(Protocol[P]):
     """Runs for as long as Planton runs; it is cancelled to end it, after the drain."""
 
-    async def __call__(self, planton: P, *, task_status: "trio.TaskStatus[None]") -> None:
+    async def __call__(self, planton: P, *, task_status: "trio.TaskStatus[Any]") -> None:
         """Call `task_status.started()` when ready, then serve until cancelled."""
 
 

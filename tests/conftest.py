@@ -166,6 +166,15 @@ def postgres_dsn(postgres_server: PostgresServer) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture
+def postgres_url(postgres_dsn: str) -> str:
+    """The URL of an empty database, as people write it."""
+    with psycopg.connect(postgres_dsn) as connection:
+        info = connection.info
+        host = info.host.replace("/", "%2F")
+        return f"postgresql://{info.user}@/{info.dbname}?host={host}&port={info.port}"
+
+
 @pytest.fixture(scope="session")
 def shared_dsn(postgres_server: PostgresServer) -> Iterator[str]:
     """The conninfo of a database for the tests that need no more than a schema of their own."""

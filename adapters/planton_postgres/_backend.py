@@ -1,11 +1,9 @@
 """PostgreSQL as a backend of storages."""
 
-import json
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from typing import TypeVar
 
 import attrs
 import psycopg
@@ -20,7 +18,6 @@ from planton.storage import (
     InstructionRecord,
     NewInstruction,
     Report,
-    Rule,
     Status,
     TaskStats,
     Watcher,
@@ -28,20 +25,16 @@ from planton.storage import (
     to_rows,
 )
 from planton_postgres import _operate, _schema, _wake
-from planton_postgres._claim import Bounds, Claim, Looked, to_datetime
-from planton_postgres._database import Connection, Database, Parameters, Rows, with_utf8
-from planton_postgres._errors import to_storage_error, translated
+from planton_postgres._database import Connection, Database, with_utf8
+from planton_postgres._errors import translated
+from planton_postgres._exchange import Exchanges
 from planton_postgres._fleet import Fleet
 from planton_postgres._query import Query
-from planton_postgres._reports import Found, by_kind, found_by, parameters_of
+from planton_postgres._reports import Found
 
 T = TypeVar("T")
-# Of more tasks it is first asked which have anything at all: mostly that is all.
-_FEW = 50
 # Seconds that `migrate` waits for a lock on the tables.
 LOCK_TIMEOUT = 5.0
-# Of errors of these classes another item of the batch may be the cause: each is sent by itself.
-_OF_AN_ITEM = ("22", "23", "40", "42", "54", "55", "P0", "PL", "XX")
 
 
 class PostgresBackend(Fleet):
@@ -60,19 +53,19 @@ class PostgresBackend(Fleet):
         super().__init__(database)
         self.database = database.name
         self.identity: Hashable = ("postgresql", database.conninfo)
-        self._keeps = keeps
         self._unlogged = unlogged
         self._listen_dsn = with_utf8(listen_dsn) if listen_dsn else database.conninfo
-        self._known: set[str] = set()
-        self._bounds: WeakKeyDictionary[Rule, Bounds] = WeakKeyDictionary()
-        self._described: WeakSet[Rule] = WeakSet()
+        self._exchanges = Exchanges(database, keeps=keeps)
 
     async def open(self) -> None:
-        self._known.clear()
+        self._exchanges.forget()
         await self._database.open()
 
     async def close(self) -> None:
         await self._database.close()
+
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        self._database.hurry(while_)
 
     async def migrate(self, lock_timeout: float = LOCK_TIMEOUT) -> int:
         change = partial(
@@ -98,204 +91,10 @@ class PostgresBackend(Fleet):
     def check_statement(self, task_name: str, sql: str) -> None:
         Query(task_name, sql).check()
 
-    # Claims and reports
-
     async def exchange(
         self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
     ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        if requests and requests[0].rule.statement is not None:
-            return [], [await self._claim_by_statement(requests[0])]
-        await self._introduce(requests)
-        begun = await self._begin(requests, looks=not reports)
-        claims = [each for each in begun if isinstance(each, Claim)]
-        found, answers = await self._commit(reports, claims)
-        rest = iter(answers)
-        return found, [each if isinstance(each, Claimed) else next(rest) for each in begun]
-
-    async def _claim_by_statement(self, request: ClaimRequest) -> Claimed | Exception:
-        """Claim for a task with a statement, in a commit of its own.
-
-        A cancellation takes effect while the statement runs: it is undone then.
-        """
-        await self._introduce([request])
-        (begun,) = await self._begin([request], looks=True)
-        if isinstance(begun, Claimed):
-            return begun
-
-        async def claim(connection: Connection) -> Claimed | Exception:
-            if request.rule not in self._described:
-                await Query(request.rule.task_name, request.rule.statement or "").describe(
-                    connection
-                )
-                self._described.add(request.rule)
-            _, (answer,) = await self._together(connection, [], [begun])
-            return answer
-
-        return await self._database.use_for_statement(claim)
-
-    async def _introduce(self, requests: Sequence[ClaimRequest]) -> None:
-        """Give tasks the row that is their lock, before their first claim."""
-        unknown = sorted({request.rule.task_name for request in requests} - self._known)
-        if unknown:
-            await self._database.rows("introduce", {"task_names": unknown})
-            self._known.update(unknown)
-
-    async def _begin(
-        self, requests: Sequence[ClaimRequest], *, looks: bool
-    ) -> list[Claim | Claimed]:
-        """Return a claim for each request, or its answer if a look says that nothing is there.
-
-        What is expected to find something is not looked at, nor what comes with reports: they may
-        free its slots. A cron task is, in any case: its kept time is needed.
-        """
-        wanted = [
-            place
-            for place, request in enumerate(requests)
-            if request.rule.cron is not None or (looks and not request.is_expected)
-        ]
-        looked = await self._look([requests[place] for place in wanted]) if wanted else []
-        by_place = dict(zip(wanted, looked, strict=True))
-        return [
-            await self._begun(request, by_place.get(place), looks=looks)
-            for place, request in enumerate(requests)
-        ]
-
-    async def _begun(
-        self, request: ClaimRequest, looked: Looked | None, *, looks: bool
-    ) -> Claim | Claimed:
-        bounds = self._bounds.setdefault(request.rule, Bounds())
-        claim = Claim(request, bounds, trio.current_time)
-        if looked is None:
-            return claim
-        is_new = request.rule.cron is not None and looked.kept is None
-        others = await self._kept_times(request.rule.task_name) if is_new else {}
-        fires = looked.reckoned(request.rule, request.limit, others)
-        if fires is not None:
-            kept = None if looked.kept is None else to_datetime(looked.kept)
-            claim.reckon(kept, fires)
-        answer = looked.answer(request, fires) if looks else None
-        return claim if answer is None else answer
-
-    async def _kept_times(self, task_name: str) -> dict[str, datetime]:
-        rows = await self._database.rows("kept_times", {"task_name": task_name})
-        return {key: to_datetime(at) for key, at in rows}
-
-    async def _look(self, requests: Sequence[ClaimRequest]) -> list[Looked]:
-        if len(requests) > _FEW and (busy := await self._busy(len(requests))) is not None:
-            few = [
-                request
-                for request in requests
-                if request.rule.task_name in busy or request.rule.cron is not None
-            ]
-            found = iter(await self._look_at(few))
-            asked = set(map(id, few))
-            return [
-                next(found) if id(request) in asked else Looked(request.rule.task_name)
-                for request in requests
-            ]
-        return await self._look_at(requests)
-
-    async def _busy(self, limit: int) -> set[str] | None:
-        """Return the tasks that have anything queued or active; None if they are too many."""
-        rows = await self._database.rows("busy", {"limit": limit})
-        return None if len(rows) > limit else {name for (name,) in rows}
-
-    async def _look_at(self, requests: Sequence[ClaimRequest]) -> list[Looked]:
-        if not requests:
-            return []
-        asked = [
-            {
-                "place": place,
-                "task_name": request.rule.task_name,
-                "key": request.rule.key,
-                "tags": request.rule.tags,
-                "cron": request.rule.cron and request.rule.cron.key,
-            }
-            for place, request in enumerate(requests)
-        ]
-        rows = await self._database.rows("look", {"asked": json.dumps(asked)})
-        return [Looked(*row[1:]) for row in sorted(rows)]
-
-    async def _commit(
-        self, reports: Sequence[Report], claims: Sequence[Claim]
-    ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        """Apply reports and claim in one commit; if that fails, each by itself."""
-        if not reports and not claims:
-            return [], []
-        try:
-            return await self._use(reports, claims)
-        except psycopg.Error as error:
-            if len(reports) + len(claims) == 1 or not _is_of_an_item(error):
-                raise to_storage_error(self.database, error) from error
-        found = [await self._alone([report], []) for report in reports]
-        answers = [await self._alone([], [claim]) for claim in claims]
-        return (
-            [one if isinstance(one, Exception) else one[0][0] for one in found],
-            [one if isinstance(one, Exception) else one[1][0] for one in answers],
-        )
-
-    async def _alone(self, reports: Sequence[Report], claims: Sequence[Claim]) -> Any:
-        try:
-            return await self._use(reports, claims)
-        except psycopg.Error as error:
-            return to_storage_error(self.database, error)
-
-    async def _use(
-        self, reports: Sequence[Report], claims: Sequence[Claim]
-    ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        """Apply reports and claim in one commit.
-
-        Raises:
-            psycopg.Error: The first error; all is undone.
-        """
-        failure: psycopg.Error | None = None
-
-        async def send(connection: Connection) -> tuple[list[Any], list[Any]] | None:
-            nonlocal failure
-            try:
-                return await self._together(connection, reports, claims)
-            except psycopg.Error as error:
-                failure = error
-                return None
-
-        done = await self._database.use(send)
-        if done is None:
-            assert failure is not None
-            raise failure
-        return done
-
-    async def _together(
-        self, connection: Connection, reports: Sequence[Report], claims: Sequence[Claim]
-    ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
-        kinds = by_kind(reports)
-        is_alone = len(claims) == 1 and not reports
-        statements: list[tuple[str, Parameters]] = [
-            *((kind[0].kind, parameters_of(kind, keeps=self._keeps)) for kind in kinds),
-            *(("claim", claim.parameters(is_alone=is_alone)) for claim in claims),
-        ]
-        rows = await self._database.together(connection, statements)
-        found: dict[Report, Found] = {}
-        for kind, changed in zip(kinds, rows, strict=False):
-            found.update(zip(kind, found_by(kind, changed), strict=True))
-        answers = [
-            await self._read(connection, claim, answer)
-            for claim, answer in zip(claims, rows[len(kinds) :], strict=True)
-        ]
-        return [found[report] for report in reports], answers
-
-    async def _read(self, connection: Connection, claim: Claim, rows: Rows) -> Claimed | Exception:
-        claimed = claim.read(rows)
-        if claimed is None:
-            # Somebody has deleted the row of the task: it gets it anew at its next attempt.
-            self._known.discard(claim.request.rule.task_name)
-            return Claimed(concurrency=claim.request.concurrency, outcome="locked")
-        if isinstance(claimed.error, psycopg.Error):
-            claimed.error = to_storage_error(self.database, claimed.error)
-        elif claimed.error is not None and not claimed.rows:
-            # The server's own words have the place of the error, which it forgets while it runs.
-            with translated(self.database):
-                await _query(claim.request.rule).describe(connection)
-        return claimed
+        return await self._exchanges.exchange(reports, requests)
 
     # Producers and operators
 
@@ -369,11 +168,3 @@ class PostgresBackend(Fleet):
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         await _wake.listen(self._database, self._listen_dsn, watcher, task_status)
-
-
-def _query(rule: Rule) -> Query:
-    return Query(rule.task_name, rule.statement or "")
-
-
-def _is_of_an_item(error: psycopg.Error) -> bool:
-    return (error.sqlstate or "").startswith(_OF_AN_ITEM)

@@ -3,7 +3,7 @@
 import json
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,10 @@ _MANY = 1000
 # Then they are passed over for that many times as long as it took, for a second at the most: what
 # was committed late in front of the bound waits no longer.
 _TIMES, _MOST_SECONDS = 20.0, 1.0
+# With more priorities than that it is cheaper to look at dead rows than to pass over them.
+_MOST_PASSED = 100
+_MOST = 2**31 - 1  # of the function's integers
+_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
 
 
 @attrs.define(eq=False)
@@ -26,7 +30,7 @@ class Bounds:
     Attributes:
         passed: By priority, the time and the id of the last row taken.
         until: When the queue is to be looked at from the front again.
-        mode: What is known of the user's statement: it reads, locks rows, or marks them.
+        mode: What is known of the user's statement; see planton_ask.
     """
 
     passed: dict[str, Any] = attrs.field(factory=dict)
@@ -60,8 +64,8 @@ class Claim:
         """Return the parameters of the statement `claim`."""
         rule, bounds, request = self.request.rule, self._bounds, self.request
         asked: dict[str, Any] = {
-            "limit": request.limit,
-            "concurrency": request.concurrency,
+            "limit": min(request.limit, _MOST),
+            "concurrency": min(request.concurrency, _MOST),
             "lease": rule.lease,
             "deliveries": rule.deliveries,
             "key": rule.key,
@@ -111,11 +115,24 @@ class Claim:
 
     def _learn(self, state: dict[str, Any]) -> None:
         bounds, now = self._bounds, self._clock()
-        bounds.passed = state["passed"]
+        bounds.passed = self._passed(state["passed"])
         bounds.mode = state["mode"] or bounds.mode
-        if not self._uses_bounds:
+        if len(bounds.passed) > _MOST_PASSED:
+            bounds.until = now
+        elif not self._uses_bounds:
             seconds = min(state["took"] * _TIMES, _MOST_SECONDS)
             bounds.until = now + seconds if state["walked"] > _MANY else now
+
+    def _passed(self, passed: dict[str, Any]) -> dict[str, Any]:
+        """Return what is passed over from now on.
+
+        A look from the front has left nothing at the higher priorities: what was passed there stays
+        so. Those below where it stopped are looked at from the front, too, when it is their turn.
+        """
+        if self._uses_bounds:
+            return passed
+        lowest = min(map(int, passed), default=-math.inf)
+        return {k: v for k, v in self._bounds.passed.items() if int(k) > lowest} | passed
 
     def _due_in(self, state: dict[str, Any]) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
@@ -127,7 +144,7 @@ class Claim:
             times.append(state["next_due"])
             if self._fires is not None:
                 times.append(self._fires.next_at.timestamp())
-        waits = [at - state["clock"] for at in times if at is not None and at > state["clock"]]
+        waits = [max(at - state["clock"], 0.0) for at in times if at is not None]
         if has_slots and self._uses_bounds:
             waits.append(max(self._bounds.until - self._clock(), 0.0))
         return min(waits, default=None)
@@ -152,7 +169,7 @@ class Looked:
     kept: float | None = None
     clock: float = 0.0
 
-    def reckoned(self, rule: Rule, limit: int, others: dict[str, datetime]) -> Fires | None:
+    def reckoned(self, rule: Rule, limit: int, others: Mapping[str, datetime]) -> Fires | None:
         """Return which times of a cron task fire; None for other tasks."""
         if rule.cron is None:
             return None
@@ -173,10 +190,11 @@ class Looked:
             times += [self.first_due, None if fires is None else self.kept]
         if any(at is not None and at <= self.clock for at in times):
             return None
-        wait = min((at - self.clock for at in times if at is not None), default=None)
+        waits = [at - self.clock for at in times if at is not None and at < _LAST]
+        wait = min(waits, default=None)
         return Claimed(active=self.active, concurrency=cap, due_in=wait)
 
 
 def to_datetime(seconds: float) -> datetime:
-    """Return a time of the server's clock."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """Return a time of the server's clock; the first or the last one for what is beyond."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)

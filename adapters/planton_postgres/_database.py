@@ -1,5 +1,6 @@
 """Transactions on a small pool: shielded once begun, with a time limit, errors translated."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString, TypeAlias, TypeVar
@@ -19,6 +20,8 @@ Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
 Rows: TypeAlias = list[tuple[Any, ...]]
 Parameters: TypeAlias = Mapping[str, Any]
 
+# A transaction has so many seconds once a run is over, and the same to be cancelled.
+HURRY = 0.5
 # Two transactions that wait for each other: one of them is undone by the server, and done again.
 # Likewise two that make the same row or table.
 _TRIES = 3
@@ -57,6 +60,8 @@ class Database:
         self.connect_timeout = connect_timeout
         self.sql = Statements()
         self._statement_timeout = statement_timeout
+        self._hurries: Callable[[], bool] = lambda: False
+        self._scopes: dict[trio.CancelScope, Connection | None] = {}
         self._pool = Pool(
             self.conninfo,
             size=pool_size,
@@ -89,29 +94,48 @@ class Database:
         """Close the connections. No checkpoint."""
         await self._pool.__aexit__(None, None, None)
 
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        """Give up what takes longer than `HURRY`, from now on and for as long as `while_()`."""
+        self._hurries = while_
+        for scope, connection in self._scopes.items():
+            scope.deadline = min(scope.deadline, trio.current_time() + HURRY)
+            self._set_limits(connection)
+
+    def _set_limits(self, connection: Connection | None) -> None:
+        """Set how long the server may take to end what was cancelled."""
+        if connection is not None:
+            kind = type(connection)
+            connection.cancel_limit = HURRY if self._hurries() else kind.cancel_limit
+            connection.settle_limit = HURRY if self._hurries() else kind.settle_limit
+
     @property
     def pids(self) -> set[int]:
         """The server's processes behind our connections; behind a pooler they are others."""
         return self._pool.pids
 
     async def use(
-        self, function: Callable[[Connection], Awaitable[T]], *, shield: bool = True
+        self,
+        function: Callable[[Connection], Awaitable[T]],
+        *,
+        shield: bool = True,
+        tries: int = _TRIES,
     ) -> T:
         """Await `function(connection)` and return its result; it commits what it does.
 
         A cancellation takes effect only as long as there is no connection: from then on the
         result is returned, and the cancellation strikes at the caller's next checkpoint, so that
         nothing is committed unheard. Without the shield it takes effect while a statement runs,
-        which is undone then; see `TrioConnection`.
+        which is undone then; see `TrioConnection`. A transaction that the server has undone because
+        of another one is tried again, `tries` times in all.
 
         Raises:
             StorageError: If there is no connection to be had, it takes too long, or fails.
         """
-        return await self._repeatedly(lambda: self._once(function, shield))
+        return await self._repeatedly(lambda: self._once(function, shield), tries)
 
-    async def _repeatedly(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _repeatedly(self, attempt: Callable[[], Awaitable[T]], tries: int = _TRIES) -> T:
         with translated(self.name):
-            for _ in range(_TRIES - 1):
+            for _ in range(tries - 1):
                 try:
                     return await attempt()
                 except _UNDONE:
@@ -138,26 +162,49 @@ class Database:
             self._statements.release()
 
     async def _once(self, function: Callable[[Connection], Awaitable[T]], shield: bool) -> T:
-        async with self._pool.connection() as connection:
-            with self._limited(self._statement_timeout, shield=shield):
+        async with self._connection() as connection:
+            with self._limited(self._statement_timeout, connection, shield=shield):
                 if not self._is_checked:
                     self.sql = Statements(await self._check(connection, self.name))
                     self._is_checked = True
-                return await function(connection)
+                try:
+                    return await function(connection)
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    # Of a primary that is one no more, or of a time when all was read-only: it
+                    # stays so, while a new connection may be one to the primary.
+                    await connection.close()
+                    raise
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection; the wait for it is shielded by nobody but a caller's own shield."""
+        with self._limited(math.inf):
+            async with self._pool.connection() as connection:
+                yield connection
 
     @contextmanager
-    def _limited(self, seconds: float, *, shield: bool) -> Iterator[None]:
-        """Run the block for as long as a transaction may take.
+    def _limited(
+        self, seconds: float, connection: Connection | None = None, *, shield: bool = False
+    ) -> Iterator[None]:
+        """Run the block for as long as a transaction may take, or a moment once in a hurry.
 
         Raises:
             StatementTimeout: If it takes longer; what it has begun was rolled back.
         """
-        with trio.move_on_after(seconds, shield=shield) as scope:
-            yield
+        self._set_limits(connection)
+        limit = HURRY if self._hurries() else seconds
+        with trio.move_on_after(limit, shield=shield) as scope:
+            self._scopes[scope] = connection
+            try:
+                yield
+            finally:
+                del self._scopes[scope]
         if scope.cancelled_caught:
-            raise StatementTimeout(
-                f"a transaction took longer than statement_timeout, {seconds:g} s"
-            )
+            if self._hurries():
+                problem = "was given up: the run is over, and nobody waits for it any more"
+            else:
+                problem = f"took longer than statement_timeout, {seconds:g} s"
+            raise StatementTimeout(f"a transaction {problem}")
 
     async def change_tables(
         self, function: Callable[[Connection], Awaitable[T]], *, patience: float = 0.0
@@ -170,8 +217,9 @@ class Database:
         """
 
         async def attempt() -> T:
-            async with self._pool.connection() as connection:
-                with self._limited(self._statement_timeout + patience, shield=True):
+            async with self._connection() as connection:
+                limit = self._statement_timeout + patience
+                with self._limited(limit, connection, shield=True):
                     async with connection.transaction():
                         return await function(connection)
 

@@ -76,11 +76,19 @@ def translated(database: str) -> Iterator[None]:
 
 def to_storage_error(database: str, error: psycopg.Error) -> StorageError:
     """Say what went wrong in the words of the server, and what can be done."""
-    problem = " ".join(str(_telling(error)).split()) or type(error).__name__
+    problem = " ".join(_words(_telling(error)).split()) or type(error).__name__
     remedy = _remedy(error)
     mapped = StorageError(database, f"{problem}: {remedy}" if remedy else problem)
     mapped.__cause__ = error
     return mapped
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says, without the statement of ours that it happened in."""
+    if not isinstance(error, psycopg.Error) or error.diag.message_primary is None:
+        return str(error)
+    said = (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
+    return "; ".join(part for part in said if part)
 
 
 def _telling(error: psycopg.Error) -> BaseException:

@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg
 
 from planton import InvalidArgumentError
 from planton.storage import InstructionRecord, TaskStats
+from planton_postgres._claim import to_datetime
 from planton_postgres._database import Connection, fetch
 from planton_postgres._statements import Statements
 
-_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
 _TABLE = "give the name of a table, as in SQL: user_account, app.user_account"
 
 
@@ -87,9 +87,7 @@ def to_stats(row: Sequence[Any]) -> TaskStats:
 
 def to_time(seconds: float | None) -> datetime | None:
     """Return a time; the first or the last one for what is beyond, as infinity is."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
+    return None if seconds is None else to_datetime(seconds)
 
 
 def _from_json(text: str | None) -> Any:

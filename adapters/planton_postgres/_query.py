@@ -78,7 +78,7 @@ class Query:
         """Return the error for what went wrong while it ran."""
         state, message = problem["sqlstate"], problem["message"]
         if state == "PLBAD":
-            return self._error(f"{message}: an instruction must name its work")
+            return self._error(message)
         details = [problem[name] for name in ("detail", "hint") if problem[name]]
         text = "; ".join([message, *details])
         if is_of_the_statement(state):

@@ -17,7 +17,7 @@ import trio
 
 from planton import StorageError
 from planton.storage import Watcher
-from planton_postgres._database import Connection, Database
+from planton_postgres._database import HURRY, Connection, Database
 from planton_postgres._driver import TrioConnection
 from planton_postgres._errors import name_of, translated
 
@@ -106,6 +106,7 @@ async def listen(
         connection = await TrioConnection.connect(
             conninfo, connect_timeout=database.connect_timeout
         )
+        connection.cancel_limit = HURRY  # it only listens: nothing is lost with it
         try:
             await _begin(database, connection, channel, name)
             watcher.is_live(is_live=True)

@@ -53,7 +53,8 @@ UNION ALL
 (SELECT task_name FROM running WHERE task_name IS NOT NULL LIMIT %(limit)s + 1);
 
 -- name: kept_times
-SELECT key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron WHERE task_name = %(task_name)s;
+SELECT task_name, key, extract(epoch FROM next_fire_at)::double precision FROM planton_cron
+WHERE task_name = ANY (%(task_names)s::text[]);
 
 -- name: heartbeat
 SELECT id, token, task_name FROM planton_heartbeat(%(ids)s, %(tokens)s);

@@ -45,6 +45,8 @@ class Runner(Protocol):
 
     async def close(self) -> None: ...
 
+    def hurry(self, while_: Callable[[], bool]) -> None: ...
+
     async def read(self, function: Work[T]) -> T: ...
 
     async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T: ...
@@ -81,6 +83,9 @@ class SQLiteBackend:
 
     async def close(self) -> None:
         await self._runner.close()
+
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        self._runner.hurry(while_)
 
     async def migrate(self) -> int:
         return await self._runner.write(lambda own: _schema.migrate(own, self.database))

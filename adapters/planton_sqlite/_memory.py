@@ -87,6 +87,9 @@ class Inline:
     async def close(self) -> None:
         """What it holds stays until it is garbage."""
 
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        """Nothing in it waits for another process."""
+
     def when_idle(self, work: Any, interval: float = 0.0) -> None:
         """There is no other process whose commits would have to be noticed."""
 

@@ -53,6 +53,7 @@ class Owner:
         self._file = file
         self._opened_file: tuple[int, int] | None = None
         self._give_up_at = math.inf
+        self._hurries: Callable[[], bool] = lambda: False
         self._jobs: deque[Job[Any]] = deque()
         self._lock = threading.Condition()
         self._is_closing = False
@@ -83,11 +84,15 @@ class Owner:
         """
         with self._lock:
             self._is_closing = True
-            self._give_up_at = time.monotonic() + _LAST_TURN
+            self.hurry(lambda: True)
             self._lock.notify()
         if self._thread is not None:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._thread.join, _CLOSED_WITHIN)
+
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        """Wait for other writers no longer than a moment more for as long as `while_()`."""
+        self._give_up_at, self._hurries = time.monotonic() + _LAST_TURN, while_
 
     def when_idle(self, work: "Callable[[Owner], None] | None", interval: float = 0.0) -> None:
         """Call `work` on the thread after each job, and every `interval` seconds without one."""
@@ -222,7 +227,7 @@ class Owner:
         return not is_busy
 
     def _transact_once(self, function: Work[T]) -> T:
-        patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"), lambda: self._give_up_at)
+        patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"), self._gives_up_at)
         try:
             result = function(self._connection)
             self._connection.execute("COMMIT")
@@ -231,6 +236,9 @@ class Owner:
                 self._connection.execute("ROLLBACK")
             raise
         return result
+
+    def _gives_up_at(self) -> float:
+        return self._give_up_at if self._hurries() else math.inf
 
     def _mapped(self, error: BaseException) -> BaseException:
         if not isinstance(error, sqlite3.Error):

@@ -60,10 +60,12 @@ def log_change(task_name: str, what: str, *arguments: object) -> None:
 
 
 def log_error(event: ErrorEvent) -> None:
-    """Log an error whatever was logged before; of Planton's own the words say it all."""
+    """Log an error whatever was logged before.
+
+    The words of Planton's own, which have those of their cause, say it all.
+    """
     text = describe(event.error)
-    is_own = isinstance(event.error, PlantonError) and event.error.__cause__ is None
-    is_brief = is_own and not logger.isEnabledFor(logging.DEBUG)
+    is_brief = isinstance(event.error, PlantonError) and not logger.isEnabledFor(logging.DEBUG)
     exc_info = None if is_brief else event.error
     logger.error("%s failed: %s", _where(event), text, exc_info=exc_info, extra=_extra(event))
 

@@ -1,6 +1,7 @@
 """`planton explain` and `planton stop`: what dispatchers say, and that they end."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -10,7 +11,8 @@ import trio
 from planton.cli._exits import STILL_RUNNING
 from planton.cli._output import Output, ago, since, span
 from planton.cli._status import living_first, place, plain
-from planton.storage import DispatcherRecord, TaskReport, TaskStats
+from planton.cli._verdict import MOST, Situation, verdict
+from planton.storage import DispatcherRecord, InstructionRecord, TaskReport, TaskStats
 
 _LOOK_EVERY = 0.25
 
@@ -21,32 +23,42 @@ async def explain_task(storage: Any, output: Output, task_name: str) -> None:
     dispatchers = {each.id: each for each in living_first(await storage.dispatchers())}
     by_dispatcher = {each.dispatcher_id: each for each in reports}
     told = [by_dispatcher[each] for each in dispatchers if each in by_dispatcher]
+    found = Situation(
+        stats=tasks[0] if tasks else None,
+        running=await storage.find(task_name=task_name, status="running", limit=MOST),
+        queued=await storage.find(task_name=task_name, status="queued", limit=MOST),
+        told=[(each, dispatchers[each.dispatcher_id]) for each in told],
+        dispatchers=list(dispatchers.values()),
+    )
+    failures = [
+        each
+        for status in ("failed", "dead")
+        for each in await storage.find(task_name=task_name, status=status, limit=MOST)
+    ]
     if output.is_json:
         by = {each.dispatcher_id: plain(dispatchers[each.dispatcher_id]) for each in told}
         data = [{**attrs.asdict(each), "dispatcher": by[each.dispatcher_id]} for each in told]
-        output.tell("", task_name=task_name, storage=tasks[0] if tasks else None, reports=data)
+        words = {"task_name": task_name, "verdict": verdict(found)}
+        output.tell("", **words, storage=found.stats, reports=data)
         return
-    for line in _explanation(tasks, [(each, dispatchers[each.dispatcher_id]) for each in told]):
+    for line in _explanation(found, failures):
         output.tell(line)
 
 
-def _explanation(
-    tasks: list[TaskStats], told: list[tuple[TaskReport, DispatcherRecord]]
-) -> Iterator[str]:
-    for task in tasks:
-        yield from _from_storage(task)
-    for report, dispatcher in told:
+def _explanation(found: Situation, failures: Sequence[InstructionRecord]) -> Iterator[str]:
+    yield verdict(found)
+    if found.stats is not None:
+        yield from _from_storage(found.stats)
+    for error, count in Counter(each.error for each in failures).most_common(3):
+        yield f"  {count} failed or dead: {error}"
+    for report, dispatcher in found.told:
         yield from _from_dispatcher(report, dispatcher)
-    if not told:
-        yield "no dispatcher that runs has this task"
 
 
 def _from_storage(task: TaskStats) -> Iterator[str]:
     """Tell what is the same for all dispatchers."""
     counts = ("queued", "running", "failed", "dead")
     yield "in the storage: " + ", ".join(f"{getattr(task, each)} {each}" for each in counts)
-    if task.paused:
-        yield "  paused: nothing is claimed until `planton resume`"
     if task.concurrency is not None:
         yield f"  concurrency {task.concurrency}, whatever the code says"
     if task.oldest_due_at is not None:

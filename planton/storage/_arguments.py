@@ -22,8 +22,8 @@ Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "dead"]
 
 MOST = 2**31 - 1  # of an integer column
 LONGEST = 1e9  # seconds, some thirty years; an interval holds not much more
-NAME_LENGTH = 500  # characters of a task's name or a tag
-INSTRUCTION_LENGTH = 2000  # characters; three indexes have it, and an index row has 8 kB at most
+NAME_LENGTH = 500  # bytes in UTF-8 of a task's name or a tag
+INSTRUCTION_LENGTH = 2000  # bytes; indexes have both, and a row of an index has 2,704 at most
 PAYLOAD_LENGTH = 16 * 1024 * 1024  # characters of JSON
 DEPTH = 200  # of JSON; Python's reader gives up at about a thousand levels
 DIGITS = 4300  # of a number in JSON; Python reads no longer integers unless told to
@@ -42,8 +42,9 @@ def to_text(
     """Return a non-empty str that every database can hold."""
     if not isinstance(value, str) or not value:
         raise InvalidArgumentError(argument, value, remedy)
-    if len(value) > longest:
-        raise InvalidArgumentError(argument, f"{value[:50]}…", f"give at most {longest} characters")
+    if len(value.encode(errors="replace")) > longest:
+        remedy = f"give at most {longest} bytes in UTF-8"
+        raise InvalidArgumentError(argument, f"{value[:50]}…", remedy)
     if "\0" in value or value.encode(errors="replace").decode() != value:
         remedy = "databases hold no NUL and no half characters (surrogates): leave them out"
         raise InvalidArgumentError(argument, value, remedy)

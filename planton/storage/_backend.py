@@ -10,7 +10,7 @@ Times that are stored or compared come from the database's clock. What fails is 
 raised from the driver's own error.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -239,6 +239,14 @@ class Backend(Registry, Protocol):
 
     async def close(self) -> None:
         """Finish what was begun and disconnect; shielded, returns soon."""
+
+    def hurry(self, while_: Callable[[], bool]) -> None:
+        """Give up what takes longer than a moment, from now on and for as long as `while_()`.
+
+        The run is over soon, and nobody waits any longer: a database that hangs must not keep it.
+        What is given up may have been committed all the same: its receipts are stale then, and its
+        claims come back when their leases end. `while_` may be called from any thread.
+        """
 
     async def migrate(self) -> int:
         """Bring the tables up to date; return how many migrations were applied.

@@ -133,6 +133,7 @@ class Base:
         Wakes its tasks when a slot of theirs frees up or something is queued for them, in this
         process and, with `wake_ups`, in any; keeps it among the `dispatchers`; prunes the history.
         """
+        self._backend.hurry(lambda: False)
         served = _wakeups.Served(planton, trio.lowlevel.current_trio_token())
         _wakeups.serve(self._backend.identity, served)
         self._served.append(served)
@@ -140,7 +141,8 @@ class Base:
             async with trio.open_nursery() as nursery:
                 if self._retention is not None:
                     nursery.start_soon(self._keep_pruning, planton)
-                await nursery.start(keep_registered, planton, self._backend)
+                nursery.start_soon(self._hurry_at_the_end, planton)
+                await nursery.start(keep_registered, planton, self._backend, self._tags_of)
                 if self._wants_wake_ups:
                     await nursery.start(self._keep_watching, planton, served, nursery)
                 task_status.started()
@@ -157,6 +159,12 @@ class Base:
         """Return the seconds that a task with nothing to do may rest; None while it is polled."""
         left = REST - trio.current_time() % REST
         return (left if left >= 1 else left + REST) if self._live else None
+
+    def _tags_of(self, task_name: str) -> Sequence[str] | None:
+        for schedule in self._schedules:
+            if (tags := schedule.tags_of(task_name)) is not None:
+                return tags
+        return None
 
     # What the schedules of tasks, and reports, go through
 
@@ -255,6 +263,13 @@ class Base:
             watcher.changed(None)  # they rested, because changes would wake them
             status.started()
             await trio.sleep(_restart_delay(failures))
+
+    async def _hurry_at_the_end(self, planton: "Planton") -> None:
+        """Let no database that hangs keep a run beyond its grace period, or after its drain."""
+        try:
+            await planton.wait_until_aborted()
+        finally:
+            self._backend.hurry(lambda: planton.is_running)
 
     async def _keep_pruning(self, planton: "Planton") -> None:
         """Delete what succeeded and is older than the retention, at the pace at which it grows."""

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import uuid
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -117,6 +117,7 @@ class Reporter:
 async def keep_registered(
     planton: "Planton",
     registry: Registry,
+    tags_of: Callable[[str], Sequence[str] | None],
     *,
     task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -124,8 +125,9 @@ async def keep_registered(
 
     What fails is reported and tried again, after longer and longer pauses: dispatching goes on.
     It is `started()` once it is registered, or that has failed, or takes more than a second.
+    `tags_of` knows which tags are offered for a task, if it has some of this storage.
     """
-    member = _Member(planton, registry, Started(task_status.started))
+    member = _Member(planton, registry, tags_of, Started(task_status.started))
     async with trio.open_nursery() as nursery:
         try:
             nursery.start_soon(member.be_ready_soon)
@@ -141,6 +143,7 @@ class _Member:
 
     planton: "Planton"
     registry: Registry
+    tags_of: Callable[[str], Sequence[str] | None]
     task_status: Started
     registration: Registration = attrs.field(factory=new_registration)
     reporter: Reporter = attrs.field(factory=Reporter)
@@ -188,14 +191,17 @@ class _Member:
         place = self.reporter.place
         statuses = self.planton.status(names[place : place + SLICE])
         chosen = self.reporter.choose(statuses, trio.current_time())
-        explain = self.planton.explain
-        reports = dict(_within_size((status, explain(status.name)) for status in chosen))
+        reports = dict(_within_size(map(self._report, chosen)))
         gone = self.reporter.gone(set(names))
         answer = await self.registry.beat(self.registration.id, len(names), reports, gone)
         told = [status for status in chosen if status.name in reports]
         self.reporter.note(told, gone, trio.current_time())
         self.reporter.turn(len(names))
         return answer
+
+    def _report(self, status: TaskStatus) -> tuple[str, str]:
+        decisions = self.planton.explain(status.name)
+        return status.name, TaskReport.to_text(status, decisions, self.tags_of(status.name))
 
     async def leave(self) -> None:
         try:
@@ -205,14 +211,11 @@ class _Member:
             return
 
 
-def _within_size(
-    reports: Iterator[tuple[TaskStatus, Sequence[str]]],
-) -> Iterator[tuple[str, str]]:
-    """Return the first reports as JSON, up to what one beat writes."""
+def _within_size(reports: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Return the first reports, by the name of the task, up to what one beat writes."""
     size = 0
-    for status, decisions in reports:
-        text = TaskReport.to_text(status, decisions)
-        yield status.name, text
+    for name, text in reports:
+        yield name, text
         size += len(text)
         if size > _BYTES:
             return

@@ -166,15 +166,20 @@ class TaskReport:
         reported_at: When, by the storage's clock.
         status: Where the task stands there; its times are by the storage's clock, too.
         decisions: Where it stood, then its last decisions in words, the newest last.
+        tags: The tags that the dispatcher offers there: what asks for others it does not claim.
+            None if it did not say.
     """
 
     dispatcher_id: str
     reported_at: datetime
     status: TaskStatus
     decisions: tuple[str, ...]
+    tags: tuple[str, ...] | None = None
 
     @staticmethod
-    def to_text(status: TaskStatus, decisions: Sequence[str]) -> str:
+    def to_text(
+        status: TaskStatus, decisions: Sequence[str], tags: Sequence[str] | None = None
+    ) -> str:
         """Return a report as JSON, its times as seconds from now: clocks may differ."""
         now = datetime.now(UTC)
         last, following = status.last_attempt_at, status.next_attempt_at
@@ -188,16 +193,19 @@ class TaskReport:
         # The first says where the task stands now.
         kept = [*decisions[:1], *decisions[1:][1 - _DECISIONS :]]
         values["decisions"] = [storable(each, _TEXT) for each in kept]
+        values["tags"] = tags
         return json.dumps(values)
 
     @classmethod
     def of(cls, dispatcher_id: str, task_name: str, reported_at: datetime, text: str) -> Self:
         """Read what `to_text` wrote, perhaps of a dispatcher of another version."""
         values: dict[str, Any] = json.loads(text)
+        tags = values.get("tags")
         return cls(
             dispatcher_id=dispatcher_id,
             reported_at=reported_at,
             decisions=tuple(values.pop("decisions")),
+            tags=None if tags is None else tuple(tags),
             status=_status_of(task_name, reported_at, values),
         )
 

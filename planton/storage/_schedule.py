@@ -73,6 +73,11 @@ class Schedule:
     def rules(self) -> Collection[str]:
         return self._terms.keys()
 
+    def tags_of(self, task_name: str) -> Sequence[str] | None:
+        """Return the tags that are offered for a task; None if it is none of these."""
+        terms = self._terms.get(task_name)
+        return None if terms is None else terms.rule.tags
+
     @property
     def wake_ups(self) -> Literal["live", "polling"]:
         """Whether a change of another process wakes the tasks, for `TaskStatus.wake_ups`."""

@@ -51,7 +51,7 @@ def test_interrupted_it_finishes_what_is_claimed_and_goes_on_when_started_again(
     command, wait_until
 ):
     """SIGINT drains, and says how to go on."""
-    process = command.start("demo", "--accounts", "2000")
+    process = command.start("demo", "--accounts", "600")
     wait_until(lambda: len(outbox(command)) > 20)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
@@ -59,13 +59,13 @@ def test_interrupted_it_finishes_what_is_claimed_and_goes_on_when_started_again(
 
     assert 130 == process.returncode
     assert "goes on where it stopped" in err
-    assert len(outbox(command)) == sent < 2000
+    assert len(outbox(command)) == sent < 600
     with sqlite3.connect(command.folder / "planton-demo.db") as connection:
         assert [(0,)] == connection.execute("SELECT count(*) FROM planton_active").fetchall()
     connection.close()
-    again = command("demo", "--accounts", "2000")
+    again = command("demo", "--accounts", "600")
 
-    assert (0, str(2000 - sent)) == (again.returncode, summary(again.stdout)["sent"])
+    assert (0, str(600 - sent)) == (again.returncode, summary(again.stdout)["sent"])
 
 
 def test_killed_it_delivers_again_what_was_claimed(command, wait_until):

@@ -240,8 +240,8 @@ def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):
     )
 
     expected = r"""
+    paused: nothing is claimed until `planton resume`
     in the storage: 1 queued, 0 running, 0 failed, 0 dead
-      paused: nothing is claimed until `planton resume`
       concurrency 2, whatever the code says
       the oldest has been due for 1 min
     one:7 (running), 2 h ago: overdue, 1 of 3 active, wake-ups polling
@@ -260,8 +260,9 @@ def test_explain_of_a_task_that_only_a_dispatcher_knows(here, tmp_path):
     enter(tmp_path, "one")
     told, data = here("explain", "resize"), json.loads(here("explain", "resize", "--json").stdout)
 
-    assert told.stdout.startswith("one:7 (running)")
+    assert "one:7 (running)" in told.stdout
     assert data["storage"] is None
+    assert "its attempts fail: OSError: down\n\x1b[31m" == data["verdict"]
     assert 0 == here("pause", "resize").exit_code
 
 

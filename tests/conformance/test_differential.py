@@ -341,7 +341,7 @@ OPERATIONS = {
 
 async def test_the_storage_in_memory_answers_as_the_model_does(request, autojump_clock):
     """Whatever is done in whatever order: claims in their order, what is active, due, found."""
-    for seed in range(GAMES or 40):
+    for seed in range(GAMES or 20):
         async with memory(request) as subject:
             await Game(subject, seed).play()
 

@@ -57,6 +57,10 @@ class Hanging(Broken):
         await trio.sleep_forever()
 
 
+def no_tags(task_name):
+    """No task of theirs is one of a storage."""
+
+
 def times(broken, name):
     return [time for called, time in broken.calls if called == name]
 
@@ -75,7 +79,7 @@ def broken(storage):
 def planton(broken, storage):
     async def serve(planton, *, task_status):
         task_status.started()
-        await keep_registered(planton, broken)
+        await keep_registered(planton, broken, no_tags)
 
     return Planton(tasks=[storage.queue_task("task", delay=3600)], services=[serve])
 
@@ -269,7 +273,8 @@ def test_very_many_tasks_are_looked_at_in_turn():
 def test_a_beat_has_a_size():
     """About 64 KiB; what is left comes with the next."""
     chosen = named(*map(str, range(1000)), last_error="x" * 10_000)
-    told = list(_within_size((each, ["y" * 300] * 20) for each in chosen))
+    reports = ((each.name, TaskReport.to_text(each, ["y" * 300] * 20)) for each in chosen)
+    told = list(_within_size(reports))
 
     assert 10 < len(told) < 30
     assert sum(len(text) for _, text in told) < 70_000
@@ -345,7 +350,7 @@ async def test_attempts_do_not_wait_for_a_registry_that_does_not_answer(storage,
         return []
 
     async def serve(planton, *, task_status):
-        await keep_registered(planton, registry, task_status=task_status)
+        await keep_registered(planton, registry, no_tags, task_status=task_status)
 
     tasks = [Task(name="task", schedule=schedule, cap="strict", delay=0.25)]
     planton = Planton(tasks=tasks, services=[serve])

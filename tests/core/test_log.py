@@ -45,6 +45,25 @@ def test_an_error_that_repeats_is_told_once_and_then_summed_up(caplog, clock):
     ] == said(caplog)
 
 
+@pytest.mark.parametrize(
+    ("kind", "level", "is_traced"),
+    (
+        (StorageError, logging.INFO, False),
+        (StorageError, logging.DEBUG, True),
+        (ValueError, logging.INFO, True),
+    ),
+)
+def test_an_error_of_plantons_own_is_one_line(caplog, clock, kind, level, is_traced):
+    """Also one with a cause, whose words it has; all of it at DEBUG."""
+    caplog.set_level(level, "planton")
+    event = error("no such table", kind=kind)
+    event.error.__cause__ = OSError("no such table")
+
+    ErrorLog().add(event)
+
+    assert is_traced == (caplog.records[0].exc_info is not None)
+
+
 def test_errors_of_many_tasks_that_differ_in_names_and_numbers_only_are_one(caplog, clock):
     """They have one cause."""
     log = ErrorLog()

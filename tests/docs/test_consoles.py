@@ -1,9 +1,11 @@
-"""What a page shows of a terminal is what a terminal shows."""
+"""What a page shows of a terminal is what a terminal shows; its programs are the examples."""
 
 import doctest
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,22 +16,31 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"^```python\n# (\w+\.py)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_EXCERPT = re.compile(r"^```python (\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_EXAMPLE = re.compile(r"\]\(\.\./examples/(\w+)/\)")
 PAGES = [page for page in sorted(ROOT.glob("docs/*.md")) if _CONSOLE.search(page.read_text())]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 END = "--- end of the output ---"
 # What only looks is looked at again until it shows what the page says: a dispatcher needs its time.
-LOOKS = ("planton status", "planton find", "planton explain", "cat ")
+LOOKS = ("planton status", "planton find", "planton explain", "cat ", "curl ")
+# `pip install` of a page finds all that it names installed already, and gets nothing.
+PIP = {
+    "PIP_NO_INDEX": "1",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_ROOT_USER_ACTION": "ignore",
+}
 
 
 class Shell:
     """A shell that is told one command after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._process = subprocess.Popen(
             ["bash"],
             cwd=folder,
-            env={**os.environ, "PATH": path, "NO_COLOR": "1"},
+            env={**os.environ, "PATH": path, "NO_COLOR": "1", **PIP, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -40,8 +51,8 @@ class Shell:
     def __call__(self, command: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # The exit code of the command is still there for the next one.
-        self._process.stdin.write(f"{command}\n__code=$?; echo '{END}'; (exit $__code)\n")
+        # The exit code of the command is still there for the next one; its last line may be open.
+        self._process.stdin.write(f"{command}\n__code=$?; echo; echo '{END}'; (exit $__code)\n")
         self._process.stdin.flush()
         return "".join(iter(self._process.stdout.readline, f"{END}\n"))
 
@@ -51,10 +62,26 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path):
-    shell = Shell(tmp_path)
+def shell(request, tmp_path):
+    """A shell in a folder with the files and the example programs of the page."""
+    page = request.param.read_text()
+    for name, content in _FILE.findall(page):
+        (tmp_path / name).write_text(content)
+    for name in _EXAMPLE.findall(page):
+        shutil.copytree(ROOT / "examples" / name, tmp_path / name)
+    environment = {}
+    if "DATABASE_URL" in page:
+        environment["DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    shell = Shell(tmp_path, **environment)
     yield shell
     shell.close()
+
+
+@pytest.fixture
+def port():
+    """One that is free, where pages say 8000."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
 
 
 def commands(page: str) -> list[tuple[str, str]]:
@@ -63,15 +90,31 @@ def commands(page: str) -> list[tuple[str, str]]:
     return [tuple(each.partition("\n")[::2]) for each in told.split("\n$ ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_consoles_of_a_page_are_true(page, shell, tmp_path):
-    """All commands, one after the other, in a folder with the files of the page."""
-    text = page.read_text()
-    for name, content in _FILE.findall(text):
-        (tmp_path / name).write_text(content)
-    for command, expected in commands(text):
+@pytest.mark.parametrize(
+    ("page", "shell"),
+    [(page, page) for page in PAGES],
+    ids=[page.stem for page in PAGES],
+    indirect=["shell"],
+)
+def test_the_consoles_of_a_page_are_true(page, shell, port):
+    """All commands, one after the other."""
+    for command, expected in commands(page.read_text().replace("8000", port)):
         deadline = time.monotonic() + 40 * command.startswith(LOOKS)
         expected = f"{expected.rstrip()}\n".lstrip("\n")
         while not doctest.OutputChecker().check_output(expected, got := shell(command), FLAGS):
             assert time.monotonic() < deadline, f"$ {command}\n{got}--- instead of\n{expected}"
             signal.sigtimedwait([], 0.2)
+
+
+EXCERPTS = [
+    (page.stem, name, excerpt)
+    for page in sorted(ROOT.glob("docs/*.md"))
+    for name, excerpt in _EXCERPT.findall(page.read_text())
+    if "/" in name  # a file of an example
+]
+
+
+@pytest.mark.parametrize(("page", "name", "excerpt"), EXCERPTS)
+def test_what_a_page_shows_of_an_example_is_in_it(page, name, excerpt):
+    """Line by line."""
+    assert f"\n{excerpt}" in (ROOT / "examples" / name).read_text()

@@ -20,15 +20,6 @@ Run: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 Query: TypeAlias = "Callable[..., list[tuple[object, ...]]]"
 
 
-@pytest.fixture
-def postgres_url(postgres_dsn: str) -> str:
-    """The URL of an empty database, as people write it."""
-    with psycopg.connect(postgres_dsn) as connection:
-        info = connection.info
-        host = info.host.replace("/", "%2F")
-        return f"postgresql://{info.user}@/{info.dbname}?host={host}&port={info.port}"
-
-
 @pytest.fixture(params=("sqlite", "postgres"))
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """What an example is given: the path of a SQLite database, or the URL of a PostgreSQL one."""

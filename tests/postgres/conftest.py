@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 
 
@@ -32,6 +35,76 @@ async def observer(schema_dsn: str) -> AsyncIterator[TrioConnection[Any]]:
     """Another connection, to look from outside."""
     async with await TrioConnection.connect(schema_dsn) as connection:
         yield connection
+
+
+@pytest.fixture
+async def storage(schema_dsn: str) -> AsyncIterator[PostgresStorage]:
+    """A storage on the test's schema, with its tables."""
+    async with PostgresStorage(schema_dsn, migrate=True) as storage:
+        yield storage
+
+
+@pytest.fixture
+async def other(storage: PostgresStorage) -> AsyncIterator[PostgresStorage]:
+    """A second one, as another process has it."""
+    async with PostgresStorage(storage.conninfo) as other:
+        yield other
+
+
+@pytest.fixture
+async def session(schema_dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A third connection, for a transaction of somebody's that stays open."""
+    async with await TrioConnection.connect(schema_dsn) as connection:
+        yield connection
+
+
+async def _rows(connection: Any, statement: str, parameters: Any = None) -> list[Any]:
+    cursor = await connection.execute(statement, parameters)
+    return await cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def rows() -> Any:
+    """`await rows(connection, statement, parameters)`: what a statement returns."""
+    return _rows
+
+
+@pytest.fixture
+def blocked(observer: TrioConnection[Any], schema_dsn: str) -> Any:
+    """`await blocked()`: wait until a statement of another session waits for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted"
+        " AND backend_type = 'client backend' AND datname = current_database()"
+    )
+
+    async def blocked(count: int = 1) -> None:
+        with trio.fail_after(20):
+            while (await _rows(observer, query))[0][0] < count:
+                await trio.sleep(0.005)
+
+    return blocked
+
+
+_DEFAULTS = {"limit": 100, "concurrency": 100, "lease": 60, "claimed_by": "me"}
+
+
+@pytest.fixture
+def ask(observer: TrioConnection[Any]) -> Any:
+    """`await ask(task, connection=…, **request)`: planton_claim itself; its rows and its state."""
+
+    async def ask(
+        task: str = "task", connection: Any = None, **request: Any
+    ) -> tuple[list[tuple[str, int, str]], Any]:
+        asked = {**_DEFAULTS, "token": secrets.randbits(63), **request}
+        found = await _rows(
+            connection or observer,
+            "SELECT kind, id, instruction, payload FROM planton_claim(%s, %s)",
+            [task, json.dumps(asked)],
+        )
+        *claimed, (kind, _, _, state) = found
+        return [row[:3] for row in claimed], json.loads(state) if kind == "state" else kind
+
+    return ask
 
 
 class Proxy:

@@ -10,7 +10,11 @@ import psycopg
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(page for page in DOCS.glob("*.md") if "DATABASE_URL" in page.read_text())
+PAGES = [
+    page
+    for page in sorted(DOCS.glob("*.md"))
+    if "DATABASE_URL" in (text := page.read_text()) and "```python\n" in text
+]
 
 
 @pytest.fixture

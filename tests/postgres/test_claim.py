@@ -9,7 +9,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, Planton, StorageError
+from planton import InstructionEvent, InvalidArgumentError, Planton, StorageError
 from planton.testing import EventCollector
 from planton.testing.conformance._base import attempt, claim, enqueue, names, request
 from planton_postgres import PostgresStorage
@@ -338,88 +338,6 @@ async def test_reports_get_through_while_claims_are_blocked(schema_dsn, storage,
     assert (claimed.receipt,) == done.applied
 
 
-# The user's statement
-
-
-@pytest.mark.parametrize(
-    ("sql", "problem"),
-    (
-        ("SELECT id FROM account", "lacks the parameter %(limit)s"),
-        ("SELECT id FROM account -- LIMIT %(limit)s", "lacks the parameter %(limit)s"),
-        ("SELECT '%(limit)s' FROM account", "lacks the parameter %(limit)s"),
-        ("SELECT id FROM account WHERE id > %(least)s LIMIT %(limit)s", "%(least)s"),
-        ("SELECT id FROM account WHERE 'a' LIKE 'a%' LIMIT %(limit)s", "write %% for"),
-        ("SELECT id FROM account LIMIT %s", "lacks the parameter %(limit)s"),
-        ("SELECT '\0' LIMIT %(limit)s", "has a NUL character"),
-        ("", "lacks"),
-    ),
-)
-async def test_sql_that_cannot_be_used_is_refused_when_the_task_is_made(schema_dsn, sql, problem):
-    """Without a connection; it names the task and the remedy."""
-    storage = PostgresStorage(schema_dsn)
-    with pytest.raises(InvalidQueryError, match="send") as caught:
-        storage.claim_task("send", sql=sql)
-
-    assert problem in str(caught.value)
-    storage.claim_task("send", sql="SELECT id FROM account WHERE 'a' LIKE 'a%%' LIMIT %(limit)s")
-
-
-@pytest.mark.parametrize(
-    ("sql", "problem"),
-    (
-        ("SELEC id FROM account LIMIT %(limit)s", "syntax error"),
-        ("SELECT id FROM acount LIMIT %(limit)s", 'relation "acount" does not exist'),
-        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s",
-         "it gives none (an UPDATE needs RETURNING)"),
-        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING id, id * 2 AS two",
-         "it gives id, two"),
-        ("UPDATE account SET sent_at = now() WHERE %(limit)s > 0 RETURNING id", "gave 9"),
-        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING NULL", "NULL"),
-        ("UPDATE account SET sent_at = now() WHERE id <= %(limit)s RETURNING id; SELECT 1",
-         "multiple commands"),
-    ),
-)  # fmt: skip
-async def test_a_statement_that_gives_nonsense_is_undone(storage, observer, sql, problem):
-    """Nothing is claimed, and the error says why."""
-    with pytest.raises(InvalidQueryError) as caught:
-        await claim(storage.claim_task("send", sql=sql, concurrency=2))
-
-    assert problem in str(caught.value)
-    assert [(0,)] == await rows(observer, "SELECT count(sent_at) FROM account")
-    assert [] == await storage.get_active_instructions("send")
-
-
-async def test_an_error_with_a_code_of_the_users_own_is_told(storage, observer):
-    """In the words that it has."""
-    await observer.execute(
-        "CREATE FUNCTION mine(n integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN"
-        " RAISE EXCEPTION 'out of stamps' USING ERRCODE = 'ZZ999'; END $$"
-    )
-    with pytest.raises(StorageError, match="out of stamps"):
-        await claim(storage.claim_task("send", sql="SELECT mine(%(limit)s)"))
-
-
-async def test_a_statement_that_claims_nothing_keeps_what_it_has_changed(storage, observer):
-    """It may mark rows that are not to be worked on."""
-    sql = """
-    WITH skipped AS (UPDATE account SET sent_at = now() WHERE id = 1 RETURNING id)
-    SELECT id FROM skipped WHERE false LIMIT %(limit)s
-    """
-
-    assert [] == await claim(storage.claim_task("send", sql=sql))
-    assert [(1,)] == await rows(observer, "SELECT count(sent_at) FROM account")
-
-
-async def test_active_instructions_are_text_even_if_there_are_none(storage):
-    """An empty list has a type, too."""
-    sql = """
-    SELECT id FROM account WHERE id <> ALL (%(active)s::bigint[]) ORDER BY id LIMIT %(limit)s
-    """
-    task = storage.claim_task("send", sql=sql, concurrency=4)
-
-    assert [["1", "2"], ["3", "4"]] == [names(await claim(task, 2)) for _ in range(2)]
-
-
 # Very many tasks at once
 
 
@@ -482,49 +400,7 @@ async def test_other_tasks_do_not_hide_those_that_are_asked_for(schema_dsn, stor
     assert ["task 3"] == [name for name, answer in answers.items() if answer.claims]
 
 
-# Rows that a plain SELECT finds and that are not to be claimed
-
-
 SELECT_SQL = "SELECT id FROM account ORDER BY id LIMIT %(limit)s"
-
-
-async def fail_all(storage, claims):
-    await storage.fail([str(each.receipt) for each in claims], "broken")
-
-
-async def test_rows_behind_those_that_failed_are_reached(storage):
-    """However much room there is: those in front take none of it."""
-    task = storage.claim_task("send", sql=SELECT_SQL, concurrency=3)
-    await fail_all(storage, await claim(task, 2))
-
-    assert ["3", "4", "5"] == names(await claim(task))
-
-
-async def test_rows_that_failed_and_have_gone_take_nobodys_place(storage, observer):
-    """They are in the history only: all that the first look finds is claimed."""
-    task = storage.claim_task("send", sql=SELECT_SQL, concurrency=3)
-    await fail_all(storage, await claim(task, 2))
-    await observer.execute("DELETE FROM account WHERE id <= 2")
-
-    assert ["3", "4", "5"] == names(await claim(task))
-
-
-async def test_a_row_that_failed_and_is_marked_anew_is_claimed(storage, observer):
-    """An UPDATE finds only what its user wants to be done."""
-    task = storage.claim_task("send", sql=CLAIM_SQL)
-    await fail_all(storage, await claim(task))
-    await observer.execute("UPDATE account SET sent_at = NULL")
-
-    assert ["1"] == names(await claim(task))
-
-
-async def test_rows_that_failed_come_back_where_no_history_is_kept(schema_dsn, storage):
-    """Nobody knows of them any more."""
-    async with PostgresStorage(schema_dsn, retention=0) as forgetful:
-        task = forgetful.claim_task("send", sql=SELECT_SQL)
-        await fail_all(forgetful, await claim(task))
-
-        assert ["1"] == names(await claim(task))
 
 
 # Reports

@@ -194,3 +194,21 @@ async def test_a_shared_time_is_remembered_until_each_version_is_past_it(
 
     assert [5, 10, 15] == [time.minute for time in ahead]
     assert ([("12:10",), ("12:15",)], [], []) == (behind, late, after)
+
+
+async def test_a_time_of_two_versions_fires_once_though_its_work_has_ended(
+    clock_dsn, set_clock, observer
+):
+    """Between the dispatchers of the one and those of the other."""
+    await set_clock(START)
+    async with dispatchers(clock_dsn, OLD, NEW) as tasks:
+        await fired(tasks)
+        seen = []
+        for minute in (21, 41):
+            await set_clock(START.replace(minute=minute))
+            for task in tasks:
+                seen += await fired([task])
+                await observer.execute("DELETE FROM planton_active")
+
+    assert sorted(set(seen)) == sorted(seen)
+    assert {20, 40} <= {time.minute for time in seen}

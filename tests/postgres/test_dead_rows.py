@@ -282,3 +282,43 @@ def test_all_is_looked_at_again_the_sooner_the_cheaper_it_is(walked, took, secon
     if seconds:
         assert math.isclose(seconds / 2, learnt(bounds, now=seconds / 2).due_in)
     assert learnt(bounds, now=seconds).due_in is None
+
+
+@pytest.mark.parametrize(
+    ("passed", "kept"),
+    (
+        ({}, {"5", "3", "1"}),
+        ({"3": ["2026-01-02", 9]}, {"5", "3"}),
+        ({"7": ["2026-01-02", 9]}, {"7"}),
+    ),
+)
+def test_a_look_from_the_front_keeps_what_it_has_left_empty(passed, kept):
+    """The dead rows there are still in the way; but nothing below where it stopped: it was not."""
+    bounds = Bounds()
+    learnt(bounds, walked=2000, took=1.0, passed={n: ["2026-01-01", 7] for n in ("5", "3", "1")})
+    learnt(bounds, now=5.0, walked=2000, took=1.0, passed=passed)
+
+    assert kept == set(bounds.passed)
+    assert all(bounds.passed[level] == last for level, last in passed.items())
+
+
+def test_very_many_priorities_are_not_passed_over():
+    """Each of them is looked at by itself: the dead rows are cheaper."""
+    bounds = Bounds()
+    learnt(bounds, walked=2000, took=1.0, passed={str(n): ["2026-01-01", 7] for n in range(101)})
+
+    assert 0.0 == bounds.until
+
+
+def test_priorities_that_were_emptied_are_passed_over(database, holder):
+    """They are above those where there is something, and every claim would read past them."""
+    database.execute(FILL, [9000])
+    bounds = Bounds()
+    for _ in range(15):
+        found, _ = claimed(database, bounds, 500)
+        database.execute(END, (found,))
+    bounds.until = math.inf
+    bounded = pages(database, bounds)
+
+    assert {"2", "1", "0"} == set(bounds.passed)
+    assert bounded < pages(database, Bounds())

@@ -1,6 +1,6 @@
 """A way that hangs, a server that never answers, a full pool: errors and back-off, no silence."""
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -17,6 +17,7 @@ from planton import (
 )
 from planton.testing import EventCollector
 from planton.testing.conformance._base import claim, enqueue
+from planton_executor import Executor
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
 
@@ -95,6 +96,56 @@ async def test_a_way_that_hangs_is_an_error_and_back_off_and_dispatch_goes_on_af
             await until(lambda: instructions(seen) == ["1", "a"])
 
     assert found.ok, "a new start would not mend the way"
+
+
+@pytest.mark.parametrize("is_kept_open", (False, True))
+async def test_a_way_that_hangs_does_not_keep_a_run_beyond_its_grace(
+    storage, proxy, observer, is_kept_open
+):
+    """Nor handlers with ends to store; who keeps the storage open finds it as patient as before."""
+    async with AsyncExitStack() as stack:
+        hung = PostgresStorage(proxy.dsn)
+        if is_kept_open:
+            await stack.enter_async_context(hung)
+        executor = Executor(hung, concurrency=3)
+        executor.handler("task")(at_once)
+        task = hung.queue_task("task", concurrency=3, delay=0.05)
+        planton = Planton(tasks=[task], storages=[hung], consumers=[executor], grace=2)
+        async with planton:
+            await enqueue(storage, "task", "a")
+            await until(lambda: planton.status()[0].last_attempt_at)
+            proxy.block()
+            await observer.execute(INSERT, ("task", "b"))
+            await trio.sleep(0.3)
+            began = trio.current_time()
+        took = trio.current_time() - began
+        proxy.unblock()
+
+        assert took < 4
+        if is_kept_open:
+            assert await hung.enqueue("task", "c")
+
+
+async def at_once(_):
+    """Does nothing."""
+
+
+async def test_what_was_read_only_for_a_time_is_written_to_again(storage, observer):
+    """As after a failover to what was a replica: connections that were made then stay so."""
+    name = (await (await observer.execute("SELECT current_database()")).fetchall())[0][0]
+    task = storage.queue_task("task", delay=0.05)
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    async with running(storage, task) as (_, seen):
+        await observer.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await observer.execute(others)
+        await observer.execute(INSERT, ("task", "a"))
+        await until(lambda: any("read-only" in str(error) for error in seen.errors))
+        await observer.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+
+        await until(lambda: instructions(seen) == ["a"])
 
 
 async def test_a_server_that_never_answers_is_a_clear_error_at_the_start(schema_dsn, silent_port):

@@ -140,6 +140,52 @@ def test_a_claim_reads_what_it_takes(backlog, limit, options):
     assert found[1] < PLENTY or is_in_vain
 
 
+def test_a_claim_counts_what_is_active_of_its_own_task_above_its_bound(backlog):
+    """Neither what is active of others, nor what is below: there are indexes that have all."""
+    with backlog.transaction(force_rollback=True):
+        backlog.execute("DELETE FROM planton_active WHERE task_name <> 'task 1'")
+        backlog.execute("UPDATE planton_active SET task_name = 'rows'")
+        backlog.execute(ACTIVE.replace("'task ' || n % 100, n", "'rows', 'more ' || n"))
+        backlog.execute("DELETE FROM planton_active WHERE instruction LIKE 'more %'")
+        query = "UPDATE planton_task SET ids_from = (SELECT last_value FROM planton_claim_id)"
+        backlog.execute(f"{query} WHERE task_name = 'rows'")
+        before = walked(backlog)
+        backlog.execute(SQL["claim"], claim_of(1, "rows", statement="SELECT 1 WHERE %(limit)s < 0"))
+
+        assert walked(backlog) - before < 500
+
+
+def walked(connection):
+    """How many entries of the indexes of planton_active this transaction has read so far."""
+    query = """
+    SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid)) FROM pg_index
+    WHERE indrelid = 'planton_active'::regclass
+    """
+    return connection.execute(query).fetchone()[0]
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_report_looks_its_receipts_up_by_their_index(backlog, kind):
+    """The other one has ids, too, after the tasks: all of it would be read."""
+    receipts = [id for (id,) in backlog.execute("SELECT id FROM planton_active LIMIT 50")]
+    with backlog.transaction(force_rollback=True):
+        before = walked(backlog)
+        backlog.execute(SQL[kind], reports(receipts, REPORTS[kind]))
+
+        assert walked(backlog) - before <= 150
+
+
+def test_reports_search_no_list_for_each_row(backlog):
+    """As a nested loop does that was planned while the tables were empty."""
+    query = """
+    SELECT proname FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+    AND 'enable_nestloop=off' = ANY (proconfig)
+    """
+    joining = {f"planton_{kind}" for kind in REPORTS} - {"planton_give_back"}
+
+    assert joining <= {name for (name,) in backlog.execute(query)}
+
+
 def test_a_look_reads_a_few_pages(backlog):
     """It is made again and again, mostly in vain."""
     _, pages, read = [explain(backlog, "look", {"asked": ASKED}) for _ in range(2)][1]

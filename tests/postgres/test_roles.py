@@ -68,6 +68,7 @@ async def test_a_consumer_does_all_but_migrate(roles, owner):
         await storage.resume("q")
         await storage.set_concurrency("q", 20)
         claims = await claim(storage.queue_task("q", concurrency=20))
+        await claim(storage.cron_task("c", "* * * * *"))
         for end, one in zip(ends, claims, strict=False):
             await end(one.receipt)
         await storage.prune(status="succeeded")
@@ -163,3 +164,16 @@ async def test_many_migrate_an_empty_database_at_once(schema_dsn):
 
     assert [0, 0, 0, 0] == sorted(applied)[:4]
     assert sorted(applied)[4] >= 1
+
+
+async def test_nobody_may_claim_who_was_not_granted_it(owner, roles, observer):
+    """The function runs any statement: a role that may only enqueue, or nothing, cannot call it."""
+    query = """
+    SELECT has_function_privilege(%s, 'planton_claim(text, jsonb)', 'EXECUTE'),
+           (SELECT prosecdef FROM pg_proc WHERE oid = 'planton_claim(text, jsonb)'::regprocedure)
+    """
+    for role in ("app_producer", "app_viewer"):
+        name = psycopg.conninfo.conninfo_to_dict(roles[role])["user"]
+        found = await (await observer.execute(query, [name])).fetchone()
+
+        assert (False, False) == found

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import trio
 
-from planton import InvalidQueryError, StorageError
+from planton import StorageError
 from planton.testing.conformance._base import claim, enqueue, names, receipts, request
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
@@ -294,52 +294,6 @@ async def test_an_instruction_that_is_active_twice_is_loud(storage, observer):
         await claim(storage.queue_task("task"))
 
     assert ["queued"] == [found.status for found in await storage.find()]
-
-
-# The user's statement
-
-
-@pytest.mark.parametrize("value", ("on", "off"))
-async def test_a_statement_is_planned_as_its_user_has_set_it(schema_dsn, observer, value):
-    """What our own statements are planned with does not reach it."""
-    dsn = schema_dsn.replace("options=", f"options='-c enable_seqscan={value} ", 1) + "'"
-    async with PostgresStorage(dsn) as storage:
-        await storage.migrate()
-        sql = "SELECT current_setting('enable_seqscan') WHERE %(limit)s > 0"
-
-        assert [value] == names(await claim(storage.claim_task("task", sql=sql)))
-
-
-@pytest.mark.parametrize(
-    "sql",
-    (
-        "SELECT id FROM job ORDER BY id LIMIT %(limit)s -- the first",
-        "SELECT id FROM job ORDER BY id LIMIT %(limit)s;",
-        "SELECT id AS instruction FROM job ORDER BY 1 LIMIT %(limit)s",
-        "WITH taken AS (DELETE FROM job WHERE id = ANY (ARRAY(SELECT id FROM job ORDER BY id"
-        " LIMIT %(limit)s)) RETURNING id) SELECT id FROM taken",
-        "SELECT id FROM job ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
-        "TABLE job ORDER BY id LIMIT %(limit)s",
-    ),
-)
-async def test_any_statement_of_one_column_can_be_used(storage, observer, sql):
-    """With a comment, a semicolon, another name, a change within."""
-    await observer.execute("CREATE TABLE job AS SELECT generate_series(1, 3) AS id")
-    task = storage.claim_task("task", sql=sql, concurrency=3)
-
-    assert [["1"], ["2"]] == [names(await claim(task, 1)) for _ in range(2)]
-
-
-async def test_a_statement_cannot_end_the_transaction_of_its_claim(storage, observer):
-    """Not even within a procedure."""
-    await observer.execute(
-        "CREATE FUNCTION sly(n integer) RETURNS integer LANGUAGE plpgsql AS"
-        " $$ BEGIN COMMIT; RETURN n; END $$"
-    )
-    with pytest.raises(InvalidQueryError, match="invalid transaction termination"):
-        await claim(storage.claim_task("task", sql="SELECT sly(%(limit)s)"))
-
-    assert [] == await storage.get_active_instructions("task")
 
 
 async def test_very_many_tasks_that_are_all_busy_are_claimed_for(storage):

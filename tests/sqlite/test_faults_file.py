@@ -12,6 +12,7 @@ import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, StorageError
 from planton.testing import EventCollector
+from planton_executor import Executor
 from planton_sqlite import SQLiteStorage
 from planton_sqlite._owner import Owner
 
@@ -129,6 +130,28 @@ async def test_a_connection_that_cannot_be_opened_again_is_told(path, monkeypatc
         with pytest.raises(StorageError, match="permissions"):
             await owner.write(lambda own: own.execute("DELETE FROM user_account"))
     await owner.close()
+
+
+async def test_a_file_that_is_locked_does_not_keep_a_run_beyond_its_grace(storage, path):
+    """Nor handlers with ends to store; then the storage is as patient as before."""
+    executor = Executor(storage, concurrency=3)
+    executor.handler("task")(at_once)
+    task = storage.queue_task("task", concurrency=3, delay=0.05)
+    await storage.enqueue("task", "a")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        async with Planton(tasks=[task], storages=[storage], consumers=[executor], grace=1):
+            await trio.sleep(0.1)
+            other.execute("BEGIN IMMEDIATE")
+            await trio.sleep(0.1)
+            began = trio.current_time()
+        took = trio.current_time() - began
+
+    assert took < 3
+    assert await storage.enqueue("task", "b")
+
+
+async def at_once(_):
+    """Does nothing."""
 
 
 async def test_closing_does_not_wait_for_a_lock(storage, path):

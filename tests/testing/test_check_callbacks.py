@@ -1,7 +1,7 @@
 """`check_callbacks` finds what callbacks promise: on good ones, and on good ones made bad."""
 
 import sqlite3
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 
 import attrs
 import pytest
@@ -9,6 +9,7 @@ import trio
 
 from planton import Batch, InvalidArgumentError, Task, UnexpectedInstructionsError
 from planton.testing import MemoryStorage, check_callbacks
+from planton_sqlite import file_lock
 
 SCHEMA = """
     CREATE TABLE user_account (id INTEGER PRIMARY KEY, email_sent_at TEXT, claimed_until REAL);
@@ -249,6 +250,119 @@ async def test_good_callbacks_made_bad_are_found(tmp_path, mutation, broken, evi
     assert finding.remedy
     with pytest.raises(AssertionError, match=f"(?s)not kept: {broken}\n.*Remedy: "):
         report.raise_for(broken)
+
+
+class Locked(Npm):
+    """The example with a lock: what is claimed is recorded as active before the lock is left."""
+
+    deliver = None
+    make_lock = staticmethod(file_lock)
+
+    @contextmanager
+    def dispatcher(self):
+        with super().dispatcher() as task:
+            yield attrs.evolve(task, lock=self.make_lock(f"{self.path}.lock"))
+
+    def schedule(self, connection, request):
+        claimed = super().schedule(connection, request)
+        for name in claimed:
+            connection.execute("INSERT INTO maintenance_task_execution VALUES (?, NULL)", [name])
+        return claimed
+
+
+class RecordsWhenTheLockIsLeft(Locked):
+    deliver = Npm.deliver
+    schedule = Npm.schedule
+
+
+class LetsAllIn(Locked):
+    make_lock = staticmethod(lambda path: lambda name: nullcontext())
+
+
+class WaitsForItsTurn(Locked):
+    """With an async lock, that yields what claims are made with."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.turn = trio.Lock()
+
+    def make_lock(self, path):
+        @asynccontextmanager
+        async def lock(task_name):
+            async with self.turn:
+                yield self.connection
+
+        return lock
+
+    def schedule(self, connection, request):
+        return super().schedule(request.context, request)
+
+
+class LeftInVain(WaitsForItsTurn):
+    """What is claimed in a lock that was lost is not dispatched."""
+
+    def make_lock(self, path):
+        @contextmanager
+        def lock(task_name):
+            yield self.connection
+            raise ConnectionError("the lock was lost")
+
+        return lock
+
+
+@pytest.mark.parametrize("kind", (Locked, WaitsForItsTurn))
+async def test_a_lock_keeps_the_cap_of_the_example(tmp_path, kind):
+    """One that turns others away as well as one that lets them wait."""
+    report = await check(kind(tmp_path / "app.db"))
+
+    report.raise_for("cap", "once", "limit", "shown", "ended")
+    assert "4 dispatchers asked for the lock before any of them" in report["cap"].evidence
+
+
+@pytest.mark.parametrize(
+    ("mutation", "evidence"),
+    (
+        (RecordsWhenTheLockIsLeft, "had claimed and not yet delivered"),
+        (LetsAllIn, "counted before any of them claimed: 4 active"),
+    ),
+)
+async def test_a_lock_that_is_none_is_found(tmp_path, mutation, evidence):
+    """Also if what was claimed is recorded only when the lock is left."""
+    report = await check(mutation(tmp_path / "app.db"))
+
+    assert "broken" == report["cap"].outcome
+    assert evidence in report["cap"].evidence
+
+
+async def test_nothing_is_dispatched_under_a_lock_that_is_always_lost(tmp_path):
+    """Its error is that of the first attempt."""
+    with pytest.raises(ConnectionError, match="the lock was lost"):
+        await check(LeftInVain(tmp_path / "app.db"))
+
+
+async def test_a_lock_is_left_with_the_error_of_what_is_in_it(tmp_path):
+    """So that a transaction is rolled back; in a worker thread, if it is not async."""
+    raised = []
+
+    class Fails(Locked):
+        def make_lock(self, path):
+            @contextmanager
+            def lock(task_name):
+                try:
+                    yield True
+                except ZeroDivisionError as error:
+                    raised.append(error)
+                    raise
+
+            return lock
+
+        def schedule(self, connection, request):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        await check(Fails(tmp_path / "app.db"))
+
+    assert [caught.value] == raised
 
 
 class Memory:

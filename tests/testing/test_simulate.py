@@ -17,10 +17,10 @@ from planton.testing.simulation._ledger import Ledger
 from planton.testing.simulation._many import main
 from planton.testing.simulation._world import FAULTS
 
-SEEDS = 60
+SEEDS = (17, 24, 16, 20, 19, 5, *range(60))  # first those that find what is rare
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**64))
 def test_a_fleet_keeps_its_word_whatever_goes_wrong(seed):
     """Cap, leases, receipts, progress, wake-ups, grace."""
@@ -31,7 +31,7 @@ def test_a_fleet_keeps_its_word_whatever_goes_wrong(seed):
 
 def test_every_kind_of_fault_strikes():
     """Within a few seeds, and nothing is broken."""
-    counts = [simulate(seed).counts for seed in range(20)]
+    counts = [simulate(seed).counts for seed in range(12)]
 
     assert {*FAULTS, "claims", "deliveries", "ends", "stale"} == set().union(*counts)
 
@@ -223,7 +223,7 @@ def as_option(mutation):
 def test_what_is_broken_is_found(mutation, violation, quiet):
     """Each promise can fail, within a few seeds."""
     found = []
-    for seed in range(SEEDS):
+    for seed in SEEDS:
         try:
             simulate(seed, **as_option(mutation))
         except SimulationError as error:
@@ -271,7 +271,7 @@ async def test_a_late_write_is_seen_whatever_it_writes(write):
 def test_every_fault_finds_what_is_not_found_without_it(fault, mutation, quiet):
     """With it alone a seed breaks that passes with none."""
     assert fault in FAULTS
-    for seed in range(SEEDS):
+    for seed in SEEDS:
         try:
             simulate(seed, faults=(), **as_option(mutation))
         except SimulationError:
@@ -298,8 +298,8 @@ def test_what_cannot_be_used_is_refused(seed, options, argument):
 
 def test_the_command_runs_many_seeds_in_several_processes(capsys):
     """And counts what happened."""
-    assert 0 == main(["simulate", "--seeds", "21", "--processes", "2"])
-    assert "21 seeds, 0 broken" in capsys.readouterr().out
+    assert 0 == main(["simulate", "--seeds", "9", "--processes", "2"])
+    assert "9 seeds, 0 broken" in capsys.readouterr().out
 
 
 def test_the_command_shows_what_is_broken(capsys, monkeypatch):

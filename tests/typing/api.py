@@ -94,6 +94,8 @@ planton = Planton(
 @planton.on(InstructionEvent)
 async def deliver(event: InstructionEvent) -> None:
     assert_type(event.instruction, str)
+    receipt: str = event.receipt  # need not be checked for None
+    assert receipt
 
 
 def listen(event: ErrorEvent) -> None:

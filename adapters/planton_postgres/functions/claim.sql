@@ -1,10 +1,9 @@
 -- The strict claim: counts what is active and claims under the cap, exactly, over the whole fleet. The
--- steps have the names of those of the class Claim in planton_sqlite/_claim.py. Active is what has a
--- row in planton_active, also when its lease is over: the cap is one over rows.
+-- steps have the names and the order of the class Claim in planton_sqlite/_claim.py.
 --
 -- VOLATILE, so that each statement sees what was committed before *it* began: the count begins when
 -- the lock is held, and nobody else can claim any more. SECURITY INVOKER, for ever: it runs the
--- user's own statement. Nothing in it waits for another transaction for long, but for that statement.
+-- user's own statement. Nothing in it waits for another transaction, but for that statement.
 CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
 RETURNS TABLE (
     kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision
@@ -19,34 +18,42 @@ DECLARE
     held integer;                   -- how many there will be at the end, expired ones included
     names text[];                   -- the instructions that are active, rescued ones included
     first_expiry timestamptz;
-    ids_from bigint;                -- no active row of the task has a lower id: see planton_draw
-    lowest bigint;                  -- the same, learnt now: what this claim draws is not below it
+    ids_from bigint;                -- no active row of the task has a lower id, now or later
+    lowest bigint;                  -- that of the active row with the lowest
+    next_id bigint;                 -- the id that the next claim would have
     clock timestamptz;              -- read after the count, so later than every end not counted
+    recorded_at timestamptz;
     room integer;
     claimed integer := 0;
     count integer;
     level integer := NULL;          -- the priority that is looked at
-    level_before integer;
-    bound_run_at timestamptz;
-    bound_id bigint;
+    levels integer := 0;            -- how many there were
     passed jsonb;                   -- by priority: (run_at, id) of the last row taken there
+    places tid[];
+    due tid[] := '{}';              -- the places of the rows that are taken; they are locked
+    last_run_at timestamptz;
+    last_id bigint;
+    next_due timestamptz;
     began timestamptz;
     took interval;
     walked bigint;                  -- how many index entries it read, dead rows included
-    due tid[] := '{}';
-    at_level tid[];
-    next_due timestamptz;
     given text[] := '{}';
-    problem jsonb;
     mode text;
+    problem jsonb;
     seqscan text := current_setting('enable_seqscan');
     bitmapscan text := current_setting('enable_bitmapscan');
+    plan_cache_mode text := current_setting('plan_cache_mode');
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'planton_claim needs READ COMMITTED, not %',
             current_setting('transaction_isolation') USING ERRCODE = 'active_sql_transaction';
     END IF;
-    SELECT * INTO asked FROM jsonb_to_record(request) AS asked (
+    -- Keys that are not known are ignored, and each that may be missing has a default: clients and
+    -- this function are deployed one after the other.
+    SELECT * INTO asked FROM jsonb_to_record(
+        '{"key": "%", "tags": [], "keeps": true, "retries": 0, "passed": {}, "is_alone": false}'
+        || jsonb_strip_nulls(request)
+    ) AS asked (
         "limit" integer, concurrency integer, lease double precision, deliveries integer,
         key text, tags text[], claimed_by text, token bigint, keeps boolean,
         passed jsonb,
@@ -74,15 +81,16 @@ BEGIN
     END IF;
     -- Our own statements are planned once, perhaps while the tables are empty: then they must not
     -- read all of a table, or sort it, for as long as the plan is kept.
-    PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
+    PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+            set_config('plan_cache_mode', 'force_generic_plan', true);
 
-    -- 2. count what is active; below ids_from there are dead rows only, see planton_draw
-    lowest := (SELECT last_value + is_called::integer FROM planton_claim_id);
-    SELECT count(*), min(counted.lease_expires_at), greatest(coalesce(min(counted.id), lowest), ids_from),
-           coalesce(array_agg(counted.instruction), '{}')
-    INTO active, first_expiry, lowest, names
+    -- 2. count what is active; below ids_from there are dead rows only
+    SELECT count(*), min(counted.lease_expires_at), min(counted.id),
+           coalesce(array_agg(counted.instruction), '{}'),
+           (SELECT last_value + is_called::integer FROM planton_claim_id)
+    INTO active, first_expiry, lowest, names, next_id
     FROM planton_active AS counted
-    WHERE counted.task_name = task AND counted.id >= ids_from;
+    WHERE counted.task_name = task AND counted.id + 0 >= ids_from;
     held := active;
     clock := clock_timestamp();
 
@@ -90,7 +98,8 @@ BEGIN
     IF first_expiry <= clock THEN
         held := held - planton_end_exhausted(task, asked.deliveries, clock, asked.keeps);
         held := held - planton_requeue_not_offered(task, asked.key, asked.tags, clock);
-        -- They hold their slots already, but no more of them start than may run now.
+        -- The others hold their slots already, but no more of them start than may run now. What could
+        -- not be ended or given back, as somebody has locked it, stays.
         count := (
             SELECT count(*) FROM planton_active AS expired
             WHERE expired.task_name = task AND expired.lease_expires_at <= clock
@@ -120,76 +129,61 @@ BEGIN
     -- 4. room
     room := least(asked."limit" - claimed, cap - held);
 
-    -- 5. take and record due rows of the queue, priority by priority. What is active stays there. What was
+    -- 5. take due rows of the queue, priority by priority. What is active stays there. What was
     -- taken before is passed over: its dead rows stay in the index while a snapshot is held open.
-    passed := coalesce(asked.passed, '{}');
+    passed := asked.passed;
     began := clock_timestamp();
     walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass);
     WHILE room > cardinality(due) LOOP
-        level_before := level;
-        level := planton_next_level(task, level_before, passed);
+        level := planton_next_level(task, level, passed);
         EXIT WHEN level IS NULL;
-        bound_run_at := coalesce((passed -> level::text ->> 0)::timestamptz, '-infinity');
-        bound_id := coalesce((passed -> level::text ->> 1)::bigint, 0);
-        at_level := ARRAY(
-            SELECT pending.ctid FROM planton_pending AS pending
+        levels := levels + 1;
+        IF levels > 32 THEN  -- very many priorities: the rest is sorted
+            due := due || planton_take_rest(
+                task, level, asked.key, asked.tags, names, clock, room - cardinality(due)
+            );
+            next_due := least(next_due, planton_next_due_of_rest(task, level, clock));
+            EXIT;
+        END IF;
+        SELECT array_agg(taken.place), max(taken.run_at), (array_agg(taken.id))[count(*)]
+        INTO places, last_run_at, last_id
+        FROM (
+            SELECT pending.ctid AS place, pending.run_at, pending.id
+            FROM planton_pending AS pending
             WHERE pending.task_name = task AND pending.priority = level
-              AND pending.run_at <= clock AND (pending.run_at, pending.id) > (bound_run_at, bound_id)
+              AND pending.run_at <= clock AND (pending.run_at, pending.id) > (
+                  coalesce((passed -> level::text ->> 0)::timestamptz, '-infinity'),
+                  coalesce((passed -> level::text ->> 1)::bigint, -9223372036854775808)
+              )
               AND pending.instruction LIKE asked.key AND pending.tags <@ asked.tags
               AND pending.instruction NOT IN (SELECT unnest(names))
             ORDER BY pending.run_at, pending.id LIMIT room - cardinality(due)
             FOR UPDATE SKIP LOCKED
-        );
-        IF cardinality(at_level) > 0 THEN
-            due := due || at_level;
-            passed := passed || (
-                SELECT jsonb_build_object(level, jsonb_build_array(last.run_at, last.id))
-                FROM planton_pending AS last WHERE last.ctid = at_level[cardinality(at_level)]
-            );
+        ) AS taken;
+        IF places IS NOT NULL THEN
+            due := due || places;
+            passed := passed || jsonb_build_object(level, jsonb_build_array(last_run_at, last_id));
         END IF;
         IF room > cardinality(due) THEN
             next_due := least(next_due, planton_next_due(task, level, asked.key, asked.tags, clock));
         END IF;
     END LOOP;
-    took := clock_timestamp() - began;
+    room := room - cardinality(due);
     walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - walked;
-
-    -- Recorded each with a new receipt. No ON CONFLICT: a conflict is a broken
-    -- invariant, and must be loud.
-    IF cardinality(due) > 0 THEN
-        RETURN QUERY
-        WITH gone AS (
-            DELETE FROM planton_pending AS pending WHERE pending.ctid = ANY (due) RETURNING pending.*
-        )
-        INSERT INTO planton_active AS recorded (
-            id, token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
-            delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
-            lease_expires_at
-        )
-        SELECT planton_draw(lowest), asked.token, gone.task_name, gone.instruction, gone.payload,
-               gone.priority, gone.tags, gone.retries, gone.timeout, gone.partition,
-               least(gone.delivery + 1, 1000000000), gone.failures, gone.undelivered, gone.error,
-               gone.created_at, clock, asked.claimed_by, asked.lease,
-               clock + least(asked.lease, gone.timeout) * interval '1 second'
-        FROM gone ORDER BY gone.priority DESC, gone.run_at, gone.id
-        RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
-                  recorded.delivery, recorded.timeout;
-        GET DIAGNOSTICS count = ROW_COUNT;
-        claimed := claimed + count;
-        held := held + count;
-        room := room - count;
-    END IF;
+    took := clock_timestamp() - began;
 
     -- 6. ask the user's own statement for the room that is left, planned as the user has set it
     mode := asked.mode;
     IF asked.statement IS NOT NULL AND room > 0 THEN
         PERFORM set_config('enable_seqscan', seqscan, true),
                 set_config('enable_bitmapscan', bitmapscan, true),
+                set_config('plan_cache_mode', plan_cache_mode, true),
                 set_config('planton.claims', task, true);
         SELECT answer.given, answer.mode, answer.problem INTO given, mode, problem
-        FROM planton_ask(task, asked.statement, mode, room, names, clock) AS answer;
+        FROM planton_ask(task, asked.statement, mode, room, names, clock, asked.retries) AS answer;
         PERFORM set_config('enable_seqscan', 'off', true),
-                set_config('enable_bitmapscan', 'off', true);
+                set_config('enable_bitmapscan', 'off', true),
+                set_config('plan_cache_mode', 'force_generic_plan', true);
     END IF;
     -- A cron task: the times were reckoned outside, from the kept time; if that is still the one,
     -- as many fire as there is room, each once for all expressions.
@@ -200,15 +194,45 @@ BEGIN
         );
     END IF;
 
-    -- 7. record what the source gave, but for what is queued or active already
+    -- 7. record each with a new receipt: what is due, without ON CONFLICT, as a conflict would be a
+    -- broken invariant and must be loud; then what the source gave, but for what is queued or active
+    recorded_at := clock_timestamp();
+    IF next_id < ids_from OR EXISTS (
+        SELECT FROM planton_active AS later WHERE later.id >= next_id
+    ) THEN
+        -- The sequence may lie behind: it was set back, or not copied with the rows.
+        PERFORM planton_mend_sequence(ids_from);
+    END IF;
+    IF cardinality(due) > 0 THEN
+        RETURN QUERY
+        WITH gone AS (
+            DELETE FROM planton_pending AS pending WHERE pending.ctid = ANY (due) RETURNING pending.*
+        )
+        INSERT INTO planton_active AS recorded (
+            token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
+            delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
+            lease_expires_at
+        )
+        SELECT asked.token, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
+               gone.retries, gone.timeout, gone.partition, least(gone.delivery + 1, 1000000000),
+               gone.failures, gone.undelivered, gone.error, gone.created_at, recorded_at,
+               asked.claimed_by, asked.lease,
+               recorded_at + least(asked.lease, gone.timeout) * interval '1 second'
+        FROM gone ORDER BY gone.priority DESC, gone.run_at, gone.id
+        RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
+                  recorded.delivery, recorded.timeout;
+        GET DIAGNOSTICS count = ROW_COUNT;
+        claimed := claimed + count;
+        held := held + count;
+    END IF;
     IF cardinality(given) > 0 THEN
         RETURN QUERY
         INSERT INTO planton_active AS recorded (
-            id, token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
+            token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
             lease, lease_expires_at
         )
-        SELECT planton_draw(lowest), asked.token, task, each.instruction, asked.retries, 1, clock,
-               clock, asked.claimed_by, asked.lease, clock + asked.lease * interval '1 second'
+        SELECT asked.token, task, each.instruction, asked.retries, 1, recorded_at, recorded_at,
+               asked.claimed_by, asked.lease, recorded_at + asked.lease * interval '1 second'
         FROM unnest(given) WITH ORDINALITY AS each (instruction, place)
         WHERE each.instruction NOT IN (
             SELECT pending.instruction FROM planton_pending AS pending
@@ -222,12 +246,15 @@ BEGIN
         held := held + count;
     END IF;
 
-    IF lowest > ids_from + 1000 THEN
+    IF coalesce(lowest, next_id) > ids_from + 1000 THEN
         -- Kept in the database, where it is as true as the rows that it is about.
-        UPDATE planton_task AS task_row SET ids_from = lowest WHERE task_row.task_name = task;
+        UPDATE planton_task AS task_row SET ids_from = coalesce(lowest, next_id)
+        WHERE task_row.task_name = task;
     END IF;
-    IF claimed = 0 AND active = held AND asked.is_alone THEN
-        -- Nothing was claimed or ended, and nothing else shares the commit: no need to wait for the disk.
+    IF claimed = 0 AND active = held AND asked.is_alone
+        AND asked.statement IS NULL AND asked.cron IS NULL
+    THEN
+        -- Nothing was changed, and nothing else shares the commit: no need to wait for the disk.
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     kind := 'state';
@@ -235,9 +262,12 @@ BEGIN
     payload := jsonb_build_object(
         'active', active, 'held', held, 'claimed', claimed, 'cap', cap, 'mode', mode,
         'problem', problem, 'passed', passed,
-        'walked', walked - cardinality(due), 'took', extract(epoch FROM took), 'clock', extract(epoch FROM clock),
-        'first_expiry', extract(epoch FROM first_expiry), 'next_due', extract(epoch FROM next_due)
+        'walked', walked - cardinality(due), 'took', extract(epoch FROM took),
+        'clock', extract(epoch FROM clock_timestamp()),
+        'first_expiry', extract(epoch FROM nullif(first_expiry, 'infinity')),
+        'next_due', extract(epoch FROM next_due)
     );
     RETURN NEXT;
 END $planton$;
+-- It runs any statement, with the rights of whoever calls it: nobody gets it by chance.
 REVOKE EXECUTE ON FUNCTION planton_claim(text, jsonb) FROM PUBLIC;

@@ -1,20 +1,17 @@
 -- What the steps of planton_claim are made of.
 
--- The id of a new claim: not below `floor`, and that of no other claim, also where the sequence was
--- set back, or not copied with the rows as by a logical replication. Each claim draws at or above
--- what is the lowest id of its task, so `ids_from` may be raised to that by the same claim.
-CREATE OR REPLACE FUNCTION planton_draw(floor bigint)
-RETURNS bigint LANGUAGE plpgsql AS $planton$
+-- Let the sequence of claims go on above all ids that there are, and above `lowest`. Rarely needed:
+-- after a restore, a promotion, a TRUNCATE. Nobody draws an id meanwhile: it would be set back again.
+CREATE OR REPLACE FUNCTION planton_mend_sequence(lowest bigint)
+RETURNS void LANGUAGE plpgsql AS $planton$
 DECLARE
-    drawn bigint := nextval('planton_claim_id');
+    highest bigint;
 BEGIN
-    WHILE drawn < floor OR EXISTS (SELECT FROM planton_active AS active WHERE active.id = drawn) LOOP
-        IF drawn < floor THEN
-            PERFORM setval('planton_claim_id', floor);
-        END IF;
-        drawn := nextval('planton_claim_id');
-    END LOOP;
-    RETURN drawn;
+    LOCK TABLE planton_active IN SHARE ROW EXCLUSIVE MODE;
+    highest := greatest(lowest, (SELECT max(active.id) FROM planton_active AS active));
+    IF highest > (SELECT last_value FROM planton_claim_id) THEN
+        PERFORM setval('planton_claim_id', highest);
+    END IF;
 END $planton$;
 
 -- The next lower priority that is queued. It never looks at what was passed over: the priorities
@@ -22,11 +19,14 @@ END $planton$;
 CREATE OR REPLACE FUNCTION planton_next_level(task text, level integer, passed jsonb)
 RETURNS integer LANGUAGE plpgsql STABLE AS $planton$
 DECLARE
-    next_passed integer := (
-        SELECT max(each::integer) FROM jsonb_object_keys(passed) AS each
-        WHERE level IS NULL OR each::integer < level
-    );
+    next_passed integer := NULL;
 BEGIN
+    IF passed <> '{}' THEN
+        next_passed := (
+            SELECT max(each::integer) FROM jsonb_object_keys(passed) AS each
+            WHERE level IS NULL OR each::integer < level
+        );
+    END IF;
     RETURN coalesce((
         SELECT pending.priority FROM planton_pending AS pending
         WHERE pending.task_name = task AND pending.priority < coalesce(level, 2147483648)
@@ -35,8 +35,8 @@ BEGIN
     ), next_passed);
 END $planton$;
 
--- When the next instruction of a priority is due after some time. CASE keeps the planner from
--- believing that hardly any row has the key and the tags: it would sort the whole backlog.
+-- When the next instruction of a priority is due after some time. Of very many that this dispatcher
+-- does not offer it reads a thousand: that one may be too early then, never too late.
 CREATE OR REPLACE FUNCTION planton_next_due(
     task text, level integer, key text, tags text[], after timestamptz
 )
@@ -44,11 +44,43 @@ RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
 BEGIN
     RETURN (
-        SELECT pending.run_at FROM planton_pending AS pending
-        WHERE pending.task_name = task AND pending.priority = level AND pending.run_at > after
-          AND pending.run_at < '9999-01-01'  -- later ones are no datetime
-          AND CASE WHEN pending.instruction LIKE key THEN pending.tags <@ tags ELSE false END
-        ORDER BY pending.run_at LIMIT 1
+        SELECT next.run_at FROM (
+            SELECT pending.run_at, pending.instruction LIKE key AND pending.tags <@ tags AS is_offered,
+                   row_number() OVER (ORDER BY pending.run_at) AS place
+            FROM planton_pending AS pending
+            WHERE pending.task_name = task AND pending.priority = level AND pending.run_at > after
+              AND pending.run_at < '9999-01-01'  -- later ones are no datetime
+        ) AS next
+        WHERE next.is_offered OR next.place = 1000 ORDER BY next.run_at LIMIT 1
+    );
+END $planton$;
+
+-- What is due of a priority and all lower ones, where they are too many to be looked at one by one:
+-- some give each instruction a priority of its own.
+CREATE OR REPLACE FUNCTION planton_take_rest(
+    task text, level integer, key text, tags text[], names text[], clock timestamptz, room integer
+)
+RETURNS tid[] LANGUAGE plpgsql AS $planton$
+#variable_conflict use_variable
+BEGIN
+    RETURN ARRAY(
+        SELECT pending.ctid FROM planton_pending AS pending
+        WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at <= clock
+          AND pending.instruction LIKE key AND pending.tags <@ tags
+          AND pending.instruction NOT IN (SELECT unnest(names))
+        ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT room
+        FOR UPDATE SKIP LOCKED
+    );
+END $planton$;
+
+CREATE OR REPLACE FUNCTION planton_next_due_of_rest(task text, level integer, after timestamptz)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT min(pending.run_at) FROM planton_pending AS pending
+        WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at > after
+          AND pending.run_at < '9999-01-01'
     );
 END $planton$;
 
@@ -104,12 +136,12 @@ DECLARE
     count integer := 0;
     patience text := current_setting('lock_timeout');
 BEGIN
-    PERFORM set_config('lock_timeout', '20ms', true);
+    PERFORM set_config('lock_timeout', '5ms', true);
     FOR claim IN
         SELECT active.* FROM planton_active AS active
         WHERE active.task_name = task AND active.lease_expires_at <= clock
           AND NOT (active.instruction LIKE key AND active.tags <@ tags)
-        ORDER BY active.id FOR UPDATE SKIP LOCKED
+        ORDER BY random() FOR UPDATE SKIP LOCKED
     LOOP
         BEGIN
             INSERT INTO planton_pending (
@@ -125,119 +157,188 @@ BEGIN
             DELETE FROM planton_active AS active WHERE active.id = claim.id;
             count := count + 1;
         EXCEPTION WHEN lock_not_available THEN
-            NULL;
+            EXIT WHEN clock_timestamp() > clock + interval '100 ms';
         END;
     END LOOP;
     PERFORM set_config('lock_timeout', patience, true);
     RETURN count;
 END $planton$;
 
--- Run the user's statement, and find out on the way whether it changes rows. It reads until it is
--- refused to write: then it is run again, and known to mark what it returns as claimed ('marks'), or
--- to lock rows without changing them ('locks'). An error undoes what it did and nothing else.
+-- Ask the user's statement, and find out on the way what it does (`mode`): it 'reads', it 'locks'
+-- rows, or it 'marks' what it returns as claimed. It reads until it is refused to write; then it is
+-- watched once. An error undoes what the statement did and nothing else.
 CREATE OR REPLACE FUNCTION planton_ask(
     task text, statement text, INOUT mode text, room integer, names text[], clock timestamptz,
-    OUT given text[], OUT problem jsonb
+    retries integer, OUT given text[], OUT problem jsonb
 )
 LANGUAGE plpgsql AS $planton$
 DECLARE
+    before text[];
     state text;
     message text;
     detail text;
     hint text;
 BEGIN
     LOOP
+        given := '{}';
         BEGIN
-            IF mode = 'reads' THEN
+            IF mode = 'marks' THEN
+                given := planton_run(statement, room, names, clock);
+                PERFORM planton_requeue_active(task, given, retries);
+            ELSIF mode = 'locks' THEN
+                given := planton_found(task, statement, room, names, clock);
+            ELSIF mode = 'writes' THEN
+                before := planton_traces();
+                given := planton_run(statement, room, names, clock);
+                mode := planton_mode_by_traces(before);
+                CONTINUE WHEN mode = 'locks';
+                PERFORM planton_requeue_active(task, given, retries);
+            ELSE
                 PERFORM set_config('transaction_read_only', 'on', true);
-            END IF;
-            given := planton_given(task, statement, mode, room, names, clock);
-            IF mode = 'reads' THEN
-                RAISE SQLSTATE 'PLDON';  -- undoes the setting, as there is nothing else to undo
+                given := planton_found(task, statement, room, names, clock);
+                mode := 'reads';
+                RAISE SQLSTATE 'PLEND';  -- undoes the setting, as there is nothing else to undo
             END IF;
             RETURN;
         EXCEPTION
-            WHEN SQLSTATE 'PLDON' THEN
+            WHEN SQLSTATE 'PLEND' THEN
                 RETURN;
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
                     detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-                given := '{}';
-                IF mode <> 'reads' OR state <> '25006' THEN
+                IF state <> '25006' OR mode IN ('marks', 'locks', 'writes') THEN
+                    given := '{}';
                     problem := jsonb_build_object(
                         'sqlstate', state, 'message', message, 'detail', detail, 'hint', hint
                     );
                     RETURN;
                 END IF;
-                mode := CASE WHEN message LIKE '%SELECT FOR %' THEN 'locks' ELSE 'marks' END;
+                mode := 'writes';
         END;
     END LOOP;
 END $planton$;
 
+-- What this transaction has left so far: the tables that it may have written to, and the settings of
+-- its session.
+CREATE OR REPLACE FUNCTION planton_traces() RETURNS text[] LANGUAGE sql AS $planton$
+    SELECT ARRAY(
+        SELECT 'table ' || held.relation FROM pg_locks AS held
+        JOIN pg_class AS tables ON tables.oid = held.relation AND tables.relkind IN ('r', 'p', 'f')
+        WHERE held.pid = pg_backend_pid() AND held.locktype = 'relation'
+          AND held.mode NOT IN ('AccessShareLock', 'RowShareLock')
+    ) || ARRAY(
+        SELECT name || ' = ' || setting FROM pg_settings WHERE source = 'session'
+    )
+$planton$;
+
+-- What the user's statement does, by what it has left.
+CREATE OR REPLACE FUNCTION planton_mode_by_traces(before text[])
+RETURNS text LANGUAGE plpgsql AS $planton$
+DECLARE
+    new text[] := ARRAY(SELECT unnest(planton_traces()) EXCEPT SELECT unnest(before));
+    each text;
+BEGIN
+    FOREACH each IN ARRAY new LOOP
+        IF each NOT LIKE 'table %' THEN
+            RAISE EXCEPTION 'it changes a setting of the session: %', each USING ERRCODE = 'PLBAD';
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN new = '{}' THEN 'locks' ELSE 'marks' END;
+END $planton$;
+
 -- The instructions that the user's statement returns: $1 is how many at most, $2 what is active,
 -- $3 the time.
-CREATE OR REPLACE FUNCTION planton_given(
-    task text, statement text, mode text, room integer, names text[], clock timestamptz
+CREATE OR REPLACE FUNCTION planton_run(
+    statement text, most integer, names text[], clock timestamptz
 )
 RETURNS text[] LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
 DECLARE
-    left_out text[] := '{}';
-    most integer := room;
-    wanted integer := room;
     one text;
-    given text[];
-    patience text := current_setting('lock_timeout');
+    given text[] := '{}';
 BEGIN
-    IF mode <> 'marks' THEN
-        -- Its rows are found again while they are active, queued, or failed for good: it is asked
-        -- for more, so that those behind them are reached.
-        left_out := names || ARRAY(
-            SELECT pending.instruction FROM planton_pending AS pending
-            WHERE pending.task_name = task
-        ) || ARRAY(
-            SELECT ended.instruction FROM planton_ended AS ended
-            WHERE ended.task_name = task AND ended.status <> 'succeeded' AND NOT ended.superseded
-        );
-        most := room + cardinality(left_out);
-        wanted := room + cardinality(names);
-    END IF;
-    LOOP
-        given := '{}';
-        FOR one IN EXECUTE statement USING wanted, names, clock LOOP
-            given := array_append(given, one);
-        END LOOP;
-        IF array_position(given, NULL) IS NOT NULL OR '' = ANY (given) THEN
-            RAISE EXCEPTION 'gave % that names no work', CASE
-                WHEN array_position(given, NULL) IS NULL THEN 'an empty text' ELSE 'a NULL'
-            END USING ERRCODE = 'PLBAD';
-        ELSIF cardinality(given) > wanted THEN
-            RAISE EXCEPTION 'gave % instructions, more than its limit of %', cardinality(given), wanted
+    FOR one IN EXECUTE statement USING most, names, clock LOOP
+        IF cardinality(given) = most THEN
+            RAISE EXCEPTION 'gave more instructions than its limit of %', most
                 USING ERRCODE = 'PLBAD';
-        ELSIF mode = 'marks' THEN
-            EXIT;
+        ELSIF octet_length(one) BETWEEN 1 AND 2000 THEN
+            given := array_append(given, one);
+        ELSE
+            RAISE EXCEPTION 'gave %: an instruction must name its work', CASE
+                WHEN one IS NULL THEN 'a NULL' WHEN one = '' THEN 'an empty text'
+                ELSE 'a text of ' || octet_length(one) || ' bytes, 2000 are the most'
+            END USING ERRCODE = 'PLBAD';
         END IF;
-        most := least(most, 2000000000);
-        IF cardinality(given) < wanted OR wanted >= most OR room <= (
-            SELECT count(*) FROM unnest(given) AS each WHERE each NOT IN (SELECT unnest(left_out))
-        ) THEN
-            RETURN ARRAY(
-                SELECT each FROM unnest(given) WITH ORDINALITY AS found (each, place)
-                WHERE each NOT IN (SELECT unnest(left_out)) ORDER BY place LIMIT room
-            );
+    END LOOP;
+    RETURN given;
+END $planton$;
+
+-- A statement that marks will not return these again: what is active is queued, and comes when that
+-- claim has ended. Not for long: somebody's open transaction may have queued it; then the statement is
+-- undone.
+CREATE OR REPLACE FUNCTION planton_requeue_active(task text, given text[], granted integer)
+RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
+AS $planton$
+BEGIN
+    INSERT INTO planton_pending (task_name, instruction, retries)
+    SELECT active.task_name, active.instruction, granted FROM planton_active AS active
+    WHERE active.task_name = task AND active.instruction = ANY (given)
+    ORDER BY active.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
+END $planton$;
+
+-- What a statement that does not mark gives. Its rows are found again while they are active, queued,
+-- or failed for good: it is asked for more, so that those behind them are reached.
+CREATE OR REPLACE FUNCTION planton_found(
+    task text, statement text, room integer, names text[], clock timestamptz
+)
+RETURNS text[] LANGUAGE plpgsql AS $planton$
+DECLARE
+    wanted integer := room + cardinality(names);
+    most integer := NULL;           -- more than that cannot be left out
+    given text[];
+    new text[];
+BEGIN
+    LOOP
+        given := planton_run(statement, wanted, names, clock);
+        new := planton_not_known(task, given, names, room);
+        IF cardinality(new) = room OR cardinality(given) < wanted OR wanted >= most THEN
+            RETURN new;
         END IF;
+        most := coalesce(most, wanted + planton_known(task));
         wanted := least(wanted::bigint * 32, most);
     END LOOP;
-    -- It will not return these again: what is active is queued, and comes when that claim has ended.
-    -- Not for long: somebody's open transaction may have queued it; then the statement is undone.
-    PERFORM set_config('lock_timeout', '100ms', true);
-    INSERT INTO planton_pending (task_name, instruction)
-    SELECT task, each FROM unnest(given) AS each WHERE each IN (
-        SELECT active.instruction FROM planton_active AS active WHERE active.task_name = task
-    )
-    ORDER BY each ON CONFLICT (task_name, instruction) DO NOTHING;
-    PERFORM set_config('lock_timeout', patience, true);
-    RETURN given;
+END $planton$;
+
+-- How many rows of a task a statement may find in vain, besides those that are active.
+CREATE OR REPLACE FUNCTION planton_known(task text)
+RETURNS integer LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $planton$
+BEGIN
+    RETURN (
+        SELECT count(*) FROM planton_pending AS pending WHERE pending.task_name = task
+    ) + (
+        SELECT count(*) FROM planton_ended AS ended
+        WHERE ended.task_name = task AND ended.status <> 'succeeded' AND NOT ended.superseded
+    );
+END $planton$;
+
+-- Those that are neither active, nor queued, nor failed for good; each once, in their order.
+CREATE OR REPLACE FUNCTION planton_not_known(task text, given text[], names text[], room integer)
+RETURNS text[] LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off
+AS $planton$
+BEGIN
+    RETURN ARRAY(
+        SELECT found.instruction FROM unnest(given) WITH ORDINALITY AS found (instruction, place)
+        WHERE found.instruction NOT IN (SELECT unnest(names))
+          AND found.instruction NOT IN (
+            SELECT pending.instruction FROM planton_pending AS pending
+            WHERE pending.task_name = task AND pending.instruction = ANY (given)
+        ) AND found.instruction NOT IN (
+            SELECT ended.instruction FROM planton_ended AS ended
+            WHERE ended.task_name = task AND ended.instruction = ANY (given)
+              AND ended.status <> 'succeeded' AND NOT ended.superseded
+        )
+        GROUP BY found.instruction ORDER BY min(found.place) LIMIT room
+    );
 END $planton$;
 
 -- Let times of a cron task fire, if the kept time is still the one that they were reckoned from; the
@@ -285,6 +386,7 @@ LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
 DECLARE
     level integer := NULL;
+    levels integer := 0;
 BEGIN
     SELECT row.paused_at IS NOT NULL, row.concurrency INTO is_paused, concurrency
     FROM planton_task AS row WHERE row.task_name = task;
@@ -293,6 +395,11 @@ BEGIN
     LOOP
         level := planton_next_level(task, level, '{}');
         EXIT WHEN level IS NULL;
+        levels := levels + 1;
+        IF levels > 32 THEN
+            first_due := least(first_due, planton_next_due_of_rest(task, level, '-infinity'));
+            EXIT;
+        END IF;
         first_due := least(first_due, planton_next_due(task, level, key, tags, '-infinity'));
     END LOOP;
     IF cron IS NOT NULL THEN

@@ -1,10 +1,16 @@
 -- What consumers report. Receipts are pairs: ids[n] goes with tokens[n]. Each function returns the
 -- claims that it changed, which were named by both. Callers sort the ids: rows are locked in their
 -- order, so that two batches wait for each other and never in a circle.
+--
+-- The planner settings are for plans that were made while the tables were empty and are kept: no
+-- table is read as a whole, no list is searched once for each row of another. Nothing is waited for
+-- very long: a user's open transaction may have queued what is to be queued again.
 
 CREATE OR REPLACE FUNCTION planton_heartbeat(ids bigint[], tokens bigint[])
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -24,10 +30,18 @@ CREATE OR REPLACE FUNCTION planton_complete(
     ids bigint[], tokens bigint[], results text[], keeps boolean
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 BEGIN
+    IF EXISTS (
+        SELECT FROM planton_ended AS failed
+        WHERE failed.status <> 'succeeded' AND NOT failed.superseded
+    ) THEN
+        PERFORM planton_supersede(ids, tokens);
+    END IF;
     RETURN QUERY
     WITH gone AS (
         DELETE FROM planton_active AS active
@@ -45,18 +59,25 @@ BEGIN
         FROM gone JOIN unnest(ids, tokens, results) AS given (id, token, result)
             USING (id, token)
         WHERE keeps
-    ),
-    -- What failed before and has succeeded now; looked for only while something has failed.
-    superseded AS (
-        UPDATE planton_ended AS failed SET superseded = true FROM gone
-        WHERE (SELECT EXISTS (
-                SELECT FROM planton_ended AS any_failed
-                WHERE any_failed.status <> 'succeeded' AND NOT any_failed.superseded
-            ))
-          AND failed.task_name = gone.task_name AND failed.instruction = gone.instruction
-          AND failed.status <> 'succeeded' AND NOT failed.superseded
     )
     SELECT gone.id, gone.token, gone.task_name FROM gone;
+END $planton$;
+
+-- What failed before and succeeds now. The claims are locked, so that they do.
+CREATE OR REPLACE FUNCTION planton_supersede(ids bigint[], tokens bigint[])
+RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+AS $planton$
+BEGIN
+    UPDATE planton_ended AS failed SET superseded = true
+    FROM (
+        SELECT active.task_name, active.instruction FROM planton_active AS active
+        WHERE active.id = ANY (ids)
+          AND ((active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))) IS TRUE  -- no join
+        ORDER BY active.id FOR UPDATE
+    ) AS done
+    WHERE failed.task_name = done.task_name AND failed.instruction = done.instruction
+      AND failed.status <> 'succeeded' AND NOT failed.superseded;
 END $planton$;
 
 -- To be tried again: one of its own retries less, or of those that it is granted at its first
@@ -66,7 +87,9 @@ CREATE OR REPLACE FUNCTION planton_fail(
     lower_priority boolean[], granted integer[], keeps boolean
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 BEGIN
@@ -118,7 +141,9 @@ END $planton$;
 -- takes must not starve the others.
 CREATE OR REPLACE FUNCTION planton_release(ids bigint[], tokens bigint[], undelivered boolean)
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -154,7 +179,9 @@ CREATE OR REPLACE FUNCTION planton_advance(
     ids bigint[], tokens bigint[], payloads text[], retries integer[]
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -176,7 +203,9 @@ CREATE OR REPLACE FUNCTION planton_postpone(
     ids bigint[], tokens bigint[], payloads text[], retries integer[], delays double precision[]
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '200ms'
 AS $planton$
 #variable_conflict use_column
 DECLARE
@@ -210,7 +239,9 @@ CREATE OR REPLACE FUNCTION planton_take_over(
     ids bigint[], tokens bigint[], leases double precision[], new_tokens bigint[]
 )
 RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '1s'
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_nestloop = off SET lock_timeout = '1s'
 AS $planton$
 #variable_conflict use_column
 DECLARE

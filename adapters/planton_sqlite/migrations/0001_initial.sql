@@ -13,9 +13,11 @@ CREATE TABLE planton_task (
 -- Enqueued, due later, given back, or waiting for a retry.
 CREATE TABLE planton_pending (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    task_name TEXT NOT NULL CHECK (typeof(task_name) = 'text' AND length(task_name) BETWEEN 1 AND 500),
+    task_name TEXT NOT NULL CHECK (
+        typeof(task_name) = 'text' AND length(CAST(task_name AS BLOB)) BETWEEN 1 AND 500
+    ),
     instruction TEXT NOT NULL CHECK (
-        typeof(instruction) = 'text' AND length(instruction) BETWEEN 1 AND 2000
+        typeof(instruction) = 'text' AND length(CAST(instruction AS BLOB)) BETWEEN 1 AND 2000
     ),
     payload TEXT CHECK (payload IS NULL OR json_valid(payload)),     -- JSON
     priority INTEGER NOT NULL DEFAULT 0 CHECK (    -- high first

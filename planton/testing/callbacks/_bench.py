@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,11 +22,16 @@ from planton.testing.callbacks._steps import Steps, call
 EVERYTHING = 1_000_000
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Dispatcher:
-    """One dispatcher, with callbacks of its own."""
+    """One dispatcher, with callbacks of its own.
+
+    Attributes:
+        context: What its lock yielded; False while another dispatcher is within.
+    """
 
     entry: Entry
+    context: Any = None
 
     @classmethod
     def of(cls, task: object, get_active: GetActiveInstructions | None) -> "Dispatcher":
@@ -43,6 +49,16 @@ class Dispatcher:
         if self.entry.get_active is None:
             return None
         return list(await call(self.entry.get_active, self.entry.task.name))
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[bool]:
+        """Enter the task's lock, if it has one; whether that let it in."""
+        task = self.entry.task
+        if task.lock is None:
+            yield True
+            return
+        async with _as_async(task.lock(task.name)) as self.context:
+            yield self.context is not False
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -119,7 +135,7 @@ class Bench:
         found: set[str] = set()
         async with self.dispatchers(1) as (who,):
             while True:
-                claims = await self.ask(who, await who.active(), EVERYTHING, EVERYTHING)
+                claims = await self.ask(who, EVERYTHING, EVERYTHING)
                 new = {claim.instruction for claim in claims} - found
                 fresh = new - set(self.held)
                 await self.hold(who, claims)
@@ -127,23 +143,34 @@ class Bench:
                 if not fresh:
                     return found
 
-    async def attempt(self, who: Dispatcher, steps: Steps | None = None) -> set[str]:
-        return await self.claim(who, await who.active(), steps)
+    async def attempt(
+        self,
+        who: Dispatcher,
+        steps: Steps | None = None,
+        scope: trio.CancelScope | None = None,
+        pause: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+    ) -> set[str]:
+        """Make an attempt: count, pause, claim in `scope`, and hand over; the names."""
+        return await self.take(who, await self.claim(who, steps, scope, pause))
 
     async def claim(
         self,
         who: Dispatcher,
-        active: Sequence[str] | None,
         steps: Steps | None = None,
         scope: trio.CancelScope | None = None,
-    ) -> set[str]:
-        """Claim, in `scope`, with what was counted, and hand over; the names."""
-        limit, concurrency = self.room(who, active)
+        pause: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+    ) -> list[Claim]:
+        """Count and claim, within the lock if there is one; hand nothing over yet."""
         claims: list[Claim] = []
-        with scope or trio.CancelScope():
-            if limit > 0:
-                claims = await self.ask(who, active, limit, concurrency, steps)
-        return await self.take(who, claims)
+        async with who.locked() as is_in:
+            if is_in:
+                active = await who.active()
+                await pause()
+                limit, concurrency = self.room(who, active)
+                with scope or trio.CancelScope():
+                    if limit > 0:
+                        claims = await self._ask(who, active, limit, concurrency, steps)
+        return claims
 
     def room(self, who: Dispatcher, active: Sequence[str] | None) -> tuple[int, int]:
         """Give the limit and the concurrency that Planton would ask with."""
@@ -151,7 +178,12 @@ class Bench:
         counted = len(active or ()) if who.entry.is_counted else 0
         return concurrency - counted, concurrency
 
-    async def ask(
+    async def ask(self, who: Dispatcher, limit: int, concurrency: int) -> list[Claim]:
+        """Claim so many, whatever is active."""
+        async with who.locked() as is_in:
+            return await self._ask(who, await who.active(), limit, concurrency) if is_in else []
+
+    async def _ask(
         self,
         who: Dispatcher,
         active: Sequence[str] | None,
@@ -166,6 +198,7 @@ class Bench:
             concurrency=concurrency,
             limit=limit,
             attempt_number=0,
+            context=who.context,
         )
         answer = await call(who.schedule, request, steps)
         self.refused = None
@@ -202,3 +235,21 @@ async def done(value: Awaitable[Any] | Any) -> None:
     """Await what a helper of the user's returned, if it is to be awaited."""
     if inspect.isawaitable(value):
         await value
+
+
+@asynccontextmanager
+async def _as_async(manager: Any) -> AsyncIterator[Any]:
+    """Enter a lock as Planton does: a sync one in a worker thread."""
+    if hasattr(type(manager), "__aenter__"):
+        async with manager as context:
+            yield context
+        return
+    context = await trio.to_thread.run_sync(manager.__enter__)
+    try:
+        yield context
+    except BaseException as error:
+        with trio.CancelScope(shield=True):
+            leave = partial(manager.__exit__, type(error), error, error.__traceback__)
+            await trio.to_thread.run_sync(leave)
+        raise
+    await trio.to_thread.run_sync(manager.__exit__, None, None, None)

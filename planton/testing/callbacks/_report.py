@@ -15,7 +15,8 @@ REMEDIES: dict[Guarantee, str] = {
     "cap": (
         "count and claim in one transaction that serialises per task (lock the task's row FOR "
         "UPDATE or BEGIN IMMEDIATE, count, claim min(limit, concurrency - count)) and give the "
-        "task cap='strict'; or use a storage that comes with Planton"
+        "task cap='strict'; or give it a lock=, and let schedule record what it claims; or use a "
+        "storage that comes with Planton"
     ),
     "once": (
         "claim in the statement that chooses, so that nobody else can choose the same: UPDATE … "

@@ -1,5 +1,6 @@
 """The stories that are played: who does what in which order."""
 
+from collections.abc import Awaitable, Callable
 from typing import get_args
 
 import attrs
@@ -42,12 +43,13 @@ class Stories:
             await self._ended()
             kept["ended"] = "it was no longer active, and others took its slot"
         await self._all_count_first()
+        await self._undelivered()
         steps = await self._held_up()
         await self._all_at_once()
         kept["cap"] = kept["once"] = (
-            f"{self.count} dispatchers counted before any of them claimed; one was held up at each "
-            f"of the {steps} steps within its claim while another attempted; {self.count} claimed "
-            f"at the same time, {ROUNDS} times"
+            f"{self.count} dispatchers {_counted(example)} before any of them claimed; one was "
+            f"held up at each of the {steps} steps within its claim, and before it delivered, "
+            f"while another attempted; {self.count} claimed at the same time, {ROUNDS} times"
         )
         if "cancellation" not in absent:
             kept["cancellation"] = f"cancelled at each of its {await self._cancelled()} steps"
@@ -68,8 +70,7 @@ class Stories:
         bench = self.bench
         await bench.begin("one attempt after the other", bench.concurrency + 1)
         async with bench.dispatchers(2) as (first, second):
-            active = await first.active()
-            claims = await bench.ask(first, active, *bench.room(first, active))
+            claims = await bench.claim(first)
             if not claims:
                 if bench.refused is not None:
                     raise bench.refused
@@ -84,14 +85,14 @@ class Stories:
                 self.kept["shown"] = "not by schedule: only once `deliver` had recorded them"
             await bench.attempt(first)
             room = bench.concurrency + bench.spare + 1
-            await bench.hold(second, await bench.ask(second, active, 1, room))
+            await bench.hold(second, await bench.ask(second, 1, room))
 
     async def _limited(self) -> None:
         bench = self.bench
         await bench.begin("more are due than may be claimed", 5)
         async with bench.dispatchers(1) as (who,):
             for limit in (1, 2):
-                await bench.hold(who, await bench.ask(who, await who.active(), limit, EVERYTHING))
+                await bench.hold(who, await bench.ask(who, limit, EVERYTHING))
 
     async def _ended(self) -> None:
         bench = self.bench
@@ -110,10 +111,26 @@ class Stories:
         bench = self.bench
         story = f"{self.count} dispatchers counted before any of them claimed"
         await bench.begin(story, self.count * bench.concurrency)
-        async with bench.dispatchers(self.count) as everyone:
-            counted = [await who.active() for who in everyone]
-            for who, active in zip(everyone, counted, strict=True):
-                await bench.claim(who, active)
+        async with bench.dispatchers(self.count) as everyone, trio.open_nursery() as nursery:
+            turns = [Turn() for _ in everyone]
+            for who, turn in zip(everyone, turns, strict=True):
+                nursery.start_soon(self._try, who, turn.over, None, None, turn.wait)
+                await turn.come(self.patience)
+            for turn in turns:
+                turn.begin.set()
+                await turn.over.wait()
+
+    async def _undelivered(self) -> None:
+        """What one has claimed must count before its consumer has recorded it."""
+        bench = self.bench
+        await bench.begin(
+            "one dispatcher had claimed and not yet delivered, another attempted",
+            2 * bench.concurrency,
+        )
+        async with bench.dispatchers(2) as (one, other):
+            claims = await bench.claim(one)
+            await bench.attempt(other)
+            await bench.take(one, claims)
 
     async def _held_up(self) -> int:
         """Hold one up at each step of its claim; how many steps there are."""
@@ -158,10 +175,11 @@ class Stories:
         over: trio.Event,
         steps: Steps | None = None,
         scope: trio.CancelScope | None = None,
+        pause: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
     ) -> None:
         """Make an attempt that may fail, as in a deadlock or when the database is locked."""
         try:
-            await self.bench.claim(who, await who.active(), steps, scope)
+            await self.bench.attempt(who, steps, scope, pause)
         except Exception:
             pass  # Planton reports it and attempts again; what it claimed all the same is missed
         finally:
@@ -195,8 +213,7 @@ class Stories:
         bench = self.bench
         await bench.begin("a dispatcher died after its claim", bench.concurrency)
         async with bench.dispatchers(1) as (who,):
-            active = await who.active()
-            claims = await bench.ask(who, active, *bench.room(who, active))
+            claims = await bench.claim(who)
         names = {claim.instruction for claim in claims}
         async with bench.dispatchers(1) as (other,):
             shown = names & set(await other.active() or ())
@@ -209,6 +226,36 @@ class Stories:
             fate = "shown as active for ever" if shown else "not shown as active"
             when = ", also not after expire()" if bench.expire is not None else ""
             bench.note("crash", f"{_some(lost)} {fate} and not claimed again{when}")
+
+
+@attrs.define(eq=False)
+class Turn:
+    """When a dispatcher has counted, may claim, and is done."""
+
+    counted: trio.Event = attrs.field(factory=trio.Event)
+    begin: trio.Event = attrs.field(factory=trio.Event)
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+    async def wait(self) -> None:
+        """Let the others count, too."""
+        self.counted.set()
+        await self.begin.wait()
+
+    async def come(self, patience: float) -> None:
+        """Wait until it has counted, was turned away, or is blocked."""
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                for event in (self.counted, self.over):
+                    nursery.start_soon(self._first, event, nursery.cancel_scope)
+
+    async def _first(self, event: trio.Event, scope: trio.CancelScope) -> None:
+        await event.wait()
+        scope.cancel()
+
+
+def _counted(example: Dispatcher) -> str:
+    """Return what dispatchers did first: with a lock, not all of them may count."""
+    return "counted" if example.entry.task.lock is None else "asked for the lock"
 
 
 def _not_applicable(example: Dispatcher, bench: Bench) -> dict[str, str]:

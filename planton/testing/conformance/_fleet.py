@@ -36,7 +36,7 @@ async def enter(storage: Any, host: str = "host") -> str:
 
 async def beat(storage: Any, dispatcher_id: str, *told: str, gone: tuple[str, ...] = ()) -> str:
     """Let a dispatcher say that it lives, with a report about some tasks."""
-    reports = {name: TaskReport.to_text(STATUS, ["first", "last"]) for name in told}
+    reports = {name: TaskReport.to_text(STATUS, ["first", "last"], ["eu"]) for name in told}
     answer: str = await storage.registry.beat(dispatcher_id, 5, reports, gone)
     return answer
 
@@ -142,6 +142,7 @@ class FleetPromises(Hooks):
 
         assert {first, second} == reports.keys()
         assert ("first", "last") == said.decisions
+        assert ("eu",) == said.tags
         assert STATUS == said.status
         assert now - said.reported_at < timedelta(seconds=30) < now - reports[second].reported_at
         assert [] == await other.decisions("unknown")

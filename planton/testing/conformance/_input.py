@@ -2,9 +2,11 @@
 
 import math
 from datetime import datetime, timedelta
+from random import Random
 from typing import Any
 
 from planton._errors import InvalidArgumentError, InvalidTaskError
+from planton.storage._arguments import NAME_LENGTH
 from planton.testing.conformance._base import (
     Hooks,
     claim,
@@ -40,6 +42,20 @@ class InputPromises(Hooks):
             await refuse_each(storage.enqueue, argument, values, **good)
 
         assert [] == await storage.find()
+
+    async def test_the_longest_names_go_all_the_way(self, storage: Any) -> None:
+        """Of characters that no index makes shorter; one byte more is refused."""
+        random = Random(1)
+        name = "".join(chr(random.randrange(0x1F300, 0x1F9FF)) for _ in range(NAME_LENGTH // 4))
+        long = "".join(chr(random.randrange(0x1F300, 0x1F9FF)) for _ in range(500))
+        assert await storage.enqueue(name, long)
+        await refuse_each(storage.enqueue, "task_name", [name + "a"], instruction="a")
+        await refuse_each(storage.enqueue, "instruction", [long + "a"], task_name="task")
+        (only,) = await claim(storage.queue_task(name))
+
+        assert long == only.instruction
+        assert (only.receipt,) == (await storage.fail(only.receipt, "no", retry=False)).applied
+        assert 1 == await storage.retry(name)
 
     async def test_a_timedelta_is_taken_for_seconds(self, storage: Any) -> None:
         """For a lease as for whatever else is given in seconds."""
