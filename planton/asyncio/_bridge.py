@@ -5,7 +5,6 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import trio
@@ -111,15 +110,10 @@ class Stay(AbstractAsyncContextManager[Any]):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: Any) -> None:
         """Leave the manager and wait for its end, however the block ended."""
         await self._end()  # noqa: ASYNC102
-        if exc is None:
+        if exc[1] is None:
             self._raise_error()
 
     async def leave_early(self) -> None:
