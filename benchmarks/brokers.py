@@ -92,7 +92,7 @@ async def main(arguments: argparse.Namespace) -> None:
             await trio.sleep(0.05)
         done = time.monotonic() - began
         print(
-            f"{arguments.burst} at once: queued {queued:.1f} s, confirmed after {relayed:.1f} s, ",
+            f"{arguments.burst} at once: queued {queued:.1f} s, all confirmed {relayed:.1f} s, ",
             end="",
         )
         print(f"all executed {done:.1f} s")

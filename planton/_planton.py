@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
 import trio
@@ -142,15 +141,10 @@ class Planton:
         self._block = self._running()
         return await self._block.__aenter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
+    async def __aexit__(self, *exc: Any) -> bool | None:
         """Terminate; an exception of the block leaves as it is, not wrapped in a group."""
         # The drain within is shielded, and bounded by `grace`.
-        return await self._block.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102
+        return await self._block.__aexit__(*exc)  # noqa: ASYNC102
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[Self]:
@@ -435,8 +429,11 @@ class Planton:
         return [verdict(entry, self._status(entry)), *entry.decisions]
 
     def _status(self, entry: Entry) -> TaskStatus:
-        is_consumed = self._takers.is_taken(entry.task.name)
-        return status_of(entry, is_running=self.is_running, is_consumed=is_consumed)
+        takers, name = self._takers, entry.task.name
+        is_consumed, failing = takers.is_taken(name), takers.failing(name)
+        return status_of(
+            entry, is_running=self.is_running, is_consumed=is_consumed, failing=failing
+        )
 
     def _live_session(self) -> Session | None:
         """Return the run that there is in this process.

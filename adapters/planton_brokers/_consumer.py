@@ -116,17 +116,7 @@ class Consumer:
                 return [taken for event in events for taken in await self._take_over([event])]
             self._report(error)
             return []
-        claimed_at = trio.current_time()
-        return [
-            attrs.evolve(
-                by_receipt[old],
-                receipt=new,
-                lease=self._lease,
-                claimed_at=claimed_at,
-                is_foreign=False,
-            )
-            for old, new in taken.items()
-        ]
+        return [taken_over(by_receipt[old], new, self._lease) for old, new in taken.items()]
 
     async def _refuse(self, event: InstructionEvent) -> None:
         """Let an instruction that there is no handler for be tried again, later and elsewhere."""
@@ -166,3 +156,10 @@ class Consumer:
         """Log an error once, then sum those of its kind up."""
         event = ErrorEvent(task_name=task_name, error=error, stage="deliver", service="consumer")
         self._log.add(event)
+
+
+def taken_over(event: InstructionEvent, receipt: str, lease: float) -> InstructionEvent:
+    """Return an event as that of a claim of our own, which was taken over just now."""
+    return attrs.evolve(
+        event, receipt=receipt, lease=lease, claimed_at=trio.current_time(), is_foreign=False
+    )

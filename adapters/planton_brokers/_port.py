@@ -101,7 +101,7 @@ async def connected(broker: Broker, timeout: float) -> AsyncIterator[Connection]
                 scope.deadline = math.inf
                 yield connection
     except Exception as error:
-        raise error_of(broker, error) from error
+        raise error_of(broker, error) from None  # its text says it, in one line of the log
     if scope.cancelled_caught:
         raise BrokerError(broker, f"it cannot be connected to within {timeout:g} s")
 

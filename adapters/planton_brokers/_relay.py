@@ -147,7 +147,6 @@ class Relay:
             error = BrokerError(self.broker, f"not confirmed within {self._timeout:g} s")
         except Exception as raised:
             error = error_of(self.broker, raised)
-            error.__cause__ = raised
         if self._connection is connection:
             self._connection, self._problem = None, error.problem
             self._lost.set()

@@ -87,7 +87,7 @@ class _Channel:
         self._connection = AsyncioConnection(
             pika.URLParameters(url),
             on_open_callback=opened.set_result,
-            on_open_error_callback=self._on_loss,
+            on_open_error_callback=self._on_refusal,
             on_close_callback=self._on_close,
         )
         await self._unless_lost(opened)
@@ -136,6 +136,9 @@ class _Channel:
     def _on_return(self, _: Any, method: Any, __: Any, ___: Any) -> None:
         """End the connection: the next one declares the queue again, which was deleted."""
         self._on_loss(None, LookupError(f"the queue cannot be reached: {method.reply_text}"))
+
+    def _on_refusal(self, _: Any, reason: BaseException) -> None:
+        self._on_loss(None, ConnectionError(repr(reason)))  # its str is empty
 
     def _on_close(self, _: Any, reason: BaseException) -> None:
         self._on_loss(None, reason)

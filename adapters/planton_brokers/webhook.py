@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
+import httpx2
 
 from planton import InvalidArgumentError, PlantonError
 from planton.storage import to_number
@@ -29,7 +29,7 @@ class WebhookError(PlantonError):
         status: Of the answer.
     """
 
-    def __init__(self, url: httpx.URL, status: int, text: str) -> None:
+    def __init__(self, url: httpx2.URL, status: int, text: str) -> None:
         self.status = status
         super().__init__(f"{url.host}{url.path} answered {status}: {text[:500]}")
 
@@ -63,27 +63,27 @@ class Webhook:
         *,
         secret: str | bytes,
         timeout: float = 30.0,
-        client: httpx.AsyncClient | None = None,
+        client: httpx2.AsyncClient | None = None,
     ) -> None:
         try:
-            self._url = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
+            self._url = httpx2.URL(url)
+        except (httpx2.InvalidURL, TypeError) as error:
             raise InvalidArgumentError("url", url, f"give an http or https URL ({error})") from None
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise InvalidArgumentError("url", url, "give an http or https URL")
         self._secret = _to_key(secret)
         self._timeout = to_number("timeout", timeout, above=0)
         self._client = client
-        self._context = httpx.create_ssl_context() if client is None else None
+        self._context = httpx2.create_ssl_context() if client is None else None
 
     async def __call__(self, work: Work) -> Any:
         """Post one instruction; return the result, or raise why it failed."""
         if self._client is not None:
             return await self._post(self._client, work)
-        async with httpx.AsyncClient(verify=self._context or True) as client:
+        async with httpx2.AsyncClient(verify=self._context or True) as client:
             return await self._post(client, work)
 
-    async def _post(self, client: httpx.AsyncClient, work: Work) -> Any:
+    async def _post(self, client: httpx2.AsyncClient, work: Work) -> Any:
         members = ("task_name", "instruction", "payload", "delivery", "receipt")
         body = json.dumps({name: getattr(work, name) for name in members}).encode()
         headers = signed_headers(self._secret, work.receipt, int(time.time()), body)
@@ -129,7 +129,7 @@ def _to_key(secret: str | bytes) -> bytes:
     return key
 
 
-async def _read(response: httpx.Response) -> bytes:
+async def _read(response: httpx2.Response) -> bytes:
     answer = b""
     body: Any = response.aiter_bytes(_LONGEST)  # a generator, whatever its type says
     async with aclosing(body) as chunks:

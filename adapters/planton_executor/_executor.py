@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 import trio
@@ -23,6 +22,9 @@ from planton_executor._links import Answered, Link, Outage, StorageLink
 from planton_executor._listeners import Listener, Listeners
 from planton_executor._run import RetryDelay, Terms
 from planton_executor._session import Session
+
+# So many instructions of a task that failed in a row are worth a warning.
+MANY_FAILURES = 10
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)
@@ -189,6 +191,17 @@ class Executor:
             await self._slot_freed.wait()
         return free
 
+    def failing(self, task_name: str) -> str | None:
+        """Return that many instructions of a task in a row have failed; None if they have not.
+
+        Planton shows it in `TaskStatus.failing`, and `planton.health` warns of it.
+        """
+        failures = {} if self._session is None else self._session.failures
+        count, error = failures.get(task_name, (0, ""))
+        if count < MANY_FAILURES:
+            return None
+        return f"the last {count} instructions failed, the last of them with {error}"
+
     async def submit(self, event: InstructionEvent) -> None:
         """Take an instruction; returns when its handler is about to be called.
 
@@ -246,15 +259,10 @@ class Executor:
         self._block = self._running()
         return await self._block.__aenter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
+    async def __aexit__(self, *exc: Any) -> bool | None:
         """Take no more, and drain; an exception of the block leaves as it is."""
         # The drain within is shielded, and bounded by `grace`.
-        return await self._block.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102
+        return await self._block.__aexit__(*exc)  # noqa: ASYNC102
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[Self]:

@@ -43,7 +43,6 @@ class Dispatcher:
         self._delivery = Delivery(plan, listeners, self._caller)
 
     async def start(self, entries: Sequence[Entry]) -> None:
-        """Begin the attempts of tasks that are due together."""
         for first in range(0, len(entries), TURN):
             now = trio.current_time()
             together = []
@@ -61,12 +60,10 @@ class Dispatcher:
             await trio.lowlevel.checkpoint()
 
     def begin(self, entry: Entry) -> Attempt:
-        """Begin an attempt of a task whose turn was taken."""
         entry.due = trio.current_time()
         return Attempt(entry, entry.due)
 
     async def make(self, attempt: Attempt) -> None:
-        """Make an attempt that was begun, to its end."""
         self._plan_next(attempt, await self._make(attempt))
 
     async def plan_first(self, entry: Entry, now: float | None) -> None:
@@ -77,7 +74,6 @@ class Dispatcher:
 
     @trio.lowlevel.enable_ki_protection
     async def release_undelivered(self, entry: Entry) -> None:
-        """Release what was not delivered for `entry`, if it can be released."""
         if entry.undelivered and entry.task.release is not None:
             claims, entry.undelivered = entry.undelivered, []
             await self._delivery.release(entry, claims)

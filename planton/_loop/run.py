@@ -111,7 +111,6 @@ class Session:
 
     @property
     def is_forked(self) -> bool:
-        """Whether it runs in another process, which this one was forked from."""
         return self._pid != os.getpid()
 
     @property
@@ -120,7 +119,6 @@ class Session:
         return self.plan.is_driving and not self.plan.is_stopping
 
     async def drive(self) -> None:
-        """Start attempts as they fall due, until stopped."""
         self.plan.is_driving = True
         self._driven.set()
         now = trio.current_time()

@@ -1,7 +1,6 @@
 """What a storage is made of: its backend, what it gathers, what it holds, and whom it wakes."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from weakref import WeakSet
 
@@ -99,12 +98,7 @@ class Base:
                 raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Finish what is being written, and close the database."""
         self._token = None
         await self._backend.close()  # noqa: ASYNC102  shielded, returns soon

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -33,7 +33,7 @@ async def post(*answers, **options):
     storage = MemoryStorage()
     executor = Executor(storage)
     executor.on(FailedEvent, failed.append)
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
         executor.handler("ship", **options)(Webhook(URL, secret="secret", client=client))
         task = storage.queue_task("ship", delay=5.0)
         async with Planton(tasks=[task], storages=[storage], consumers=[executor]):
@@ -46,11 +46,11 @@ async def post(*answers, **options):
 async def test_the_answer_is_the_report():
     """The result is the JSON of the answer, if it is some."""
     for answer, result in (
-        (httpx.Response(200, json={"tracking": 5}), {"tracking": 5}),
-        (httpx.Response(204), None),
-        (httpx.Response(202, text="thank you"), None),
-        (httpx.Response(200, text="[" * 60_000), None),
-        (httpx.Response(200, content=b"1" * 100_000), None),
+        (httpx2.Response(200, json={"tracking": 5}), {"tracking": 5}),
+        (httpx2.Response(204), None),
+        (httpx2.Response(202, text="thank you"), None),
+        (httpx2.Response(200, text="[" * 60_000), None),
+        (httpx2.Response(200, content=b"1" * 100_000), None),
     ):
         requests, record, _ = await post(answer)
 
@@ -60,7 +60,7 @@ async def test_the_answer_is_the_report():
 
 async def test_a_request_is_signed():
     """By its id, its time and its body, as standardwebhooks.com has it."""
-    (request,), _, _ = await post(httpx.Response(200))
+    (request,), _, _ = await post(httpx2.Response(200))
     headers, body = request.headers, request.content
     signed = b".".join(headers[f"webhook-{name}"].encode() for name in ("id", "timestamp"))
     digest = hmac.new(b"secret", signed + b"." + body, hashlib.sha256).digest()
@@ -76,16 +76,16 @@ async def test_a_server_that_is_busy_says_when_to_come_again(status):
     """In seconds, or by a date; else after a minute."""
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     for header, seconds in (("7", 7), (date, 100), ("whenever", 60), ("9" * 500, 86400)):
-        busy = httpx.Response(status, headers={"Retry-After": header})
-        _, _, failed = await post(busy, httpx.Response(200), retries=1)
+        busy = httpx2.Response(status, headers={"Retry-After": header})
+        _, _, failed = await post(busy, httpx2.Response(200), retries=1)
 
         assert seconds == pytest.approx(failed[0].retry_in, abs=3), header
 
 
-@pytest.mark.parametrize("answer", (400, 404, 500, 302, httpx.ConnectError("refused")))
+@pytest.mark.parametrize("answer", (400, 404, 500, 302, httpx2.ConnectError("refused")))
 async def test_all_other_answers_fail(answer):
     """They are tried again as the handler says, and end with the reason."""
-    found = answer if isinstance(answer, Exception) else httpx.Response(answer, text="no such")
+    found = answer if isinstance(answer, Exception) else httpx2.Response(answer, text="no such")
     requests, record, failed = await post(found, retries=2, retry_delay=3)
 
     assert (3, "dead") == (len(requests), record.status)

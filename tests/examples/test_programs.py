@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
-import httpx
+import httpx2
 import pytest
 
 from planton.hosting import call_blocking
@@ -71,13 +71,13 @@ class Program:
     commands: Commands
     ask: Callable[..., list[tuple[object, ...]]]
     port: int = attrs.field(init=False)
-    client: httpx.Client = attrs.field(init=False)
+    client: httpx2.Client = attrs.field(init=False)
     processes: list["subprocess.Popen[bytes]"] = attrs.field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://localhost:{self.port}", verify=False)
+        self.client = httpx2.Client(base_url=f"http://localhost:{self.port}", verify=False)
         assert 0 == self.execute(self.commands.set_up, 0).wait(30), self.log
 
     def execute(self, command: str, seconds: float) -> "subprocess.Popen[bytes]":
@@ -109,7 +109,7 @@ class Program:
     def request(self, method: str, path: str) -> int:
         """Ask it as a client would that tries again while there is no server."""
         for _ in until(20):
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 return int(self.client.request(method, path).raise_for_status().json())
         raise AssertionError(self.log)
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 import trio
 
-from planton import CallbackTimeoutError, ErrorEvent, InstructionEvent, Planton
+from planton import CallbackTimeoutError, ErrorEvent, InstructionEvent, Planton, health
 from planton.testing import EventCollector
 from planton_executor import GiveUp, NoHandlerError, TryAgain
 
@@ -110,6 +110,31 @@ async def test_a_failure_is_tried_again_by_what_the_instruction_brought(bench):
 
     assert ("dead", "ValueError: no such user, delivery 3") == (found.status, found.error)
     assert ["error"] * 3 == [event.reason for event in one.seen.failed]
+
+
+async def test_many_failures_in_a_row_are_a_warning(memory_bench):
+    """Of one task, until one succeeds; that a claim was lost is no failure."""
+    one = memory_bench(concurrency=1)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        if work.instruction != "good":
+            raise GiveUp("no disk")
+
+    for number in range(10):
+        await one.enqueue(str(number))
+    async with one.planton() as planton:
+        await one.seen.until(9)
+        before = planton.status()[0].failing
+        await one.seen.until(10)
+        then, warnings = planton.status()[0].failing, health(planton).warnings
+        await one.enqueue("good")
+        await one.seen.until(11)
+        after = planton.status()[0].failing
+
+    problem = "the last 10 instructions failed, the last of them with GiveUp: no disk"
+    assert (None, problem, None) == (before, then, after)
+    assert f"task 'task': {problem}" in warnings
 
 
 async def test_a_handler_may_give_up(bench):
