@@ -21,8 +21,8 @@ class Health:
             itself: start the process again.
         reasons: Why it is not ok, in words; empty if it is.
         warnings: What somebody should look at, though a new start would not mend it: a task whose
-            attempts fail again and again, that is stuck, that nobody takes, or whose wake-ups
-            are down, so that it is polled.
+            attempts or instructions fail again and again, that is stuck, that nobody takes, or
+            whose wake-ups are down, so that it is polled.
     """
 
     ok: bool
@@ -59,6 +59,8 @@ def _warning(task: TaskStatus) -> str | None:
     if task.consecutive_errors >= MANY_ERRORS:
         failed = f"failed {times(task.consecutive_errors)}"
         return f"task {task.name!r} {failed}, the last time with {task.last_error}"
+    if task.failing is not None:
+        return f"task {task.name!r}: {task.failing}"
     if task.stuck:
         active = f"{task.active} of {task.concurrency} active"
         return f"task {task.name!r} is stuck: {active} for {task.saturated_for:.0f} s"

@@ -54,6 +54,13 @@ class Consumer(Protocol):
     It may also have `async serve(planton, *, task_status)`, a service that is cancelled when all
     is handed over, while storages still serve: there it drains what it has, until it is done or
     `planton.wait_until_aborted()` returns. It calls `planton.wake(name)` when a slot frees up.
+
+    One with `failing(task_name)` returns in words what is wrong with the work of a task, such as
+    that many instructions in a row have failed, or None: it is in `TaskStatus.failing`, and a
+    warning of `health`.
+
+    One with `async submit_many(events)` is given all that an attempt claimed in one call. It
+    returns for each, in their order, None or the exception why it has not taken it.
     """
 
     def capacity(self, task_name: str, /) -> int | None:

@@ -429,8 +429,11 @@ class Planton:
         return [verdict(entry, self._status(entry)), *entry.decisions]
 
     def _status(self, entry: Entry) -> TaskStatus:
-        is_consumed = self._takers.is_taken(entry.task.name)
-        return status_of(entry, is_running=self.is_running, is_consumed=is_consumed)
+        takers, name = self._takers, entry.task.name
+        is_consumed, failing = takers.is_taken(name), takers.failing(name)
+        return status_of(
+            entry, is_running=self.is_running, is_consumed=is_consumed, failing=failing
+        )
 
     def _live_session(self) -> Session | None:
         """Return the run that there is in this process.

@@ -48,6 +48,8 @@ class TaskStatus:
             source of the task does not say.
         consumed: Whether a consumer takes the task, or a listener its instructions. Nothing is
             claimed for it otherwise.
+        failing: What its consumer says is wrong with the work, such as that many instructions in a
+            row have failed; None if nothing is.
         saturated_for: For how many seconds all attempts have found it saturated; None if the
             last one did not.
         stuck: Whether it is saturated for longer than its lease, or than ten minutes if that is
@@ -69,6 +71,7 @@ class TaskStatus:
     overdue: bool
     wake_ups: WakeUps | None = None
     consumed: bool = True
+    failing: str | None = None
     saturated_for: float | None = None
     stuck: bool = False
     decisions: int = 0

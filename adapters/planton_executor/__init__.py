@@ -1,7 +1,7 @@
 """Executes instructions in this process: handlers, heartbeats, reports, and a drain at the end."""
 
 from planton_executor._callbacks import Callbacks
-from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError
+from planton_executor._errors import GiveUp, LostLeaseError, NoHandlerError, StateError, TryAgain
 from planton_executor._events import (
     AdvancedEvent,
     FailedEvent,
@@ -35,6 +35,7 @@ __all__ = [
     "Steps",
     "SucceededEvent",
     "Then",
+    "TryAgain",
     "Work",
     "done",
     "later",

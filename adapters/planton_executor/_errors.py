@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from planton import PlantonError, UndeliveredInstructionsError
+from planton.storage import to_number
 
 
 class GiveUp(Exception):  # noqa: N818  what a handler does, not what went wrong
@@ -10,6 +11,21 @@ class GiveUp(Exception):  # noqa: N818  what a handler does, not what went wrong
 
     The instruction ends as failed, whatever retries are left.
     """
+
+
+class TryAgain(PlantonError):  # noqa: N818  what a handler does, not what went wrong
+    """Raised by a handler: the work failed, and is to be tried again after some seconds.
+
+    It spends a retry, as any failure does; only the time is another than the handler's.
+
+    Args:
+        reason: Kept with the instruction.
+        after: Seconds until the next try.
+    """
+
+    def __init__(self, reason: str, *, after: float) -> None:
+        super().__init__(reason)
+        self.after = to_number("after", after)
 
 
 class NoHandlerError(UndeliveredInstructionsError):

@@ -23,6 +23,9 @@ from planton_executor._listeners import Listener, Listeners
 from planton_executor._run import RetryDelay, Terms
 from planton_executor._session import Session
 
+# So many instructions of a task that failed in a row are worth a warning.
+MANY_FAILURES = 10
+
 E = TypeVar("E")
 F = TypeVar("F", bound=Function)
 L = TypeVar("L", bound=Listener)
@@ -69,6 +72,7 @@ class Executor:
         self._listeners = Listeners()
         self._plantons: set[Planton] = set()
         self._wanted: set[str] = set()
+        self._slot_freed = trio.Event()
         self._session: Session | None = None
 
     def handler(
@@ -177,6 +181,27 @@ class Executor:
             self._wanted.update(self._handlers if task_name is None else (task_name,))
         return free
 
+    async def wait_for_slot(self) -> int:
+        """Wait until an instruction can start; return how many can.
+
+        For programs that fetch work from elsewhere, such as a broker: they take no more than
+        that.
+        """
+        while (free := self.capacity()) == 0:
+            await self._slot_freed.wait()
+        return free
+
+    def failing(self, task_name: str) -> str | None:
+        """Return that many instructions of a task in a row have failed; None if they have not.
+
+        Planton shows it in `TaskStatus.failing`, and `planton.health` warns of it.
+        """
+        failures = {} if self._session is None else self._session.failures
+        count, error = failures.get(task_name, (0, ""))
+        if count < MANY_FAILURES:
+            return None
+        return f"the last {count} instructions failed, the last of them with {error}"
+
     async def submit(self, event: InstructionEvent) -> None:
         """Take an instruction; returns when its handler is about to be called.
 
@@ -275,6 +300,8 @@ class Executor:
         session = self._session
         if session is not None and session.capacity == 0:
             return
+        self._slot_freed.set()
+        self._slot_freed = trio.Event()
         wanted, self._wanted = self._wanted, set()
         for planton in self._plantons:
             for name in wanted:

@@ -10,7 +10,7 @@ import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, PlantonError
 from planton.storage import failure_of, to_count, to_error_text, to_json, to_number
-from planton_executor._errors import GiveUp, LostLeaseError, StateError
+from planton_executor._errors import GiveUp, LostLeaseError, StateError, TryAgain
 from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent, Work
 
 # The lease of an instruction ends with its time, and a report that comes later is refused. So its
@@ -214,7 +214,10 @@ class Run:
         self.retry_in = None if is_hopeless else 0.0
         if not is_hopeless:
             try:
-                self.retry_in = terms.retry_in(self.tries)
+                if isinstance(error, TryAgain):
+                    self.retry_in = error.after
+                else:
+                    self.retry_in = terms.retry_in(self.tries)
             except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
                 text += f" (and its retry_delay raised {to_error_text(failure_of(raised))})"
         delay = self.retry_in or 0.0

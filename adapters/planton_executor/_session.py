@@ -8,6 +8,7 @@ from typing import Any
 import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, UndeliveredInstructionsError
+from planton.storage import describe
 from planton_executor._errors import NoHandlerError
 from planton_executor._events import AdvancedEvent, IdleEvent, StartedEvent
 from planton_executor._functions import Handler
@@ -50,6 +51,7 @@ class Session:
         self.limiter = trio.CapacityLimiter(concurrency)
         self._is_draining = False
         self._runs: set[Run] = set()
+        self.failures: dict[str, tuple[int, str]] = {}
         self._submitting = 0
         self._refused: set[str] = set()
         self._changed: trio.Event | None = None
@@ -229,6 +231,7 @@ class Session:
         self._leases.discard(run)
         if run.answer is False:
             run.note_loss()
+        self._note_failure(run)
         if isinstance(run.answer, Exception):
             self._report(run.answer, run.work.task_name)
         is_told = self._listeners.want(run.event_type) and not isinstance(run.answer, Exception)
@@ -239,6 +242,15 @@ class Session:
             self._leave(run)
         else:
             self._helpers.start_soon(self._leave_later, run, event)
+
+    def _note_failure(self, run: Run) -> None:
+        """Count how many in a row have failed, of each task."""
+        name = run.work.task_name
+        if run.error is not None and run.reason != "lost":
+            count, _ = self.failures.get(name, (0, ""))
+            self.failures[name] = count + 1, describe(run.error)
+        elif self.failures and run.event_type is not None:
+            self.failures.pop(name, None)
 
     async def _leave_later(self, run: Run, event: Any) -> None:
         """Keep the slot for as long as listeners take, or a thread that goes on."""

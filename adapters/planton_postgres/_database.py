@@ -169,11 +169,12 @@ class Database:
                     self._is_checked = True
                 try:
                     return await function(connection)
-                except psycopg.errors.ReadOnlySqlTransaction:
-                    # Of a primary that is one no more, or of a time when all was read-only: it
-                    # stays so, while a new connection may be one to the primary.
-                    await connection.close()
-                    raise
+                except psycopg.errors.ReadOnlySqlTransaction as error:
+                    refusal = error
+                # Of a primary that is one no more, or of a time when all was read-only: it stays
+                # so, while a new connection may be one to the primary.
+                await connection.close()
+                raise refusal
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

@@ -79,10 +79,10 @@ class Claim:
             return None
         return self._claimed()
 
-    # 1. lock: the transaction is the lock
+    # 1. lock: the write transaction is the lock
 
     def _lock(self) -> None:
-        # Without a row nothing is overridden; the file is the lock.
+        # Without a row nothing is overridden.
         row = self._execute("task").fetchone() or (False, None, 0)
         self.is_paused, override, self.changes = bool(row[0]), row[1], row[2]
         self.concurrency = self._request.concurrency if override is None else override

@@ -1,7 +1,7 @@
 """Django: a view queues work within its transaction, `manage.py run_planton` does it.
 
 To install: pip install 'planton[executor,postgres,cli]' django gunicorn
-To run: python manage.py migrate && planton migrate "$DATABASE_URL"
+To run: python manage.py migrate
   gunicorn shop.wsgi --bind localhost:8000
   python manage.py run_planton
 Then: curl -X POST 'localhost:8000/accounts?email=ann@example.org'; curl localhost:8000/accounts/1

@@ -9,7 +9,7 @@ from planton._failures import guarded
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
 from planton._task import is_int
-from planton._text import short_repr
+from planton._text import describe, short_repr
 
 # An attempt waits this long for slots that claims of other tasks may turn out not to need; a claim
 # that takes longer holds up none of them.
@@ -90,6 +90,17 @@ class Takers:
         if self._listeners.hear_instructions:
             return True
         return any(slots.takes(task_name) for slots in self._slots)
+
+    def failing(self, task_name: str) -> str | None:
+        """Return what the consumers of a task say is wrong with its work."""
+        for slots in self._slots:
+            try:
+                found = getattr(slots.consumer, "failing", lambda _: None)(task_name)
+                if isinstance(found, str):
+                    return found
+            except Exception as error:  # one of the user's
+                return f"its consumer does not say: {describe(error)}"
+        return None
 
     def check(self, task_name: str) -> None:
         """Refuse two consumers for one task."""

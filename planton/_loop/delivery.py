@@ -7,20 +7,22 @@ the attempt to the entry, where the end of the run finds it.
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
-from planton._errors import UndeliveredInstructionsError
+from planton._errors import PlantonError, UndeliveredInstructionsError
 from planton._events import ErrorEvent, InstructionEvent
-from planton._failures import guarded
+from planton._failures import failure_of, guarded
 from planton._loop.attempt import Attempt
 from planton._loop.callbacks import Callback
 from planton._loop.caller import Caller
 from planton._loop.entry import Entry
-from planton._loop.listeners import Listener, Listeners
+from planton._loop.listeners import Listener, Listeners, call_listener
 from planton._loop.plan import Plan
 from planton._parts import Consumer
 from planton._task import Claim, to_claim
+from planton._text import short_repr
 
 
 @attrs.frozen
@@ -96,6 +98,9 @@ async def _hand_over(
 
     A claim leaves the attempt once the consumer has it or, without one, all listeners know.
     """
+    if hasattr(consumer, "submit_many"):
+        await _hand_over_together(attempt, consumer, listeners)
+        return
     name = attempt.entry.task.name
     done = refused = 0
     try:
@@ -139,6 +144,44 @@ async def _submit(
     finally:
         attempt.reserve_only(attempt.reserved - 1)
     return True
+
+
+async def _hand_over_together(
+    attempt: Attempt, consumer: Any, listeners: Sequence[Listener]
+) -> None:
+    """Give all claims to a consumer in one call, and those it has taken to all listeners."""
+    members = attempt.deliver
+    events = [InstructionEvent.of(attempt.entry.task.name, member) for member in members]
+    refusals = await _submit_many(consumer, events)
+    attempt.deliver = ()
+    attempt.reserve_only(0)
+    errors = {id(error): error for error in refusals if error is not None}
+    refused = [member for member, error in zip(members, refusals, strict=True) if error is not None]
+    attempt.surplus = [*attempt.surplus, *map(to_claim, refused)]
+    attempt.handed_over += len(members) - len(refused)
+    for error in errors.values():
+        attempt.fail("deliver", error)
+    for event in events:
+        for listener in listeners:
+            try:
+                await call_listener(listener, event)
+            except Exception as error:
+                attempt.fail("deliver", error)
+
+
+async def _submit_many(
+    consumer: Any, events: Sequence[InstructionEvent]
+) -> Sequence[Exception | None]:
+    """Return why each instruction was not taken; None for each that was."""
+    try:
+        with guarded:
+            answers = list(await consumer.submit_many(events))
+        if len(answers) == len(events):
+            return [None if answer is None else failure_of(answer) for answer in answers]
+        problem = f"it answered {len(answers)} times to {len(events)} instructions"
+        raise PlantonError(f"{short_repr(consumer)}.submit_many: {problem}")
+    except Exception as error:
+        return [error] * len(events)
 
 
 def _take_back(attempt: Attempt, member: str | Claim, refusal: Exception) -> None:

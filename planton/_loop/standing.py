@@ -16,7 +16,9 @@ OVERDUE_AFTER = 10.0
 STUCK_AFTER = 600.0
 
 
-def status_of(entry: Entry, *, is_running: bool, is_consumed: bool) -> TaskStatus:
+def status_of(
+    entry: Entry, *, is_running: bool, is_consumed: bool, failing: str | None = None
+) -> TaskStatus:
     state = _state(entry, is_running)
     override = entry.concurrency_in_force
     saturated_for = _saturated_for(entry) if is_running else None
@@ -35,6 +37,7 @@ def status_of(entry: Entry, *, is_running: bool, is_consumed: bool) -> TaskStatu
         and trio.current_time() > entry.due + OVERDUE_AFTER,
         wake_ups=_wake_ups(entry),
         consumed=is_consumed,
+        failing=failing,
         saturated_for=saturated_for,
         stuck=saturated_for is not None and saturated_for > max(entry.lease or 0.0, STUCK_AFTER),
         decisions=entry.decisions.count,

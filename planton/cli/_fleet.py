@@ -76,6 +76,8 @@ def _from_dispatcher(report: TaskReport, dispatcher: DispatcherRecord) -> Iterat
     )
     for each in report.decisions:
         yield f"  {each}"
+    if status.failing is not None:
+        yield f"  {status.failing}"
     if status.last_error is not None:
         yield f"  last error: {status.last_error}"
 

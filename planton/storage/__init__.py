@@ -1,6 +1,7 @@
 """What storages share, and the port that a database fills."""
 
 from planton._failures import failure_of
+from planton._loop.log import ErrorLog
 from planton._text import describe
 from planton.storage._arguments import (
     Status,
@@ -63,6 +64,7 @@ __all__ = [
     "ClaimedRow",
     "CronTimes",
     "DispatcherRecord",
+    "ErrorLog",
     "Filter",
     "Fires",
     "InstructionOptions",

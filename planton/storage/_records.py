@@ -188,8 +188,9 @@ class TaskReport:
             del values[name]
         values["last_attempt_ago"] = None if last is None else (now - last).total_seconds()
         values["next_attempt_in"] = following and (following - now).total_seconds()
-        if status.last_error is not None:
-            values["last_error"] = storable(status.last_error, _TEXT)
+        for name in ("last_error", "failing"):
+            if values[name] is not None:
+                values[name] = storable(values[name], _TEXT)
         # The first says where the task stands now.
         kept = [*decisions[:1], *decisions[1:][1 - _DECISIONS :]]
         values["decisions"] = [storable(each, _TEXT) for each in kept]

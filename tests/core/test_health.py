@@ -109,3 +109,41 @@ def test_wake_ups_that_are_down_are_a_warning(script, count, names):
 
     assert warning.startswith(f"wake-ups are down or turned off, and polled are {names}: they need")
     assert "Planton(storages=[storage])" in warning
+
+
+class Worried:
+    """A consumer that says what is wrong with its work."""
+
+    def __init__(self, worry):
+        self.worry = worry
+
+    def capacity(self, task_name):
+        return 1
+
+    async def submit(self, event):
+        """Take it."""
+
+    def failing(self, task_name):
+        if isinstance(self.worry, Exception):
+            raise self.worry
+        return self.worry
+
+
+@pytest.mark.parametrize(
+    ("worry", "warnings"),
+    (
+        (None, ()),
+        (17, ()),
+        ("all is lost", ("task 'task': all is lost",)),
+        (ValueError("x"), ("task 'task': its consumer does not say: ValueError: x",)),
+    ),
+)
+async def test_what_a_consumer_says_of_its_work_is_a_warning(worry, warnings):
+    """A new start would not mend it."""
+    task = Task(name="task", schedule=lambda request: [], cap="strict", delay=1)
+    async with Planton(tasks=[task], consumers=[Worried(worry)]) as planton:
+        await trio.sleep(2)
+        found, (status,) = health(planton), planton.status()
+
+    assert Health(ok=True, warnings=warnings) == found
+    assert (status.failing is None) == (not warnings)

@@ -20,7 +20,7 @@ PACKAGES = (
     "planton.storage",
     "planton.testing",
 )
-ADAPTERS = {"planton_sqlite", "planton_postgres", "planton_executor"}
+ADAPTERS = {"planton_sqlite", "planton_postgres", "planton_executor", "planton_brokers"}
 
 
 def modules_of(package: str) -> list[Path]:

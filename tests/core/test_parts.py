@@ -580,3 +580,76 @@ def test_what_is_served_already_is_no_service():
     planton = Planton(consumers=[worker])
     with pytest.raises(InvalidArgumentError, match="leave it out"):
         planton.on(InstructionEvent, worker.submit)
+
+
+class Relay(Worker):
+    """A consumer that takes many at a time, and answers what it is told to."""
+
+    answers = None
+
+    async def submit_many(self, events):
+        await trio.sleep(1)
+        self.events.append([event.instruction for event in events])
+        return [None] * len(events) if self.answers is None else self.answers
+
+    async def serve(self, planton, *, task_status):
+        task_status.started()
+
+
+async def test_a_consumer_of_many_is_given_all_that_was_claimed_in_one_call():
+    """Listeners hear of each after that."""
+    shelf = Shelf([])
+    shelf.rows = ["a", "b", "c"]
+    relay = Relay(shelf, slots=10)
+    planton = Planton(storages=[shelf], consumers=[relay], tasks=[shelf.task("task", delay=100)])
+    heard = []
+    planton.on(InstructionEvent, lambda event: heard.append(event.instruction))
+    async with planton:
+        planton.wake("task")
+        await trio.sleep(2)
+
+    assert [["a", "b", "c"]] == relay.events
+    assert ["a", "b", "c"] == heard
+    assert [] == shelf.released
+
+
+@pytest.mark.parametrize(
+    ("answers", "released", "told"),
+    (
+        ([None, OSError("full"), None], ["b"], ["OSError"]),
+        ([None], ["a", "b", "c"], ["PlantonError"]),
+        ([None, False, None], ["a", "b", "c"], ["TypeError"]),
+        (5, ["a", "b", "c"], ["TypeError"]),
+    ),
+)
+async def test_what_a_consumer_of_many_does_not_take_is_released(answers, released, told):
+    """If its answer makes no sense, all of it."""
+    shelf = Shelf([])
+    shelf.rows = ["a", "b", "c"]
+    relay = Relay(shelf, slots=10)
+    relay.answers = answers
+    planton = Planton(storages=[shelf], consumers=[relay], tasks=[shelf.task("task", delay=100)])
+    seen = EventCollector(planton)
+    async with planton:
+        planton.wake("task")
+        await trio.sleep(2)
+
+    assert released == shelf.released
+    assert told == [type(event.error).__name__ for event in seen.of(ErrorEvent)]
+
+
+async def test_an_error_of_a_listener_does_not_take_back_what_a_consumer_of_many_took():
+    """It is told, and the other listeners hear of it."""
+    shelf = Shelf([])
+    shelf.rows = ["a", "b"]
+    relay = Relay(shelf, slots=10)
+    planton = Planton(storages=[shelf], consumers=[relay], tasks=[shelf.task("task", delay=100)])
+    planton.on(InstructionEvent, lambda event: 1 / 0)
+    seen = EventCollector(planton)
+    async with planton:
+        planton.wake("task")
+        await trio.sleep(2)
+
+    assert [] == shelf.released
+    assert ["a", "b"] == [event.instruction for event in seen.of(InstructionEvent)]
+    assert 2 == len(seen.of(ErrorEvent))

@@ -7,8 +7,11 @@ import pytest
 import planton._loop.reason
 import planton._text
 import planton.delays
+import planton_brokers._port
+import planton_brokers.webhook
 
-MODULES = (planton._loop.reason, planton._text, planton.delays)
+BROKERS = (planton_brokers._port, planton_brokers.webhook)
+MODULES = (planton._loop.reason, planton._text, planton.delays, *BROKERS)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

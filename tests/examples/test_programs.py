@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
-import httpx
+import httpx2
 import pytest
 
 from planton.hosting import call_blocking
@@ -46,7 +46,7 @@ PROGRAMS = {
     "fastapi_sqlalchemy": UVICORN,
     "django_shop": Commands(
         "python manage.py migrate",
-        [GUNICORN.format("shop.wsgi"), "python manage.py run_planton"],
+        ["gunicorn shop.wsgi --bind localhost:$PORT", "python manage.py run_planton"],
         hang_up,
     ),
     "flask_shop": Commands(
@@ -71,13 +71,13 @@ class Program:
     commands: Commands
     ask: Callable[..., list[tuple[object, ...]]]
     port: int = attrs.field(init=False)
-    client: httpx.Client = attrs.field(init=False)
+    client: httpx2.Client = attrs.field(init=False)
     processes: list["subprocess.Popen[bytes]"] = attrs.field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://localhost:{self.port}", verify=False)
+        self.client = httpx2.Client(base_url=f"http://localhost:{self.port}", verify=False)
         assert 0 == self.execute(self.commands.set_up, 0).wait(30), self.log
 
     def execute(self, command: str, seconds: float) -> "subprocess.Popen[bytes]":
@@ -109,7 +109,7 @@ class Program:
     def request(self, method: str, path: str) -> int:
         """Ask it as a client would that tries again while there is no server."""
         for _ in until(20):
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 return int(self.client.request(method, path).raise_for_status().json())
         raise AssertionError(self.log)
 
@@ -169,7 +169,7 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
     assert [1] * 6 == program.welcomed(accounts)
 
     accounts += program.sign_up(6)
-    assert any(program.active() for _ in until(10))
+    assert any(program.active() for _ in until(20))
     codes = program.send(signal.SIGTERM)
     assert 0 == program.active()
     assert {0, -signal.SIGTERM} >= set(codes), program.log  # uvicorn ends by the signal itself
@@ -178,12 +178,43 @@ def test_a_program_loses_nothing_however_it_is_stopped(program, expire):
     program.start(seconds=1)
     assert [1] * 12 == program.welcomed(accounts)
     accounts += program.sign_up(6)
-    assert any(program.active() == 5 for _ in until(10))
+    assert any(program.active() == 5 for _ in until(20))
     program.send(signal.SIGKILL)
     assert 5 == program.active()
     expire(program.database)
     program.start(seconds=0.01)
     assert all(program.welcomed(accounts))
+
+
+IN_A_TEST = """
+import time
+from app import app
+from fastapi.testclient import TestClient
+with TestClient(app) as client:
+    account = client.post("/accounts?email=ann@example.org").json()
+    while not client.get(f"/accounts/{account}").json():
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("program", ("fastapi_asyncpg",), indirect=True)
+def test_a_program_of_fastapi_runs_in_its_own_tests(program):
+    """`TestClient` runs the lifespan on a loop of its own, in a thread of its own."""
+    (program.folder / "in_a_test.py").write_text(IN_A_TEST)
+
+    assert 0 == program.execute("timeout 20 python in_a_test.py", 0).wait(30), program.log
+
+
+@pytest.mark.parametrize("program", ("django_shop",), indirect=True)
+def test_a_handler_of_django_outlives_a_restart_of_the_server(program, query):
+    """By `close_old_connections`: no worker thread keeps a connection that is broken by then."""
+    program.start(seconds=0.01)
+    first = program.welcomed(program.sign_up(1))
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query(program.database, f"SELECT pg_terminate_backend(pid) {others}")
+    second = program.welcomed(program.sign_up(1))
+
+    assert ([1], [1]) == (first, second)
 
 
 @pytest.mark.parametrize("program", ("two_processes",), indirect=True)

@@ -1,12 +1,14 @@
 """What an executor does with instructions, on each storage."""
 
+import pickle
 import threading
 
+import pytest
 import trio
 
-from planton import CallbackTimeoutError, ErrorEvent, InstructionEvent, Planton
+from planton import CallbackTimeoutError, ErrorEvent, InstructionEvent, Planton, health
 from planton.testing import EventCollector
-from planton_executor import GiveUp, NoHandlerError
+from planton_executor import GiveUp, NoHandlerError, TryAgain
 
 
 async def test_what_a_handler_returns_is_the_result(bench):
@@ -108,6 +110,31 @@ async def test_a_failure_is_tried_again_by_what_the_instruction_brought(bench):
 
     assert ("dead", "ValueError: no such user, delivery 3") == (found.status, found.error)
     assert ["error"] * 3 == [event.reason for event in one.seen.failed]
+
+
+async def test_many_failures_in_a_row_are_a_warning(memory_bench):
+    """Of one task, until one succeeds; that a claim was lost is no failure."""
+    one = memory_bench(concurrency=1)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        if work.instruction != "good":
+            raise GiveUp("no disk")
+
+    for number in range(10):
+        await one.enqueue(str(number))
+    async with one.planton() as planton:
+        await one.seen.until(9)
+        before = planton.status()[0].failing
+        await one.seen.until(10)
+        then, warnings = planton.status()[0].failing, health(planton).warnings
+        await one.enqueue("good")
+        await one.seen.until(11)
+        after = planton.status()[0].failing
+
+    problem = "the last 10 instructions failed, the last of them with GiveUp: no disk"
+    assert (None, problem, None) == (before, then, after)
+    assert f"task 'task': {problem}" in warnings
 
 
 async def test_a_handler_may_give_up(bench):
@@ -311,3 +338,39 @@ async def test_leases_are_renewed_while_handlers_run_and_wait(bench):
         await one.seen.until(3)
 
     assert [1] * 3 == deliveries
+
+
+async def test_a_handler_may_say_when_to_try_again(memory_bench):
+    """It goes before the delay that the handler was given, in a nursery as well."""
+    one = memory_bench()
+
+    @one.executor.handler("task", retries=2, retry_delay=1000)
+    async def handle(work):
+        async with trio.open_nursery():
+            raise TryAgain("busy", after=7)
+
+    planton = one.planton(delay=1.0)
+    async with planton:
+        await one.enqueue("a")
+        await trio.sleep(20)
+
+    assert [7.0, 7.0, 7.0] == [each.retry_in for each in one.seen.failed]
+    assert 7.0 == pickle.loads(pickle.dumps(TryAgain("busy", after=7))).after
+
+
+async def test_a_slot_can_be_waited_for(memory_bench):
+    """By a program that fetches work from elsewhere."""
+    one = memory_bench(concurrency=1)
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep(10)
+
+    (event,) = await one.claim("a")
+    async with one.executor:
+        assert 1 == await one.executor.wait_for_slot()
+        await one.executor.submit(event)
+        began = trio.current_time()
+        assert 1 == await one.executor.wait_for_slot()
+
+        assert 10 == pytest.approx(trio.current_time() - began)

@@ -55,6 +55,23 @@ async def test_a_sequence_that_is_set_back_does_not_break_the_cap(storages, conn
     assert 3 == (await attempt(task)).active
 
 
+async def test_a_sequence_that_is_set_back_during_a_claim_does_not_break_the_cap(
+    storages, connection
+):
+    """As late as can be: by the user's own statement, after the count."""
+    storage, other = storages
+    await learnt(storage, connection, storage.queue_task("a"))
+    sql = """
+        SELECT setval('planton_claim_id', 1, false) + number
+        FROM generate_series(1, %(limit)s::integer) AS number
+    """
+    task, same = (each.claim_task("a", sql=sql, concurrency=3) for each in (storage, other))
+
+    assert 3 == len(await claim(task))
+    assert [] == await claim(same)
+    assert 3 == (await attempt(task)).active
+
+
 async def test_tasks_heal_the_sequence_beside_each_other(storages, connection):
     """Each task draws ids above its own bound, whatever another one has set the sequence to."""
     storage, other = storages

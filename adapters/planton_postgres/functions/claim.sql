@@ -1,9 +1,11 @@
 -- The strict claim: counts what is active and claims under the cap, exactly, over the whole fleet. The
 -- steps have the names and the order of the class Claim in planton_sqlite/_claim.py.
 --
--- VOLATILE, so that each statement sees what was committed before *it* began: the count begins when
--- the lock is held, and nobody else can claim any more. SECURITY INVOKER, for ever: it runs the
--- user's own statement. Nothing in it waits for another transaction, but for that statement.
+-- Why it is exact: whoever holds the lock of the task is alone in adding rows of it. VOLATILE, so that
+-- each statement sees what was committed before *it* began: the count begins when the lock is held,
+-- and from then on others can only delete. No claim adds a row at or above its cap; a cap that was
+-- lowered leaves the rows that are there. SECURITY INVOKER, for ever: it runs the user's own
+-- statement. Nothing in it waits for another transaction, but for that statement.
 CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
 RETURNS TABLE (
     kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision
@@ -14,14 +16,14 @@ DECLARE
     asked record;                   -- the request
     cap integer;                    -- the concurrency in force
     is_paused boolean;
-    active integer;                 -- how many were active at the start
-    held integer;                   -- how many there will be at the end, expired ones included
+    active integer;                 -- how many rows there were, expired ones included
+    held integer;                   -- how many there are by now: counted, less ended, plus added
     names text[];                   -- the instructions that are active, rescued ones included
     first_expiry timestamptz;
-    ids_from bigint;                -- no active row of the task has a lower id, now or later
-    lowest bigint;                  -- that of the active row with the lowest
-    next_id bigint;                 -- the id that the next claim would have
-    clock timestamptz;              -- read after the count, so later than every end not counted
+    ids_from bigint;                -- the count begins here: no row has a lower id, see planton_draw
+    lowest bigint;                  -- the lowest id that was counted
+    ids bigint[];                   -- of the claims that are added
+    clock timestamptz;              -- when leases are over, and work is due
     recorded_at timestamptz;
     room integer;
     claimed integer := 0;
@@ -67,7 +69,10 @@ BEGIN
            task_row.ids_from
     INTO cap, is_paused, ids_from
     FROM planton_task AS task_row WHERE task_row.task_name = task FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN
+    IF FOUND AND (cap IS NULL OR asked."limit" IS NULL) THEN
+        RAISE EXCEPTION 'planton_claim needs a concurrency and a limit, not %', request
+            USING ERRCODE = 'null_value_not_allowed';
+    ELSIF NOT FOUND THEN
         kind := CASE
             WHEN EXISTS (SELECT FROM planton_task AS task_row WHERE task_row.task_name = task)
             THEN 'locked' ELSE 'unknown'
@@ -86,9 +91,8 @@ BEGIN
 
     -- 2. count what is active; below ids_from there are dead rows only
     SELECT count(*), min(counted.lease_expires_at), min(counted.id),
-           coalesce(array_agg(counted.instruction), '{}'),
-           (SELECT last_value + is_called::integer FROM planton_claim_id)
-    INTO active, first_expiry, lowest, names, next_id
+           coalesce(array_agg(counted.instruction), '{}')
+    INTO active, first_expiry, lowest, names
     FROM planton_active AS counted
     WHERE counted.task_name = task AND counted.id + 0 >= ids_from;
     held := active;
@@ -197,28 +201,24 @@ BEGIN
     -- 7. record each with a new receipt: what is due, without ON CONFLICT, as a conflict would be a
     -- broken invariant and must be loud; then what the source gave, but for what is queued or active
     recorded_at := clock_timestamp();
-    IF next_id < ids_from OR EXISTS (
-        SELECT FROM planton_active AS later WHERE later.id >= next_id
-    ) THEN
-        -- The sequence may lie behind: it was set back, or not copied with the rows.
-        PERFORM planton_mend_sequence(ids_from);
-    END IF;
+    ids := planton_draw(cardinality(due) + cardinality(given), ids_from);
     IF cardinality(due) > 0 THEN
         RETURN QUERY
         WITH gone AS (
             DELETE FROM planton_pending AS pending WHERE pending.ctid = ANY (due) RETURNING pending.*
         )
         INSERT INTO planton_active AS recorded (
-            token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
+            id, token, task_name, instruction, payload, priority, tags, retries, timeout, partition,
             delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
             lease_expires_at
         )
-        SELECT asked.token, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
-               gone.retries, gone.timeout, gone.partition, least(gone.delivery + 1, 1000000000),
-               gone.failures, gone.undelivered, gone.error, gone.created_at, recorded_at,
-               asked.claimed_by, asked.lease,
+        SELECT ids[row_number() OVER in_order], asked.token, gone.task_name, gone.instruction,
+               gone.payload, gone.priority, gone.tags, gone.retries, gone.timeout, gone.partition,
+               least(gone.delivery + 1, 1000000000), gone.failures, gone.undelivered, gone.error,
+               gone.created_at, recorded_at, asked.claimed_by, asked.lease,
                recorded_at + least(asked.lease, gone.timeout) * interval '1 second'
-        FROM gone ORDER BY gone.priority DESC, gone.run_at, gone.id
+        FROM gone WINDOW in_order AS (ORDER BY gone.priority DESC, gone.run_at, gone.id)
+        ORDER BY gone.priority DESC, gone.run_at, gone.id
         RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
                   recorded.delivery, recorded.timeout;
         GET DIAGNOSTICS count = ROW_COUNT;
@@ -228,11 +228,12 @@ BEGIN
     IF cardinality(given) > 0 THEN
         RETURN QUERY
         INSERT INTO planton_active AS recorded (
-            token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by,
-            lease, lease_expires_at
+            id, token, task_name, instruction, retries, delivery, created_at, claimed_at,
+            claimed_by, lease, lease_expires_at
         )
-        SELECT asked.token, task, each.instruction, asked.retries, 1, recorded_at, recorded_at,
-               asked.claimed_by, asked.lease, recorded_at + asked.lease * interval '1 second'
+        SELECT ids[cardinality(due) + each.place], asked.token, task, each.instruction,
+               asked.retries, 1, recorded_at, recorded_at, asked.claimed_by, asked.lease,
+               recorded_at + asked.lease * interval '1 second'
         FROM unnest(given) WITH ORDINALITY AS each (instruction, place)
         WHERE each.instruction NOT IN (
             SELECT pending.instruction FROM planton_pending AS pending
@@ -246,10 +247,10 @@ BEGIN
         held := held + count;
     END IF;
 
-    IF coalesce(lowest, next_id) > ids_from + 1000 THEN
+    lowest := least(lowest, (SELECT min(id) FROM unnest(ids) AS id));
+    IF lowest > ids_from + 1000 THEN
         -- Kept in the database, where it is as true as the rows that it is about.
-        UPDATE planton_task AS task_row SET ids_from = coalesce(lowest, next_id)
-        WHERE task_row.task_name = task;
+        UPDATE planton_task AS task_row SET ids_from = lowest WHERE task_row.task_name = task;
     END IF;
     IF claimed = 0 AND active = held AND asked.is_alone
         AND asked.statement IS NULL AND asked.cron IS NULL

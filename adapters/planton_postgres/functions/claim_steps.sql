@@ -1,17 +1,29 @@
 -- What the steps of planton_claim are made of.
 
--- Let the sequence of claims go on above all ids that there are, and above `lowest`. Rarely needed:
--- after a restore, a promotion, a TRUNCATE. Nobody draws an id meanwhile: it would be set back again.
-CREATE OR REPLACE FUNCTION planton_mend_sequence(lowest bigint)
-RETURNS void LANGUAGE plpgsql AS $planton$
+-- Ids for new claims: none is below `at_least`, and none is that of an active claim, wherever the
+-- sequence was set to, and when: after a restore, a promotion, a TRUNCATE. Two claims that draw the
+-- same id for all that, because a third one set the sequence in between, are told by the primary key.
+CREATE OR REPLACE FUNCTION planton_draw(number integer, at_least bigint)
+RETURNS bigint[] LANGUAGE plpgsql AS $planton$
+#variable_conflict use_variable
 DECLARE
-    highest bigint;
+    ids bigint[] := '{}';
+    first bigint;
+    last bigint;
 BEGIN
-    LOCK TABLE planton_active IN SHARE ROW EXCLUSIVE MODE;
-    highest := greatest(lowest, (SELECT max(active.id) FROM planton_active AS active));
-    IF highest > (SELECT last_value FROM planton_claim_id) THEN
-        PERFORM setval('planton_claim_id', highest);
-    END IF;
+    LOOP
+        ids := ARRAY(SELECT nextval('planton_claim_id') FROM generate_series(1, number));
+        SELECT min(id), max(id) INTO first, last FROM unnest(ids) AS id;
+        IF number = 0 OR first >= at_least AND NOT EXISTS (
+            SELECT FROM planton_active AS taken
+            WHERE taken.id BETWEEN first AND last AND taken.id = ANY (ids)
+        ) THEN
+            RETURN ids;
+        END IF;
+        PERFORM setval('planton_claim_id', greatest(
+            at_least, last, (SELECT max(active.id) FROM planton_active AS active)
+        ));
+    END LOOP;
 END $planton$;
 
 -- The next lower priority that is queued. It never looks at what was passed over: the priorities

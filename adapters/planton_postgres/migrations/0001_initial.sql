@@ -1,6 +1,6 @@
 -- Instructions move one way through three tables: pending, active, ended. The tables are small
--- but for the history, so moving a row costs half of updating a status among millions. Rows may be
--- inserted by plain SQL; the CHECKs keep out what no claim could use.
+-- but for the history, so moving a row costs half of updating a status among millions. Pending rows
+-- may be inserted by plain SQL; the CHECKs keep out what no claim could use.
 
 -- Whether a JSON text can be read everywhere: Python gives up at some thousand levels, and at 4,300
 -- digits of an integer. Most texts are seen to be harmless at once.
@@ -26,7 +26,7 @@ CREATE TABLE planton_task (
     task_name text COLLATE "C" PRIMARY KEY CHECK (octet_length(task_name) BETWEEN 1 AND 500),
     paused_at timestamptz,           -- NULL when not paused
     concurrency integer CHECK (concurrency >= 1),  -- overrides that of the code when not NULL
-    ids_from bigint NOT NULL DEFAULT 0             -- none of its claims has a lower id
+    ids_from bigint NOT NULL DEFAULT 0             -- no active claim of it has a lower id
 );
 
 -- Enqueued, due later, given back, or waiting for a retry.
@@ -83,7 +83,7 @@ CREATE TABLE planton_active (
     lease_expires_at timestamptz NOT NULL,
     UNIQUE (task_name, instruction)  -- never two claims of one instruction
 ) WITH (fillfactor = 70);
--- Not of the id itself: no plan for looking up ids takes this index, and no count takes the other.
+-- `id + 0` is another expression than `id`: no lookup by id can use this index, and no count the other.
 CREATE INDEX planton_active_task ON planton_active (task_name, (id + 0));
 
 -- The history, until it is pruned. It has no index that a success would have to write, but for the

@@ -1,8 +1,8 @@
 """What is done outside of requests, by `manage.py run_planton`."""
 
 import time
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import close_old_connections
@@ -24,22 +24,18 @@ planton = Planton(
 )
 
 
-def in_django(handler: Callable[[Work], None]) -> Callable[[Work], None]:
+@contextmanager
+def as_a_request() -> Iterator[None]:
     """Treat the connections of a worker thread as Django does those of a request."""
-
-    @wraps(handler)
-    def handle(work: Work) -> None:
+    close_old_connections()
+    try:
+        yield
+    finally:
         close_old_connections()
-        try:
-            handler(work)
-        finally:
-            close_old_connections()
-
-    return handle
 
 
 @executor.handler("welcome", retries=3, retry_delay=60)
-@in_django
+@as_a_request()
 def welcome(work: Work) -> None:
     time.sleep(settings.SECONDS)  # send the e-mail here
     Account.objects.filter(id=work.instruction).update(welcomed=F("welcomed") + 1)

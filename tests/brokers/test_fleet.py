@@ -1,0 +1,135 @@
+"""Relays, consumers and brokers as processes, killed in the middle of it.
+
+A short version runs by default. `pytest -m slow -n 0 -s tests/brokers/test_fleet.py` runs 50,000
+instructions and 100 kills through each broker.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from itertools import cycle, pairwise
+from pathlib import Path
+
+import pytest
+import trio
+
+from planton_postgres import PostgresStorage
+
+NODE = Path(__file__).with_name("node.py")
+BROKERS = {
+    "redis": ("planton_brokers.redis", "RedisStream", "redis", {"redeliver_after": 1.0}),
+    "nats": ("planton_brokers.nats", "JetStream", "nats", {"redeliver_after": 1.0}),
+    "rabbitmq": ("planton_brokers.rabbitmq", "RabbitMQ", "amqp", {}),
+}
+
+
+class Fleet:
+    """Processes, the times at which they were killed, and what their handlers wrote down."""
+
+    def __init__(self, kind, port, dsn, log):
+        module, name, scheme, options = BROKERS[kind]
+        arguments = json.dumps({"url": f"{scheme}://127.0.0.1:{port}", **options})
+        self._about = (module, name, arguments, dsn, str(log))
+        self._log = log
+        self.processes, self.killed_at = {"relay": [], "consumer": []}, {}
+
+    def start(self, role):
+        process = subprocess.Popen([sys.executable, str(NODE), role, *self._about])
+        self.processes[role].append(process)
+
+    def kill(self, role):
+        process = self.processes[role].pop(0)
+        process.kill()
+        process.wait()
+        self.killed_at[str(process.pid)] = time.monotonic()
+
+    def executions(self):
+        """Of each instruction from when to when it was executed; in the order of the begins."""
+        found, open_ = {}, {}
+        for line in self._log.read_text().splitlines():
+            word, instruction, pid, at = line.split()
+            if word == "begins":
+                span = open_[instruction, pid] = [float(at), self.killed_at.get(pid)]
+                found.setdefault(instruction, []).append(span)
+            else:
+                open_.pop((instruction, pid))[1] = float(at)
+        return found
+
+
+@contextmanager
+def fleet(kind, server, dsn, log):
+    nodes = Fleet(kind, server.port, dsn, log)
+    try:
+        for role in ("relay", "consumer") * 2:
+            nodes.start(role)
+        yield nodes
+    finally:
+        for role in ("relay", "consumer"):
+            while nodes.processes[role]:
+                nodes.kill(role)
+
+
+async def run(kind, server, dsn, log, *, count, victims, patience):
+    """Enqueue between the kills, wait for the end, and return how often each was executed."""
+    portion = count // (len(victims) + 1)
+    async with PostgresStorage(dsn) as storage:
+        await storage.migrate()
+        with fleet(kind, server, dsn, log) as nodes:
+            await enqueue(storage, 0, portion)
+            with trio.fail_after(60):
+                while not log.exists():
+                    await trio.sleep(0.1)
+            for number, victim in enumerate(victims, 1):
+                await enqueue(storage, number * portion, portion)
+                await trio.sleep(random.uniform(0.1, 0.4))
+                if victim == "broker":
+                    server.kill()
+                    server.start()
+                else:
+                    nodes.kill(victim)
+                    nodes.start(victim)
+            with trio.fail_after(patience):
+                while (await storage.stats())[0].succeeded < portion * (len(victims) + 1):
+                    await trio.sleep(0.2)
+        (stats,) = await storage.stats()
+    executions = nodes.executions()
+
+    assert (0, 0, 0, 0) == (stats.queued, stats.running, stats.failed, stats.dead)
+    assert portion * (len(victims) + 1) == stats.succeeded == len(executions)
+    for instruction, spans in executions.items():
+        for before, after in pairwise(spans):
+            assert before[1] is not None, f"{instruction} was executed by two"
+            assert before[1] <= after[0], f"{instruction} was executed by two at once"
+    return Counter(len(spans) for spans in executions.values())
+
+
+async def enqueue(storage, first, count):
+    await storage.enqueue_many("task", [str(number) for number in range(first, first + count)])
+
+
+@pytest.mark.parametrize("kind", ("redis", "nats"))
+async def test_kills_lose_nothing(kind, make_server, schema_dsn, tmp_path):
+    """Of a relay, a consumer and the broker: each is executed, none by two at once."""
+    victims = ["consumer", "relay", "broker"]
+    server, log = make_server(kind), tmp_path / "log"
+    times = await run(kind, server, schema_dsn, log, count=800, victims=victims, patience=30)
+
+    # Only what the consumer that was killed had begun may be executed again.
+    assert sum(times[often] for often in times if often > 1) <= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(BROKERS))
+async def test_a_hundred_kills_lose_nothing(kind, make_server, schema_dsn, tmp_path):
+    """Nor among fifty thousand instructions."""
+    roles = cycle(("consumer", "relay", "consumer", "relay", "broker"))
+    victims = [next(roles) for _ in range(100)]
+    server, log, began = make_server(kind), tmp_path / "log", time.monotonic()
+    times = await run(kind, server, schema_dsn, log, count=50_500, victims=victims, patience=600)
+    print(f"\n{kind}: {dict(times)} executions, {time.monotonic() - began:.0f} s")
+
+    assert sum(times[often] for often in times if often > 1) <= 20 * victims.count("consumer")

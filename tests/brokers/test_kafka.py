@@ -1,0 +1,37 @@
+"""Kafka, on the cluster that librdkafka mocks within a process."""
+
+import uuid
+
+import pytest
+from confluent_kafka import Producer
+
+from planton_brokers.kafka import Kafka
+from planton_brokers.testing import BrokerConformance
+
+
+@pytest.fixture(scope="session")
+def kafka_servers():
+    """Where the brokers of the cluster are, which lives as long as the producer that made it."""
+    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 3})
+    brokers = producer.list_topics(timeout=10).brokers.values()
+    yield ",".join(f"{each.host}:{each.port}" for each in brokers)
+    producer.flush()
+
+
+# A group notices sooner that one of its consumers has left.
+QUICK = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500, "fetch.wait.max.ms": 100}
+
+
+class TestKafka(BrokerConformance):
+    away = Kafka("127.0.0.1:1")
+    redelivered_within = 8.0
+    is_partitioned = True
+
+    @pytest.fixture
+    def broker(self, kafka_servers):
+        name = uuid.uuid4().hex
+        return Kafka(kafka_servers, topic=name, group=name, options=QUICK)
+
+    @pytest.mark.slow  # the group of the mock takes its time to be joined again
+    async def test_what_is_acknowledged_does_not_come_again(self, broker):
+        await super().test_what_is_acknowledged_does_not_come_again(broker)
