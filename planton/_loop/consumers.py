@@ -67,8 +67,7 @@ class Slots:
     def give_back(self, count: int) -> None:
         """Reserve `count` slots no more: they were not needed, or the consumer counts them now."""
         self._reserved -= count
-        if count:
-            self._waiting.unpark()
+        self._waiting.unpark()
 
 
 class Takers:

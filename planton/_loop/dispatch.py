@@ -47,15 +47,12 @@ class Dispatcher:
             now = trio.current_time()
             together = []
             for entry in entries[first : first + TURN]:
-                if entry.is_attempting:
-                    self._nursery.start_soon(self._attempt_in_turn, entry)
-                    continue
-                entry.turn.holder = self._plan
-                if entry.is_batched:
+                has_turn = entry.turn.try_take(self._plan)
+                if has_turn and entry.is_batched:
                     attempt = Attempt(entry, now)
                     together.append((attempt, attempt.begin(self._plan, self._takers)))
                 else:
-                    self._nursery.start_soon(self._attempt_alone, entry)
+                    self._nursery.start_soon(self._attempt_alone, entry, has_turn)
             self._go_on(together)
             await trio.lowlevel.checkpoint()
 
@@ -79,18 +76,14 @@ class Dispatcher:
             await self._delivery.release(entry, claims)
 
     @trio.lowlevel.enable_ki_protection
-    async def _attempt_in_turn(self, entry: Entry) -> None:
-        """Make an attempt after the one that is being made for a task of the same name."""
-        await entry.turn.take(self._plan)
-        await self._attempt_alone(entry)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _attempt_alone(self, entry: Entry) -> None:
+    async def _attempt_alone(self, entry: Entry, has_turn: bool) -> None:
         """Make attempts for a task until the next one is due later, or is to be made with others.
 
         An attempt that is due at once follows in the same trio task: a task without a delay
         would otherwise pay for a new one every time.
         """
+        if not has_turn:  # there is an attempt for a task of the same name
+            await entry.turn.take(self._plan)
         while self._plan.wants(entry):
             attempt = self.begin(entry)
             delay = await self._make(attempt)

@@ -288,11 +288,11 @@ class _Watcher:
     live: set[object]
 
     def is_live(self, *, is_live: bool) -> None:
-        if not is_live:
-            self.live.discard(self)
-        elif self not in self.live:
+        if is_live:
             self.live.add(self)
             self.changed(None)  # what was changed while nothing was noticed
+        else:
+            self.live.discard(self)
 
     def changed(self, task_names: Collection[str] | None) -> None:
         ours = {name for schedule in self.schedules for name in schedule.rules}

@@ -57,10 +57,11 @@ class Ledger:
         for one in found:
             for receipt in one if isinstance(one, Mapping) else ():
                 self.acknowledged(to_text(receipt))
-        for request, answer in zip(requests, claimed, strict=True):
-            if isinstance(answer, Claimed):
-                receipts = {row.instruction: to_text(row.receipt) for row in answer.rows}
-                self.claimed(request.rule.task_name, receipts)
+        pairs = zip(requests, claimed, strict=True)
+        made = [(request, each) for request, each in pairs if isinstance(each, Claimed)]
+        for request, each in made:
+            receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
+            self.claimed(request.rule.task_name, receipts)
 
     def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
         now = trio.current_time()
