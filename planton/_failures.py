@@ -1,7 +1,6 @@
 """What the users' functions raise: which of it is their failure, and which of it is ours."""
 
 import math
-from types import TracebackType
 
 import trio
 
@@ -42,12 +41,7 @@ class _Guarded:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        raised: BaseException | None,
-        __: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, raised: BaseException | None, __: object) -> None:
         if raised is not None:
             failure = failure_of(raised)
             if failure is not raised:

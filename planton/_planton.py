@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
 import trio
@@ -142,15 +141,10 @@ class Planton:
         self._block = self._running()
         return await self._block.__aenter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
+    async def __aexit__(self, *exc: Any) -> bool | None:
         """Terminate; an exception of the block leaves as it is, not wrapped in a group."""
         # The drain within is shielded, and bounded by `grace`.
-        return await self._block.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102
+        return await self._block.__aexit__(*exc)  # noqa: ASYNC102
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[Self]:

@@ -200,9 +200,12 @@ def problem_of_function(value: object) -> str | None:
     return None
 
 
-def _check_name(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise InvalidTaskError(field.name, value, "give a non-empty str")
+def _rule(is_usable: Callable[[Any], object], remedy: str) -> Any:
+    def check(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
+        if not is_usable(value):
+            raise InvalidTaskError(field.name, value, remedy)
+
+    return check
 
 
 def _check_callable(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
@@ -211,43 +214,28 @@ def _check_callable(_: object, field: "attrs.Attribute[Any]", value: object) -> 
         raise InvalidTaskError(field.name, value, problem)
 
 
-def _check_lock(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if value is not None and problem_of_function(value):
-        remedy = "give a function of the task's name that returns a context manager"
-        raise InvalidTaskError(field.name, value, f"{remedy}, such as one of contextlib")
-
-
-def _check_concurrency(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if not callable(value) and not is_int(value, 1):
-        remedy = "give an int of at least 1, or a function that returns one"
-        raise InvalidTaskError(field.name, value, remedy)
-    _check_function(field, value)
-
-
-def _check_delay(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if not callable(value) and to_seconds(value) is None:
-        remedy = (
-            "give finite seconds of at least 0, a timedelta, or a function of the attempt number"
-        )
-        raise InvalidTaskError(field.name, value, remedy)
-    _check_function(field, value)
-
-
-def _check_function(field: "attrs.Attribute[Any]", value: object) -> None:
+def _check_if_callable(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
     if callable(value):
-        _check_callable(None, field, value)
+        _check_callable(_, field, value)
 
 
-def _check_timeout(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if value is not None and not to_seconds(value):
-        raise InvalidTaskError(field.name, value, "give finite seconds above 0, or None")
-
-
-def _check_cap(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if value not in get_args(Cap):
-        raise InvalidTaskError(field.name, value, f"give {_one_of(get_args(Cap))}")
-
-
+_check_name = _rule(lambda value: isinstance(value, str) and value, "give a non-empty str")
+_check_lock = _rule(
+    lambda value: value is None or not problem_of_function(value),
+    "give a function of the task's name that returns a context manager, such as one of contextlib",
+)
+_check_concurrency = _rule(
+    lambda value: callable(value) or is_int(value, 1),
+    "give an int of at least 1, or a function that returns one",
+)
+_check_delay = _rule(
+    lambda value: callable(value) or to_seconds(value) is not None,
+    "give finite seconds of at least 0, a timedelta, or a function of the attempt number",
+)
+_check_timeout = _rule(
+    lambda value: value is None or to_seconds(value), "give finite seconds above 0, or None"
+)
+_check_cap = _rule(lambda value: value in get_args(Cap), f"give {_one_of(get_args(Cap))}")
 _optional_callable = attrs.validators.optional(_check_callable)
 
 
@@ -302,8 +290,12 @@ class Task:
 
     name: str = attrs.field(validator=_check_name)
     schedule: Schedule = attrs.field(validator=_check_callable)
-    concurrency: int | Concurrency = attrs.field(default=1, validator=_check_concurrency)
-    delay: Seconds | Delay = attrs.field(default=DEFAULT_DELAY, validator=_check_delay)
+    concurrency: int | Concurrency = attrs.field(
+        default=1, validator=[_check_concurrency, _check_if_callable]
+    )
+    delay: Seconds | Delay = attrs.field(
+        default=DEFAULT_DELAY, validator=[_check_delay, _check_if_callable]
+    )
     limit: Limit | None = attrs.field(default=None, validator=_optional_callable)
     get_active_instructions: GetActiveInstructions | None = attrs.field(
         default=None, validator=_optional_callable

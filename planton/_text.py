@@ -24,12 +24,10 @@ def text_of(value: object, function: Callable[[object], str] = str) -> str:
 
 
 def short_repr(value: object, longest: int = 100) -> str:
-    """Return the `repr` of `value`, shortened."""
     return shortened(text_of(value, repr), longest)
 
 
 def shortened(text: str, longest: int) -> str:
-    """Cut `text` to `longest` characters, with a mark."""
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 

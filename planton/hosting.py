@@ -13,7 +13,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
 import trio
@@ -129,12 +128,7 @@ class ThreadHandle:
         """Return the handle."""
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Terminate; in a forked process do nothing."""
         self._terminate_here()
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 import trio
@@ -260,15 +259,10 @@ class Executor:
         self._block = self._running()
         return await self._block.__aenter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
+    async def __aexit__(self, *exc: Any) -> bool | None:
         """Take no more, and drain; an exception of the block leaves as it is."""
         # The drain within is shielded, and bounded by `grace`.
-        return await self._block.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102
+        return await self._block.__aexit__(*exc)  # noqa: ASYNC102
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[Self]:

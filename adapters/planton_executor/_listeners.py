@@ -26,12 +26,10 @@ class Listeners:
         self._wanted: frozenset[type[Any]] = frozenset([FailedEvent])
 
     def add(self, event_type: type[Any], listener: Listener) -> None:
-        """Add a listener; added twice it is told twice."""
         self._check(event_type, listener)
         self._set(event_type, (*self._by_type[event_type], listener))
 
     def remove(self, event_type: type[Any], listener: Listener) -> None:
-        """Remove a listener."""
         self._check(event_type, listener)
         listeners = list(self._by_type[event_type])
         if listener not in listeners:
@@ -51,7 +49,6 @@ class Listeners:
         return event_type in self._wanted
 
     def must_wait(self, event_type: type[Any] | None) -> bool:
-        """Return whether telling an event of a type takes waiting."""
         return event_type in self._async_types
 
     async def tell(self, event: Any) -> None:
@@ -116,7 +113,6 @@ def _log_failure(listener: object, event: object, error: Exception) -> None:
 
 
 def log(event: object) -> None:
-    """Log what nobody listens to, if it is a problem."""
     if isinstance(event, FailedEvent):
         _log_failed(event)
     elif isinstance(event, ErrorEvent):

@@ -179,7 +179,6 @@ class Run:
         # Else a thread is still at it and may yet do the work: its lease shall run out first.
 
     def note_loss(self) -> None:
-        """Count it as lost, whatever the handler did."""
         self.error = LostLeaseError(self.work.task_name, self.work.instruction)
         self.reason, self.retry_in, self.end = "lost", None, None
 
@@ -233,7 +232,6 @@ class Run:
         return None if self.end is None else _EVENT_TYPES[self.end.kind]
 
     def to_event(self) -> SucceededEvent | FailedEvent | AdvancedEvent:
-        """Return the event that tells of the end."""
         if self.error is not None:
             return FailedEvent(
                 work=self.work,

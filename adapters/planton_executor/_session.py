@@ -89,7 +89,6 @@ class Session:
         return max(0, slots.count - slots.taken - slots.waiting + self._link.leaving)
 
     async def take(self, event: InstructionEvent) -> None:
-        """Take an instruction; see `Executor.submit`."""
         run = Run(event, self._link.receipt(event))
         if event.task_name not in self._handlers:
             await self._refuse(run)
@@ -188,11 +187,6 @@ class Session:
         self._note_free_slots()
 
     async def _store(self, run: Run, end: End) -> bool:
-        """Store an end, and wait for it; return whether the claim was ours.
-
-        Raises:
-            Exception: Why it cannot be stored.
-        """
         run.end, run.stored, run.refusals = end, trio.Event(), 0
         self._link.send(run)
         await run.stored.wait()

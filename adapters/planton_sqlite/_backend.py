@@ -57,15 +57,7 @@ class Runner(Protocol):
 
 
 class SQLiteBackend:
-    """A `planton.storage.Backend`; see there for what its methods promise.
-
-    Args:
-        database: What to call it in errors.
-        file: Where it is.
-        runner: Runs work on its connection.
-        keeps: Whether there is a history.
-        clock: Returns the time in seconds since 1970; that of the machine, which is SQLite's own.
-    """
+    """A `planton.storage.Backend`; see there for what its methods promise."""
 
     def __init__(
         self,
@@ -212,7 +204,6 @@ class SQLiteBackend:
             raise _open.to_storage_error(self.database, error) from error
 
     async def check_caller(self, caller: Caller) -> None:
-        """Raise `InvalidArgumentError` for a connection to another database."""
         await _open.check_caller(caller, self.file)
 
     async def pause(self, task_name: str, *, is_paused: bool) -> None:

@@ -25,24 +25,14 @@ _LAST_DAY = 253402300799.0  # the last second that a datetime holds: what is due
 class Claim:
     """One claim of one task.
 
-    Args:
-        connection: Within BEGIN IMMEDIATE, to be committed after `run`; for `look` in none.
-        request: What is asked for.
-        clock: Returns the time by the database's clock, in seconds since 1970.
-
-    Attributes:
-        is_paused: Whether the task is paused.
-        concurrency: The one in force.
-        changes: What the triggers of `wake_on_change` have counted.
-        active: How many were active before.
-        held: How many there are by now: counted, less those that were ended, plus those added.
+    The connection is within BEGIN IMMEDIATE for `run`, and in no transaction for `look`.
     """
 
     is_paused: bool
-    concurrency: int
-    changes: int
-    active = 0
-    held = 0
+    concurrency: int  # the one in force
+    changes: int  # counted by the triggers of `wake_on_change`
+    active = 0  # before
+    held = 0  # by now, expired ones included
 
     def __init__(
         self, connection: sqlite3.Connection, request: ClaimRequest, clock: Callable[[], float]

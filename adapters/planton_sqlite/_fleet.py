@@ -21,7 +21,6 @@ FLEET = load_statements(__package__, "fleet.sql")
 
 
 def register(connection: sqlite3.Connection, registration: Registration, now: float) -> None:
-    """Enter a dispatcher."""
     _execute(connection, "register", **attrs.asdict(registration), now=now)
 
 
@@ -33,7 +32,6 @@ def beat(
     gone: Collection[str],
     now: float,
 ) -> Answer:
-    """Note that a dispatcher lives, and what it says."""
     parameters = {"id": dispatcher_id, "now": now}
     found = _execute(connection, "beat", **parameters, tasks=tasks).fetchall()
     if _execute(connection, "forget", **parameters, silent=FORGOTTEN_AFTER).rowcount:
@@ -48,13 +46,11 @@ def beat(
 
 
 def deregister(connection: sqlite3.Connection, dispatcher_id: str) -> None:
-    """Forget a dispatcher and its reports."""
     _execute(connection, "deregister", id=dispatcher_id)
     _execute(connection, "forget_reports")
 
 
 def dispatchers(connection: sqlite3.Connection, now: float) -> list[DispatcherRecord]:
-    """Return the dispatchers, the oldest first."""
     rows = _execute(connection, "dispatchers", now=now)
     names = [column[0] for column in rows.description]
     return [DispatcherRecord(**_dated(dict(zip(names, row, strict=True)))) for row in rows]
@@ -63,13 +59,11 @@ def dispatchers(connection: sqlite3.Connection, now: float) -> list[DispatcherRe
 def request_stop(
     connection: sqlite3.Connection, dispatcher_ids: Sequence[str] | None, now: float
 ) -> list[str]:
-    """Ask dispatchers to stop; which."""
     ids = None if dispatcher_ids is None else json.dumps(dispatcher_ids)
     return [row[0] for row in _execute(connection, "request_stop", ids=ids, now=now).fetchall()]
 
 
 def decisions(connection: sqlite3.Connection, task_name: str | None) -> list[TaskReport]:
-    """Return the reports of dispatchers."""
     return [
         TaskReport.of(who, name, _dated({"at": at})["at"], text)
         for who, name, at, text in _execute(connection, "decisions", task_name=task_name)

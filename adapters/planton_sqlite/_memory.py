@@ -74,10 +74,6 @@ class Inline:
 
     Half of them pass before it happens and half before its answer arrives. Once it has happened a
     cancellation does not cut it off.
-
-    Args:
-        clock: What SQL is told of the time.
-        timeout: Seconds, by the machine's clock, that one call may take: the loop stands still.
     """
 
     def __init__(self, clock: Clock, latency: float, timeout: float) -> None:
@@ -125,7 +121,6 @@ class Inline:
             await trio.sleep(_NAP)
 
     def transact(self, function: Work[T]) -> T:
-        """Run `function` in a transaction, here and now."""
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             result = self._within_time(lambda: function(self.connection))
@@ -284,12 +279,10 @@ class AdvisorySchedule:
     _claimed_by: str
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
-        """Claim for one task."""
         (batch,) = await self.many([request])
         return batch
 
     async def many(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
-        """Claim for each task."""
         asked = [
             ClaimRequest(self._rule(request.task_name), _MOST, request.limit, is_expected=True)
             for request in requests

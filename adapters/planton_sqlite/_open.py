@@ -37,7 +37,6 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def to_path(path: object) -> str:
-    """Give the path of a file, or raise `InvalidArgumentError`."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or "\0" in text:
         raise InvalidArgumentError("path", path, "give the path of a file, a str or a Path")
@@ -54,11 +53,7 @@ def to_path(path: object) -> str:
 
 
 async def check_caller(caller: Caller, path: str) -> None:
-    """Find out whether a connection of the caller's is open, and to this very file.
-
-    Raises:
-        InvalidArgumentError: If it is not.
-    """
+    """Refuse a connection of the caller's that is closed, or to another file."""
     try:
         rows = await caller.fetch("SELECT name, file FROM pragma_database_list")
     except sqlite3.ProgrammingError as error:  # it is closed, or of another thread
@@ -79,11 +74,7 @@ def _is_same(file: str, path: str) -> bool:
 
 
 def open_database(path: str, synchronous: str) -> sqlite3.Connection:
-    """Open a database that several processes write to; it is made if it is not there.
-
-    Raises:
-        StorageError: If it cannot be opened or is no database.
-    """
+    """Open a database that several processes write to; it is made if it is not there."""
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=0)
     except sqlite3.Error as error:
@@ -141,11 +132,6 @@ def _read_all_text(connection: sqlite3.Connection) -> None:
 
 
 def connect_existing(path: str) -> sqlite3.Connection:
-    """Connect to a database that is there already.
-
-    Raises:
-        StorageError: If it cannot be opened.
-    """
     try:
         connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
     except sqlite3.Error as error:
@@ -155,12 +141,7 @@ def connect_existing(path: str) -> sqlite3.Connection:
 
 
 def patiently(function: Callable[[], T], give_up_at: Callable[[], float] = lambda: math.inf) -> T:
-    """Call `function` again and again while somebody else writes, for a while.
-
-    Args:
-        function: Raises that the database is locked while it is.
-        give_up_at: Returns by when to give up, by the monotonic clock, if that is sooner.
-    """
+    """Call `function` again and again while somebody else writes, for a while."""
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
@@ -206,12 +187,10 @@ def is_of_database(error: Exception) -> bool:
 
 
 def is_read_only(error: sqlite3.Error) -> bool:
-    """Tell whether a write failed because the file could only be opened for reading."""
     return _code(error) == sqlite3.SQLITE_READONLY
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Tell whether there is no room left on the disk."""
     return _code(error) == sqlite3.SQLITE_FULL
 
 

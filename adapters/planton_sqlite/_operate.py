@@ -32,20 +32,17 @@ def enqueue(
 
 
 async def enqueue_within(caller: Caller, new: Sequence[NewInstruction], now: float) -> list[bool]:
-    """Like `enqueue`, by a connection of the caller's."""
     parameters = {"new": to_rows(new, datetime.timestamp), "now": now}
     return are_new(new, await caller.fetch(OPERATE["enqueue"], **parameters))
 
 
 def change_task(connection: sqlite3.Connection, statement: str, **parameters: Any) -> None:
-    """Pause, resume, or set the concurrency."""
     _execute(connection, statement, **parameters)
 
 
 def retry(
     connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None, now: float
 ) -> int:
-    """Queue ended instructions again; how many."""
     if instructions is None:
         ends = _by_name(connection, "failed_ends", task_name)
         living = _living(connection, task_name, ends)
@@ -82,13 +79,11 @@ def _check_ended(names: Sequence[str], ended: Collection[str], living: Collectio
 
 
 def drop(connection: sqlite3.Connection, task_name: str, instructions: Sequence[str] | None) -> int:
-    """Delete those that are queued, of those named or of all of the task; how many."""
     named = None if instructions is None else json.dumps(list(instructions))
     return _execute(connection, "drop", task_name=task_name, instructions=named).rowcount
 
 
 def find(connection: sqlite3.Connection, wanted: Filter, now: float) -> list[InstructionRecord]:
-    """Return instructions, the oldest first."""
     parameters = {
         "status": wanted.status,
         "task_name": wanted.task_name,
@@ -111,7 +106,6 @@ def _record(values: dict[str, Any]) -> InstructionRecord:
 
 
 def stats(connection: sqlite3.Connection, now: float) -> list[TaskStats]:
-    """Count the instructions of every task."""
     return [
         TaskStats(
             task_name=name,
@@ -133,7 +127,6 @@ def prune(
     limit: int,
     now: float,
 ) -> int:
-    """Delete from the history what ended that long ago, the oldest first; how many."""
     parameters = {"older_than": older_than, "statuses": json.dumps(list(statuses)), "limit": limit}
     return _execute(connection, "prune", **parameters, now=now).rowcount
 

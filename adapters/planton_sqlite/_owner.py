@@ -25,24 +25,16 @@ Work = Callable[[sqlite3.Connection], T]
 
 @attrs.define(eq=False)
 class Job(Generic[T]):
-    """Some work for the owner, and the trio task that waits for it.
-
-    Attributes:
-        function: The work.
-        is_write: Whether it needs a transaction.
-        look: Reads, without one, whether there is anything to write; its answer is the result
-            unless it is None.
-    """
+    """Some work for the owner, and the trio task that waits for it."""
 
     function: Work[T]
     is_write: bool
-    look: Work[T | None] | None
+    look: Work[T | None] | None  # see `Owner.write`
     task: trio.lowlevel.Task
     token: trio.lowlevel.TrioToken
     result: "outcome.Outcome[T] | None" = None
 
     def hand_over(self) -> None:
-        """Let the trio task go on with the result."""
         assert self.result is not None
         try:
             self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, self.result)
@@ -51,13 +43,7 @@ class Job(Generic[T]):
 
 
 class Owner:
-    """A thread with a connection of its own.
-
-    Args:
-        open_connection: Opens the connection, on the thread.
-        database: What to call the database in errors.
-        file: Where it is.
-    """
+    """A thread with a connection of its own."""
 
     def __init__(
         self, open_connection: Callable[[], sqlite3.Connection], database: str, file: str
@@ -80,7 +66,6 @@ class Owner:
         self._interval = 0.0
 
     async def start(self) -> None:
-        """Start the thread and open the connection; raises what opening raises."""
         self._is_closing, self._failure, self._opened = False, None, threading.Event()
         self._give_up_at = math.inf
         # A daemon, so that a program that crashes is not kept alive; `close` waits for it.
@@ -116,7 +101,6 @@ class Owner:
             self._lock.notify()
 
     async def read(self, function: Work[T]) -> T:
-        """Run `function` on the thread, without a transaction."""
         return await self._do(function, is_write=False)
 
     async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
@@ -127,9 +111,6 @@ class Owner:
 
         With `look` there is no transaction if `look`, which only reads, returns a result already:
         polling then does not stand in the queue of those who write.
-
-        Raises:
-            StorageError: If the database stays locked by others, or cannot be written.
         """
         return await self._do(function, is_write=True, look=look)
 
@@ -206,9 +187,7 @@ class Owner:
     def connection(self) -> sqlite3.Connection:
         """Return the connection, as long as it is one to the file of that name.
 
-        Raises:
-            StorageError: If the file was replaced, moved or deleted. What is written to the old
-                one is lost, and other processes use the new one.
+        What is written to one that was replaced is lost, and other processes use the new one.
         """
         if _identity(self._file) != self._opened_file:
             problem = (

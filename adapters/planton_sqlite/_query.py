@@ -25,22 +25,13 @@ _FORBIDDEN = {
 
 @attrs.frozen
 class Query:
-    """Where the instructions of a claim task come from.
-
-    Attributes:
-        task_name: Task that it belongs to.
-        sql: Claims or finds up to `:limit` rows and returns one column, the instruction.
-    """
+    """Where the instructions of a claim task come from."""
 
     task_name: str
     sql: str
 
     def check(self) -> None:
-        """Check what needs no database.
-
-        Raises:
-            InvalidQueryError: If it is empty, lacks `:limit`, or has other parameters.
-        """
+        """Check what needs no database."""
         code = _NOT_CODE.sub("", self.sql)
         if not code.strip():
             raise self._error("is empty: give UPDATE … RETURNING id, or SELECT id")
@@ -55,10 +46,6 @@ class Query:
         """Tell whether it writes, so that it will not return the same rows again.
 
         SQLite itself is asked: a program that writes has a `Transaction` instruction that says so.
-
-        Raises:
-            InvalidQueryError: If it does not parse, names what there is not, does what it may not,
-                or returns no column or several.
         """
         refused: list[str] = []
 
@@ -81,12 +68,7 @@ class Query:
         return any(opcode == "Transaction" and p2 for opcode, p2 in steps)
 
     def run(self, connection: sqlite3.Connection, parameters: dict[str, Any]) -> list[str]:
-        """Run the statement; return the instructions, each once.
-
-        Raises:
-            InvalidQueryError: If it fails, ends the transaction, or returns more than the limit or
-                what is no instruction.
-        """
+        """Run the statement; return the instructions, each once."""
         factory, connection.text_factory = connection.text_factory, bytes
         try:
             cursor = connection.execute(self.sql, parameters)

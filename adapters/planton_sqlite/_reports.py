@@ -15,7 +15,7 @@ _ENDING = {
     "complete": ("complete",),
     "fail": ("requeue_failed", "end_failed"),
     "release": ("release",),
-    "give_back": ("give_back",),
+    "give_back": ("release",),
     "postpone": ("postpone",),
 }
 
@@ -25,13 +25,7 @@ Row: TypeAlias = tuple[Any, ...]
 
 
 class Reports:
-    """Applies reports within the caller's transaction.
-
-    Args:
-        connection: In a transaction.
-        clock: Returns the time by the database's clock.
-        keeps: Whether there is a history.
-    """
+    """Applies reports within the caller's transaction; `keeps` says whether there is a history."""
 
     def __init__(
         self, connection: sqlite3.Connection, clock: Callable[[], float], *, keeps: bool
@@ -78,6 +72,7 @@ class Reports:
         if kind == "take_over":
             taken = {row_id for (row_id,) in self._execute("take_over", text)}
             return {receipt: name for receipt, name in names.items() if receipt[0] in taken}
+        self._parameters["is_undelivered"] = kind == "give_back"
         for statement in _ENDING.get(kind, (kind,)):
             self._execute(statement, text)
         if kind == "complete" and self._execute("has_failed", text).fetchone() == (1,):

@@ -17,11 +17,7 @@ def script() -> str:
 
 
 def migrate(connection: sqlite3.Connection, database: str) -> int:
-    """Bring the tables up to date, inside a transaction; how many migrations were applied.
-
-    Raises:
-        StorageError: If the tables are newer than this code.
-    """
+    """Bring the tables up to date, inside a transaction; how many migrations were applied."""
     connection.execute(_CREATE_VERSION)
     version = _version(connection)
     refuse_newer(database, version, len(_MIGRATIONS))
@@ -33,17 +29,11 @@ def migrate(connection: sqlite3.Connection, database: str) -> int:
 
 
 def check(connection: sqlite3.Connection, database: str) -> None:
-    """Check that the tables are those that this code needs.
-
-    Raises:
-        StorageError: If they are missing, older, or newer; it says what to do.
-    """
     version = _version(connection) if _count(connection, _FIND_VERSION) else None
     check_version(database, version, len(_MIGRATIONS))
 
 
 async def check_within(caller: Caller, database: str) -> None:
-    """Like `check`, by a connection of the caller's."""
     ((exists,),) = await caller.fetch(_FIND_VERSION)
     version = (await caller.fetch(_VERSION))[0][0] if exists else None
     check_version(database, version, len(_MIGRATIONS))

@@ -43,18 +43,11 @@ class Idler(Protocol):
 
 @attrs.frozen
 class _Sight:
-    """How a task looked.
-
-    Attributes:
-        is_paused: Whether it was paused.
-        slots: How many were free, of those that the concurrency allows.
-        changes: What its triggers had counted.
-        due_at: When something is due.
-    """
+    """How a task looked."""
 
     is_paused: bool
-    slots: int
-    changes: int
+    slots: int  # that were free, of those that the concurrency allows
+    changes: int  # that its triggers had counted
     due_at: float
 
 
@@ -139,15 +132,7 @@ async def watch(
 ) -> None:
     """Tell `watcher` of what other processes commit, until cancelled.
 
-    Args:
-        idler: Calls on the connection's thread.
-        watcher: Whom to tell.
-        look: Tells whether there may be more for a task than it has seen.
-        database: What to call the database in errors.
-        task_status: Started once nothing is missed any more.
-
-    Raises:
-        StorageError: If the database cannot be read.
+    `look` tells whether there may be more for a task than it has seen.
     """
     failed = trio.Event()
     errors: list[Exception] = []

@@ -1,5 +1,16 @@
 -- The statements of the claim, by its steps; see _claim.py.
 
+-- part: row
+task_name, instruction, payload, priority, tags, retries, timeout, "partition"
+
+-- part: is_offered
+(
+    instruction GLOB (:key || '') AND (tags = '[]' OR NOT EXISTS (
+        SELECT 1 FROM json_each(tags) AS tag
+        WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
+    ))
+)
+
 -- name: task
 SELECT paused_at IS NOT NULL, concurrency, changes FROM planton_task WHERE task_name = :task_name;
 
@@ -12,10 +23,9 @@ SELECT instruction FROM planton_active WHERE task_name = :task_name ORDER BY id;
 -- name: end_exhausted
 -- Claims whose lease is over for the last time: they end as dead.
 INSERT INTO planton_ended (
-    task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery, status,
-    error, created_at, claimed_at, claimed_by, ended_at
+    {row}, delivery, status, error, created_at, claimed_at, claimed_by, ended_at
 )
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery, 'dead',
+SELECT {row}, delivery, 'dead',
     'its lease expired, and its deliveries are used up: ' || delivery
     || coalesce('; the error before was: ' || error, ''), created_at, claimed_at, claimed_by, :now
 FROM planton_active
@@ -29,30 +39,16 @@ WHERE task_name = :task_name AND lease_expires_at <= :now AND delivery >= :deliv
 -- name: requeue_not_offered
 -- Claims whose lease is over and that this dispatcher does not offer: those that do find them in
 -- the queue. Here they would hold their slots until such a one comes.
-INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
-    failures, undelivered, error, created_at, run_at
-)
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
-    failures, undelivered, error, created_at, :now
-FROM planton_active AS active
-WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
-    instruction GLOB (:key || '') AND (tags = '[]' OR NOT EXISTS (
-        SELECT 1 FROM json_each(active.tags) AS tag
-        WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
-    ))
-)
+INSERT INTO planton_pending ({row}, delivery, failures, undelivered, error, created_at, run_at)
+SELECT {row}, delivery, failures, undelivered, error, created_at, :now
+FROM planton_active
+WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT {is_offered}
 ORDER BY id
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
 -- name: drop_not_offered
-DELETE FROM planton_active AS active
-WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT (
-    instruction GLOB (:key || '') AND (tags = '[]' OR NOT EXISTS (
-        SELECT 1 FROM json_each(active.tags) AS tag
-        WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
-    ))
-);
+DELETE FROM planton_active
+WHERE task_name = :task_name AND lease_expires_at <= :now AND NOT {is_offered};
 
 -- name: rescue
 -- The others hold their slots already: they get a new token and are delivered again.
@@ -74,33 +70,24 @@ SELECT max(priority) FROM planton_pending WHERE task_name = :task_name AND prior
 
 -- name: due
 -- What is active stays in the queue until that claim has ended.
-SELECT id FROM planton_pending AS pending INDEXED BY planton_pending_due
-WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND instruction GLOB (:key || '')
-  AND (tags = '[]' OR NOT EXISTS (
-    SELECT 1 FROM json_each(pending.tags) AS tag
-    WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
-  ))
+SELECT id FROM planton_pending INDEXED BY planton_pending_due
+WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND {is_offered}
   AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
 ORDER BY run_at, id LIMIT :room;
 
 -- name: next_due
 -- Of what is not active: the end of that claim wakes the task, or its lease is over sooner.
-SELECT run_at FROM planton_pending AS pending INDEXED BY planton_pending_due
-WHERE task_name = :task_name AND priority = :level AND run_at > :after AND instruction GLOB (:key || '')
-  AND (tags = '[]' OR NOT EXISTS (
-    SELECT 1 FROM json_each(pending.tags) AS tag
-    WHERE tag.value NOT IN (SELECT value FROM json_each(:tags))
-  ))
+SELECT run_at FROM planton_pending INDEXED BY planton_pending_due
+WHERE task_name = :task_name AND priority = :level AND run_at > :after AND {is_offered}
   AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
 ORDER BY run_at LIMIT 1;
 
 -- name: record_due
 INSERT INTO planton_active (
-    token, task_name, instruction, payload, priority, tags, retries, timeout, "partition", delivery,
-    failures, undelivered, error, created_at, claimed_at, claimed_by, lease, lease_expires_at
+    token, {row}, delivery, failures, undelivered, error, created_at, claimed_at, claimed_by, lease,
+    lease_expires_at
 )
-SELECT :token, task_name, instruction, payload, priority, tags, retries, timeout, "partition",
-    delivery + 1, failures, undelivered, error, created_at, :now, :claimed_by, :lease,
+SELECT :token, {row}, delivery + 1, failures, undelivered, error, created_at, :now, :claimed_by, :lease,
     :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
 ORDER BY due.key

@@ -30,7 +30,6 @@ class Accounts:
         self._turn = Lock()
 
     def prepare(self, count: int) -> None:
-        """Make the table, and as many accounts as are missing, in one transaction."""
         database = sqlite_utils.Database(self._path)
         try:
             with database.conn:
@@ -52,7 +51,6 @@ class Accounts:
             database.close()
 
     def find(self, account_id: str) -> tuple[str, str]:
-        """Return the name and the address of an account."""
         database = sqlite_utils.Database(self._path)
         try:
             row = database.table("user_account").get(int(account_id))
@@ -61,7 +59,6 @@ class Accounts:
         return str(row["name"]), str(row["email"])
 
     def note_sent(self, account_id: str) -> None:
-        """Write down that the e-mail of an account was sent."""
         sent = "UPDATE user_account SET sent_at = datetime() WHERE id = ?"
         with self._turn, closing(sqlite3.connect(self._path, timeout=60)) as database, database:
             database.execute(sent, [int(account_id)])

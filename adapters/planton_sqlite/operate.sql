@@ -1,5 +1,8 @@
 -- What producers and operators do.
 
+-- part: row
+task_name, instruction, payload, priority, tags, retries, timeout, "partition"
+
 -- name: enqueue
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
@@ -40,12 +43,8 @@ UNION SELECT instruction FROM planton_active
 WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions));
 
 -- name: requeue_ended
-INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, tags, retries, timeout, "partition", error, created_at,
-    run_at
-)
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, "partition", error,
-    created_at, :now
+INSERT INTO planton_pending ({row}, error, created_at, run_at)
+SELECT {row}, error, created_at, :now
 FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY instruction;
 
 -- name: forget_failures

@@ -40,7 +40,6 @@ class Agenda(Generic[K]):
             self._compact()
 
     def discard(self, key: K) -> None:
-        """Forget `key`, if it is here."""
         self._current.pop(key, None)
 
     def clear(self) -> None:

@@ -100,26 +100,22 @@ class Attempt:
         return not has_times and self.outcome not in ("locked", "full")
 
     def begin(self, plan: Plan, takers: Takers) -> Question | None:
-        """Return the first question, or None if there is none."""
         self.steps = _steps(self, plan, takers)
         return self.send(None)
 
     def send(self, answer: Any) -> Question | None:
-        """Answer the last question; the next question, or None at the end."""
         try:
             return self.steps.send(answer)
         except StopIteration:
             return None
 
     def throw(self, error: Exception) -> Question | None:
-        """Fail the last question; the next question, or None at the end."""
         try:
             return self.steps.throw(error)
         except StopIteration:
             return None
 
     def reserve_only(self, count: int) -> None:
-        """Reserve at most `count` slots from here on."""
         if self.reserved > count and self.slots is not None:
             spare, self.reserved = self.reserved - count, count
             self.slots.give_back(spare)
@@ -137,7 +133,6 @@ class Attempt:
             self.surplus = ()
 
     def end(self, outcome: Outcome) -> AttemptEvent:
-        """Return the event that says how it ended."""
         self.event = AttemptEvent(
             task_name=self.entry.task.name,
             attempt_number=self.attempt_number,

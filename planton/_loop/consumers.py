@@ -67,13 +67,10 @@ class Slots:
     def give_back(self, count: int) -> None:
         """Reserve `count` slots no more: they were not needed, or the consumer counts them now."""
         self._reserved -= count
-        if count:
-            self._waiting.unpark()
+        self._waiting.unpark()
 
 
 class Takers:
-    """Who takes instructions of which task."""
-
     def __init__(self, consumers: Sequence[Consumer], listeners: Listeners) -> None:
         self._slots = [Slots(consumer) for consumer in consumers]
         self._listeners = listeners
@@ -84,14 +81,12 @@ class Takers:
         return not self._slots and self._listeners.hear_instructions
 
     def slots_for(self, task_name: str) -> Slots | None:
-        """Return the slots of the consumer that takes a task."""
         for slots in self._slots:
             if slots.free(task_name) is not None:
                 return slots
         return None
 
     def is_taken(self, task_name: str) -> bool:
-        """Return whether a consumer takes the task, or a listener its instructions."""
         if self._listeners.hear_instructions:
             return True
         return any(slots.takes(task_name) for slots in self._slots)

@@ -10,7 +10,6 @@ from planton._text import describe, on_one_line
 
 
 def count(attempt: Attempt) -> None:
-    """Count an attempt that is over."""
     entry = attempt.entry
     outcome = attempt.outcome
     entry.last_attempt_at = time.time()
@@ -61,7 +60,6 @@ def _note_source(entry: Entry, attempt: Attempt) -> None:
 
 
 def reason(attempt: Attempt, delay: float | None) -> Reason:
-    """Return how an attempt ended and when the next one is due."""
     detail = attempt.detail
     if attempt.outcome == "error":
         stage, error = attempt.errors[0]

@@ -34,7 +34,6 @@ class Delivery:
     caller: Caller
 
     async def settle(self, attempt: Attempt) -> None:
-        """Deliver, release what was not delivered, and report what went wrong."""
         try:
             await self._deliver(attempt)
             await self._release(attempt)

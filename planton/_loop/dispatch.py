@@ -43,30 +43,24 @@ class Dispatcher:
         self._delivery = Delivery(plan, listeners, self._caller)
 
     async def start(self, entries: Sequence[Entry]) -> None:
-        """Begin the attempts of tasks that are due together."""
         for first in range(0, len(entries), TURN):
             now = trio.current_time()
             together = []
             for entry in entries[first : first + TURN]:
-                if entry.is_attempting:
-                    self._nursery.start_soon(self._attempt_in_turn, entry)
-                    continue
-                entry.turn.holder = self._plan
-                if entry.is_batched:
+                has_turn = entry.turn.try_take(self._plan)
+                if has_turn and entry.is_batched:
                     attempt = Attempt(entry, now)
                     together.append((attempt, attempt.begin(self._plan, self._takers)))
                 else:
-                    self._nursery.start_soon(self._attempt_alone, entry)
+                    self._nursery.start_soon(self._attempt_alone, entry, has_turn)
             self._go_on(together)
             await trio.lowlevel.checkpoint()
 
     def begin(self, entry: Entry) -> Attempt:
-        """Begin an attempt of a task whose turn was taken."""
         entry.due = trio.current_time()
         return Attempt(entry, entry.due)
 
     async def make(self, attempt: Attempt) -> None:
-        """Make an attempt that was begun, to its end."""
         self._plan_next(attempt, await self._make(attempt))
 
     async def plan_first(self, entry: Entry, now: float | None) -> None:
@@ -77,24 +71,19 @@ class Dispatcher:
 
     @trio.lowlevel.enable_ki_protection
     async def release_undelivered(self, entry: Entry) -> None:
-        """Release what was not delivered for `entry`, if it can be released."""
         if entry.undelivered and entry.task.release is not None:
             claims, entry.undelivered = entry.undelivered, []
             await self._delivery.release(entry, claims)
 
     @trio.lowlevel.enable_ki_protection
-    async def _attempt_in_turn(self, entry: Entry) -> None:
-        """Make an attempt after the one that is being made for a task of the same name."""
-        await entry.turn.take(self._plan)
-        await self._attempt_alone(entry)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _attempt_alone(self, entry: Entry) -> None:
+    async def _attempt_alone(self, entry: Entry, has_turn: bool) -> None:
         """Make attempts for a task until the next one is due later, or is to be made with others.
 
         An attempt that is due at once follows in the same trio task: a task without a delay
         would otherwise pay for a new one every time.
         """
+        if not has_turn:  # there is an attempt for a task of the same name
+            await entry.turn.take(self._plan)
         while self._plan.wants(entry):
             attempt = self.begin(entry)
             delay = await self._make(attempt)

@@ -31,6 +31,13 @@ class Turn:
     def is_awaited(self) -> bool:
         return bool(self._waiting)
 
+    def try_take(self, holder: object) -> bool:
+        """Begin an attempt if none is being made; return whether none was."""
+        is_free = self.holder is None
+        if is_free:
+            self.holder = holder
+        return is_free
+
     async def take(self, holder: object) -> None:
         """Wait until no attempt is being made, and begin one."""
         if self.holder is not None:

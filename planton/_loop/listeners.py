@@ -25,7 +25,6 @@ class Listeners:
         self.hear_instructions = False
 
     def add(self, event_type: type[Event], listener: Listener) -> None:
-        """Add `listener`; added twice it is called twice."""
         check_event_type(event_type)
         _check_listener(event_type, listener)
         self._replace(event_type, (*self._by_type[event_type], listener))
@@ -48,7 +47,6 @@ class Listeners:
         return event_type in self._async_types
 
     async def attempted(self, event: AttemptEvent) -> None:
-        """Call the listeners of attempts; their errors are reported."""
         for listener in self._by_type[AttemptEvent]:
             try:
                 await call_listener(listener, event)
@@ -78,7 +76,6 @@ class Listeners:
 
 
 async def call_listener(listener: Listener, event: Event) -> None:
-    """Call `listener`, awaiting it if it is async; its errors are the caller's."""
     with guarded:
         result = listener(event)
         if result is not None and inspect.isawaitable(result):

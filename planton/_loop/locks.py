@@ -102,7 +102,6 @@ class _Lock:
             await self.caller.call_thread(self.entry, "lock", leave, _nothing)
 
     async def leave_at_last(self, raised: Raised) -> None:
-        """Leave it when all else is cancelled."""
         with trio.move_on_after(_LAST_LEAVE, shield=True):
             try:
                 with guarded:

@@ -36,7 +36,6 @@ class ErrorLog:
         self._kinds: dict[object, _Kind] = {}
 
     def add(self, event: ErrorEvent) -> None:
-        """Log an error, or count it if it was told a short time ago."""
         text = describe(event.error)
         key = (event.stage, event.service, _VARYING.sub("", text))
         now = time.monotonic()

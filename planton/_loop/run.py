@@ -111,7 +111,6 @@ class Session:
 
     @property
     def is_forked(self) -> bool:
-        """Whether it runs in another process, which this one was forked from."""
         return self._pid != os.getpid()
 
     @property
@@ -120,12 +119,15 @@ class Session:
         return self.plan.is_driving and not self.plan.is_stopping
 
     async def drive(self) -> None:
-        """Start attempts as they fall due, until stopped."""
         self.plan.is_driving = True
         self._driven.set()
         now = trio.current_time()
         for entry in list(self._entries.by_name.values()):
-            await self._begin(entry, now)
+            # Nothing to wait for: in the order of registration, and all at the same time.
+            if entry.is_delay_quick and entry.turn.try_take(self.plan):
+                await self._admit(entry, now, True)
+            else:
+                self._start_admitting(entry)
         for entry in self._entries.leaving:
             self.plan.wake(entry)
         while not self.plan.is_stopping:
@@ -197,28 +199,13 @@ class Session:
         return any(task.parent_nursery in self._nurseries for task in _ancestors())
 
     def _start_admitting(self, entry: Entry) -> None:
-        """Take the turn at once, so that a wake-up finds it taken, and is not lost."""
-        if entry.is_attempting:
-            self._nursery.start_soon(self._admit_in_turn, entry)
-        else:
-            entry.turn.holder = self.plan
-            self._nursery.start_soon(self._admit, entry)
-
-    async def _begin(self, entry: Entry, now: float) -> None:
-        if entry.is_delay_quick and not entry.is_attempting:
-            # Nothing to wait for: in the order of registration, and all at the same time.
-            entry.turn.holder = self.plan
-            await self._admit(entry, now)
-        else:
-            self._start_admitting(entry)
+        # The turn is taken at once, so that a wake-up finds it taken, and is not lost.
+        self._nursery.start_soon(self._admit, entry, None, entry.turn.try_take(self.plan))
 
     @trio.lowlevel.enable_ki_protection
-    async def _admit_in_turn(self, entry: Entry) -> None:
-        await entry.turn.take(self.plan)
-        await self._admit(entry)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _admit(self, entry: Entry, now: float | None = None) -> None:
+    async def _admit(self, entry: Entry, now: float | None, has_turn: bool) -> None:
+        if not has_turn:
+            await entry.turn.take(self.plan)
         entry.attempt_number = 0
         await self._dispatcher.plan_first(entry, now)
 

@@ -5,7 +5,6 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import trio
@@ -13,8 +12,7 @@ import trio
 from planton._errors import AlreadyRunningError, PlantonError
 from planton._failures import unwrapped
 from planton._loop.callbacks import is_async
-from planton.asyncio._gate import Gate
-from planton.asyncio._guest import Guest
+from planton.asyncio._guest import Gate, Guest
 
 logger = logging.getLogger("planton")
 
@@ -45,12 +43,10 @@ class Visit:
         return self._value
 
     def fail(self, error: PlantonError) -> None:
-        """Wait no more: trio is gone."""
         self._error = error
         self._gate.open()
 
     def cancel(self) -> None:
-        """Have the function end."""
         self._guest.host.wake()
         self._scope.cancel()
 
@@ -81,11 +77,7 @@ async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 class Stay(AbstractAsyncContextManager[Any]):
-    """An async context manager of trio's that asyncio code enters: held open by one trio task.
-
-    Args:
-        manager: The manager.
-    """
+    """An async context manager of trio's that asyncio code enters: held open by one trio task."""
 
     _guest: Guest
 
@@ -118,15 +110,10 @@ class Stay(AbstractAsyncContextManager[Any]):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: Any) -> None:
         """Leave the manager and wait for its end, however the block ended."""
         await self._end()  # noqa: ASYNC102
-        if exc is None:
+        if exc[1] is None:
             self._raise_error()
 
     async def leave_early(self) -> None:
@@ -137,12 +124,10 @@ class Stay(AbstractAsyncContextManager[Any]):
         await self._left.wait(self._abort_soon)
 
     def fail(self, error: PlantonError) -> None:
-        """Wait no more: trio is gone."""
         self._error = error
         self._open_gates()
 
     def cancel(self) -> None:
-        """Have the manager end, which may take its time."""
         self._guest.host.wake()
         self._scope.cancel()
 

@@ -6,7 +6,6 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 import trio
@@ -180,13 +179,8 @@ class _Manager(AbstractAsyncContextManager[Any]):
     async def __aenter__(self) -> Any:
         return await _called(self._manager.__aenter__)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Any:
-        leave = functools.partial(_called, self._manager.__aexit__, exc_type, exc, traceback)
+    async def __aexit__(self, *exc: Any) -> Any:
+        leave = functools.partial(_called, self._manager.__aexit__, *exc)
         if not trio.lowlevel.in_trio_task():
             return await leave()  # noqa: ASYNC102  asyncio code
         # Shielded, as a trio lock would be: what is cancelled must still be given back.

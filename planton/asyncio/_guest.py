@@ -5,13 +5,13 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Protocol, Self
 
 import trio
 
 from planton._errors import PlantonError
-from planton.asyncio._gate import Gate
 from planton.asyncio._host import Host
 
 logger = logging.getLogger("planton")
@@ -20,6 +20,43 @@ logger = logging.getLogger("planton")
 BURIAL = 30.0
 
 _local = threading.local()
+
+
+class Gate:
+    """Opens once; asyncio tasks wait until it is open, also when they are cancelled meanwhile."""
+
+    __slots__ = ("_loop", "_waiters", "is_open")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+        self.is_open = False
+
+    def open(self) -> None:
+        """Let all go on that wait; those of a closed loop never will."""
+        self.is_open = True
+        if not self._loop.is_closed():
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def wait(self, on_cancel: Callable[[], object]) -> None:
+        """Wait until it is open; call `on_cancel` at each cancellation before that.
+
+        Raises:
+            asyncio.CancelledError: When it is open, if there was a cancellation.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        while not self.is_open:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError as error:  # noqa: ASYNC103  raised below
+                cancelled = error  # trio has to end what it does first
+                on_cancel()
+        if cancelled is not None:
+            raise cancelled
 
 
 class Call(Protocol):
@@ -33,19 +70,13 @@ class Call(Protocol):
 
 
 class Guest:
-    """Trio on a loop, shared by all Plantons and bridges there; the last to leave ends it.
-
-    Attributes:
-        hops: Trio tasks that wait for asyncio.
-        visits: Asyncio tasks that wait for trio.
-        is_over: Whether trio has ended.
-    """
+    """Trio on a loop, shared by all Plantons and bridges there; the last to leave ends it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.host = Host(loop)
-        self.hops: set[Any] = set()
-        self.visits: set[Call] = set()
+        self.hops: set[Any] = set()  # trio tasks that wait for asyncio
+        self.visits: set[Call] = set()  # asyncio tasks that wait for trio
         self.is_over = False
         self._pid = os.getpid()
         self._users = 0
@@ -61,11 +92,7 @@ class Guest:
 
     @classmethod
     async def join(cls) -> Self:
-        """Use the guest of the loop that runs, or start it; `leave` it afterwards.
-
-        Raises:
-            PlantonError: If there cannot be one.
-        """
+        """Use the guest of the loop that runs, or start it; `leave` it afterwards."""
         loop = _running_loop()
         while (guest := cls._on(loop)) is not None and not guest._users:
             await guest._ended.wait(_nothing)

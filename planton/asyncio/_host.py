@@ -22,15 +22,7 @@ BUDGET = 0.0005
 
 
 class Host:
-    """One guest run of trio on a loop.
-
-    Args:
-        loop: The host's loop; it belongs to this thread.
-        clock: A clock other than trio's own, for tests. There is no pump then.
-
-    Attributes:
-        interrupts: How Ctrl-C is dealt with.
-    """
+    """One guest run of trio on a loop; with a clock other than trio's own there is no pump."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: trio.abc.Clock | None = None

@@ -10,13 +10,10 @@ class Interrupts:
 
     Raised within one, KeyboardInterrupt would end trio in the middle of its own work. A handler
     of the program, such as that of `asyncio.run` or of uvicorn, stays as it is.
-
-    Attributes:
-        are_held: Whether a tick runs.
     """
 
     def __init__(self) -> None:
-        self.are_held = False
+        self.are_held = False  # while a tick runs
         self._is_pending = False
 
     def install(self) -> None:

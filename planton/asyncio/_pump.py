@@ -32,24 +32,17 @@ LONGEST_TIMER = 86400.0
 
 
 class PumpClock(trio.abc.Clock):
-    """Trio's own clock; while there is a pump it never sends trio to its thread to wait.
-
-    Attributes:
-        pump: Set by the pump itself.
-        idle_until: The deadline that trio would have waited for.
-    """
+    """Trio's own clock; while there is a pump it never sends trio to its thread to wait."""
 
     def __init__(self) -> None:
         self._start = 0.0
-        self.pump: Pump | None = None
-        self.idle_until: float | None = None
+        self.pump: Pump | None = None  # set by the pump itself
+        self.idle_until: float | None = None  # the deadline that trio would have waited for
 
     def start_clock(self) -> None:
-        """Begin at 0."""
         self._start = time.perf_counter()
 
     def current_time(self) -> float:
-        """Return seconds since the start."""
         return time.perf_counter() - self._start
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
@@ -63,15 +56,8 @@ class PumpClock(trio.abc.Clock):
 class Pump:
     """Keeps trio's next tick until there is something to do.
 
-    Args:
-        tick: The first tick that trio hands over; its private names are reached through it.
-        clock: Of the same run.
-        loop: The host.
-        context: What callbacks of the loop run in.
-        resume: Called when the tick that is parked should run.
-
-    Raises:
-        Exception: Of several kinds, where trio or the loop has not what it needs.
+    The private names of trio are reached through the first tick that it hands over. `resume` is
+    called when the tick that is parked should run.
     """
 
     def __init__(
@@ -109,7 +95,6 @@ class Pump:
 
     @property
     def is_parked(self) -> bool:
-        """Whether trio waits."""
         return self._parked is not None
 
     def is_trio_to_wait(self) -> bool:
@@ -141,7 +126,6 @@ class Pump:
         return tick
 
     def close(self) -> None:
-        """Stop watching; trio's run is over."""
         self._clock.pump = None
         if self._timer is not None:
             self._timer.cancel()

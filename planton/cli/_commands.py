@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 import click
 
+from planton.cli import _operations
 from planton.cli._exits import EXIT_CODES, reported
 from planton.cli._group import Commands
-from planton.cli._logs import Formatter
-from planton.cli._operations import COMMANDS
+from planton.cli._shown import Formatter
 
 
 @click.group(
@@ -20,8 +20,9 @@ def planton() -> None:
     """Dispatch work from a database, and look after it."""
 
 
-for _command in COMMANDS:
-    planton.add_command(_command)
+for _command in vars(_operations).values():
+    if isinstance(_command, click.Command):
+        planton.add_command(_command)
 
 
 @planton.command(epilog=EXIT_CODES)

@@ -31,17 +31,7 @@ _WHERE = ("host", "port", "dbname")
 
 @attrs.define
 class Mailer:
-    """The consumer: writes each e-mail as a file, once.
-
-    Attributes:
-        accounts: Where addresses come from.
-        storage: Is told when an e-mail has been sent.
-        outbox: Folder of the e-mails.
-        sent: How many e-mails were written.
-        active: How many are being written.
-        most_active: The most that were written at one time.
-        ended: How many instructions were completed, e-mails of an earlier run included.
-    """
+    """The consumer: writes each e-mail as a file, once."""
 
     accounts: Any
     storage: Any
@@ -49,7 +39,7 @@ class Mailer:
     sent: int = 0
     active: int = 0
     most_active: int = 0
-    ended: int = 0
+    ended: int = 0  # e-mails of an earlier run included
 
     async def send(self, event: InstructionEvent) -> None:
         """Do the work of one instruction, and report it by its receipt."""

@@ -18,7 +18,6 @@ _LOOK_EVERY = 0.25
 
 
 async def explain_task(storage: Any, output: Output, task_name: str) -> None:
-    """Tell why a task was or was not dispatched."""
     tasks = [each for each in await storage.stats() if each.task_name == task_name]
     reports = await storage.decisions(task_name)
     dispatchers = {each.id: each for each in living_first(await storage.dispatchers())}

@@ -143,7 +143,7 @@ async def find(
     terminal; --json has all there is. A terminal that is too narrow for the table shows a block for
     each instruction.
     """
-    from planton.cli._find import found_table
+    from planton.cli._output import found_table
 
     if task_name is not None:
         await check_known(storage, task_name)
@@ -271,20 +271,3 @@ async def status(storage: Any, output: Any, watch: bool, interval: float) -> Non
         await watch_status(storage, output, max(interval, 0.1))
     else:
         await show_status(storage, output)
-
-
-COMMANDS = (
-    migrate,
-    schema,
-    status,
-    explain,
-    enqueue,
-    find,
-    retry,
-    pause,
-    resume,
-    set_concurrency,
-    drop,
-    prune,
-    stop,
-)

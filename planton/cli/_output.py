@@ -17,28 +17,27 @@ from rich.table import Table
 from rich.text import Text
 
 from planton.cli._shown import escaped, printable, wrapped
+from planton.storage import InstructionRecord
 
 # So wide that nothing is wrapped where a program may read it.
 _PLAIN_WIDTH = 100_000
 # Lines of a block are at least so long, however narrow the terminal.
 _NARROWEST = 20
+_FOUND = (
+    *("task", "instruction", "status", "delivery", "retries", "tags", "created", "due"),
+    *("claimed", "claimed by", "lease ends", "payload", "result", "error"),
+)
+# On a terminal; elsewhere nothing is cut off.
+_LONGEST = 200
 _STYLES = {"dead": "red", "failed": "red", "lost": "red", "overdue": "red", "paused": "yellow"}
 
 
 class Output:
-    """Prints what a command found out.
-
-    Args:
-        is_json: Whether a program reads it.
-
-    Attributes:
-        is_read: False once the reader of a pipe has gone, as `head` does; what is printed after
-            that goes nowhere.
-    """
+    """Prints what a command found out."""
 
     def __init__(self, *, is_json: bool) -> None:
         self.is_json = is_json
-        self.is_read = True
+        self.is_read = True  # until the reader of a pipe has gone, as `head` does
         self.is_terminal = sys.stdout.isatty() and not is_json
         self.console = Console(
             highlight=False,
@@ -57,14 +56,12 @@ class Output:
         self.echo(to_json(data) if self.is_json else text)
 
     def show(self, *parts: RenderableType) -> None:
-        """Print tables and texts, one under the other."""
         with self.console.capture() as capture:
             # A word that is longer than the terminal is left for it to wrap, and can be copied.
             self.console.print(Group(*parts), soft_wrap=True)
         self.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
     def echo(self, text: str) -> None:
-        """Print a text as it is."""
         try:
             click.echo(text)
         except BrokenPipeError:
@@ -149,7 +146,6 @@ def since(moment: datetime | None) -> str | None:
 
 
 def age(moment: datetime) -> float:
-    """Return the seconds since a time."""
     return (datetime.now(UTC) - moment).total_seconds()
 
 
@@ -164,3 +160,34 @@ def span(seconds: float) -> str:
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
     return f"{int(seconds)} s"
+
+
+def found_table(output: Output, found: Sequence[InstructionRecord]) -> RenderableType:
+    longest = _LONGEST if output.is_terminal else None
+    return output.table(_FOUND, [_row(each, longest) for each in found])
+
+
+def _row(found: InstructionRecord, longest: int | None) -> tuple[object, ...]:
+    payload, result = (
+        None if value is None else to_json(value) for value in (found.payload, found.result)
+    )
+    return (
+        found.task_name,
+        found.instruction,
+        found.status,
+        found.delivery,
+        found.retries,
+        ", ".join(found.tags),
+        ago(found.created_at),
+        ago(found.run_at),
+        ago(found.claimed_at),
+        found.claimed_by,
+        ago(found.lease_expires_at),
+        *(_short(each, longest) for each in (payload, result, found.error)),
+    )
+
+
+def _short(text: str | None, longest: int | None) -> str | None:
+    if text is None or longest is None or len(text) <= longest:
+        return text
+    return f"{text[: longest - 1]}…"

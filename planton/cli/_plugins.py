@@ -14,9 +14,7 @@ URLS = "write sqlite:///app.db, or postgresql://user@host/database"
 def plugin(kind: str, url: str) -> Any:
     """Return what the group `planton.KIND` has for the scheme of a URL.
 
-    Raises:
-        Mistake: If there is nothing for it. The rest of the URL may hold a password, and is not
-            shown.
+    The rest of the URL may hold a password, and is not shown.
     """
     scheme, colon, _ = url.partition(":")
     for entry in entry_points(group=f"planton.{kind}", name=scheme):
@@ -31,10 +29,5 @@ def plugin(kind: str, url: str) -> Any:
 
 
 def storage_at(url: str, *, create: bool) -> Any:
-    """Return the storage that a URL names, not yet opened.
-
-    Args:
-        url: Its scheme tells the adapter.
-        create: Whether a database that is not there is to be made.
-    """
+    """Return the storage that a URL names, not yet opened."""
     return plugin("storages", url)(url, create=create)

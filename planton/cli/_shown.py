@@ -1,10 +1,12 @@
 """Text for people: without passwords, and without characters that steer a terminal."""
 
 import json
+import logging
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Any
 from urllib.parse import unquote
 
 _IN_URL = re.compile(r"(:/+[^\s:/@]*:)\S+(?=@)")
@@ -79,3 +81,13 @@ def wrapped(text: str, width: int) -> str:
         break_on_hyphens=False,
     )
     return "\n".join(lines)
+
+
+class Formatter(logging.Formatter):
+    """Writes each message on one line; no text steers the terminal or shows a password."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
+        return printable_lines(super().formatException(ei))

@@ -63,7 +63,6 @@ class Overview:
         return cls(await storage.stats(), dispatchers, reports)
 
     def data(self) -> dict[str, Any]:
-        """Return it for a program."""
         data: dict[str, Any] = {
             "tasks": self.tasks,
             "dispatchers": [plain(each) for each in self.dispatchers],
@@ -72,7 +71,6 @@ class Overview:
         return data if self.error is None else {**data, "error": self.error}
 
     def parts(self, output: Output) -> list[RenderableType]:
-        """Return it as tables."""
         parts: list[RenderableType] = [Text("no tasks yet"), Text("no dispatcher runs")]
         if self.tasks:
             parts[0] = output.table(_TASKS, [_task(task) for task in self.tasks])
@@ -152,7 +150,6 @@ def plain(dispatcher: DispatcherRecord) -> dict[str, Any]:
 
 
 async def show_status(storage: Any, output: Output) -> None:
-    """Show it once."""
     _print(await Overview.of(storage), output)
 
 

@@ -79,12 +79,7 @@ def operation(
 ) -> Callable[[Callable[..., Awaitable[int | None]]], click.Command]:
     """Make a command of an async function of the storage, the output and its own options.
 
-    What the function gives is the exit code.
-
-    Args:
-        name: Name of the command; that of the function if None.
-        create: Whether a database that is not there is to be made.
-        is_opened: Whether the storage is to be opened around it.
+    What the function returns is the exit code.
     """
 
     def decorate(function: Callable[..., Awaitable[int | None]]) -> click.Command:
@@ -131,11 +126,7 @@ yes_option = click.option("--yes", "-y", "is_sure", is_flag=True, help="Ask noth
 
 
 async def check_known(storage: Any, task_name: str) -> None:
-    """Refuse the name of a task that the storage does not know; most likely it is misspelt.
-
-    Raises:
-        Mistake: It says which are known.
-    """
+    """Refuse the name of a task that the storage does not know; most likely it is misspelt."""
     if problem := await _unknown(storage, task_name):
         raise Mistake(problem)
 
@@ -157,11 +148,6 @@ async def _unknown(storage: Any, task_name: str) -> str | None:
 
 
 def confirm(fact: str) -> None:
-    """Ask, on a terminal, whether to go on.
-
-    Raises:
-        Mistake: If the answer is no, or nobody can be asked.
-    """
     if not sys.stdin.isatty():
         raise Mistake(f"{fact}; give --yes if that is meant")
     if not click.confirm(f"{printable(fact)}. Go on?", err=True):

@@ -46,7 +46,6 @@ def moment(value: str) -> datetime:
 
 
 def json_value(value: str) -> Any:
-    """Return what a JSON text says."""
     try:
         return json.loads(value, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,6 @@
 """What a storage is made of: its backend, what it gathers, what it holds, and whom it wakes."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from weakref import WeakSet
 
@@ -99,12 +98,7 @@ class Base:
                 raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Finish what is being written, and close the database."""
         self._token = None
         await self._backend.close()  # noqa: ASYNC102  shielded, returns soon
@@ -294,11 +288,11 @@ class _Watcher:
     live: set[object]
 
     def is_live(self, *, is_live: bool) -> None:
-        if not is_live:
-            self.live.discard(self)
-        elif self not in self.live:
+        if is_live:
             self.live.add(self)
             self.changed(None)  # what was changed while nothing was noticed
+        else:
+            self.live.discard(self)
 
     def changed(self, task_names: Collection[str] | None) -> None:
         ours = {name for schedule in self.schedules for name in schedule.rules}

@@ -253,11 +253,8 @@ def _acknowledge(parsed: Mapping[str, Receipt], found: Found) -> Acknowledged:
 
 def to_receipts(receipts: object) -> Mapping[str, Receipt]:
     """Return one receipt or many as the numbers that they are stored as, in their order."""
-    if isinstance(receipts, str):
-        return {receipts: _to_receipt(receipts)}
-    if not isinstance(receipts, Sequence | set | frozenset):
-        receipts = (receipts,)
-    many: Iterable[Any] = receipts
+    are_many = isinstance(receipts, Sequence | set | frozenset) and not isinstance(receipts, str)
+    many: Iterable[Any] = receipts if are_many else (receipts,)  # type: ignore[assignment]
     return {receipt: _to_receipt(receipt) for receipt in many}
 
 

@@ -101,11 +101,9 @@ class Reporter:
         return self._reported[name][1] if name in self._reported else -math.inf
 
     def gone(self, names: Container[str]) -> list[str]:
-        """Return the tasks that were reported and are registered no more."""
         return [name for name in self._reported if name not in names]
 
     def note(self, reported: Sequence[TaskStatus], gone: Sequence[str], now: float) -> None:
-        """Remember what was written."""
         for name in gone:
             del self._reported[name]
         for status in reported:

@@ -71,7 +71,6 @@ class Schedule:
 
     @property
     def rules(self) -> Collection[str]:
-        """The names of its tasks."""
         return self._terms.keys()
 
     def tags_of(self, task_name: str) -> Sequence[str] | None:
@@ -95,7 +94,6 @@ class Schedule:
         return [terms.last for terms in list(self._terms.values())]
 
     async def __call__(self, request: ScheduleRequest) -> Batch:
-        """Claim for one task."""
         (answer,) = await self._claim([request])
         if isinstance(answer, Exception):
             raise answer
@@ -173,11 +171,9 @@ class ActiveInstructions:
     _check: Callable[[], None]
 
     async def __call__(self, task_name: str) -> list[str]:
-        """Return the active instructions of one task."""
         return (await self.many([task_name]))[0]
 
     async def many(self, task_names: Sequence[str]) -> list[list[str]]:
-        """Return the active instructions of each task."""
         self._check()
         return await self._backend.active(task_names)
 

@@ -14,18 +14,25 @@ import attrs
 from planton._errors import StorageError
 from planton.storage._backend import NewInstruction
 
-_HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_HEADER = re.compile(r"^-- (name|part): (\w+)$", re.MULTILINE)
 
 
 def load_statements(package: str, file_name: str) -> dict[str, LiteralString]:
-    """Return the statements of a file of a package that has a `-- name: …` line before each."""
+    """Return the statements of a file of a package that has a `-- name: …` line before each.
+
+    What several share follows a line `-- part: …`, before them, and is `{…}` in them.
+    """
     text = files(package).joinpath(file_name).read_text(encoding="utf-8")
-    _, *parts = _HEADER.split(text)
-    # Literal as far as a type checker is concerned: written beside the code, nothing pasted in.
-    return {
-        name: cast(LiteralString, sql.strip())
-        for name, sql in zip(parts[::2], parts[1::2], strict=True)
-    }
+    _, *found = _HEADER.split(text)
+    statements: dict[str, LiteralString] = {}
+    parts: dict[str, LiteralString] = {}
+    for kind, name, sql in zip(found[::3], found[1::3], found[2::3], strict=True):
+        for part, shared in parts.items():
+            sql = sql.replace(f"{{{part}}}", shared)
+        # Literal as far as a type checker is concerned: written beside the code, nothing pasted in.
+        literal = cast(LiteralString, sql.strip())
+        (parts if kind == "part" else statements)[name] = literal
+    return statements
 
 
 @cache

@@ -282,7 +282,7 @@ class Storage(Consumers, Sources):
         seconds = to_number("older_than", older_than)
         statuses = _to_statuses(status)
         self._check_open()
-        pruned = part = await self._backend.prune(seconds, statuses, _PRUNED_AT_ONCE)
+        pruned, part = 0, _PRUNED_AT_ONCE
         while part == _PRUNED_AT_ONCE:
             part = await self._backend.prune(seconds, statuses, _PRUNED_AT_ONCE)
             pruned += part

@@ -352,3 +352,14 @@ async def test_a_session_of_asyncio_is_no_connection_of_a_synchronous_program(pa
             call_blocking(sqlite.enqueue, "task", "a", connection=session)
 
     await trio.to_thread.run_sync(produce)
+
+
+def test_what_waits_for_asyncio_is_refused_by_a_synchronous_program():
+    """There is no loop that would ever answer."""
+
+    class Slow(MemoryStorage):
+        async def enqueue(self, task_name, instruction, *, connection):
+            await asyncio.sleep(0)
+
+    with pytest.raises(PlantonError, match="belongs to asyncio"):
+        call_blocking(Slow().enqueue, "task", "a", connection=object())

@@ -7,7 +7,16 @@ import pytest
 import trio
 import trio.testing
 
-from planton import InstructionEvent, InvalidArgumentError, Planton, StorageError, Task
+from planton import (
+    Claim,
+    InstructionEvent,
+    InvalidArgumentError,
+    Planton,
+    ScheduleRequest,
+    StorageError,
+    Task,
+)
+from planton.storage._wakeups import Served
 from planton.testing import EventCollector, MemoryStorage
 from planton_sqlite import SQLiteStorage
 
@@ -287,3 +296,39 @@ def test_a_name_that_is_none_is_refused(name):
 def test_a_name_is_kept():
     """Of the storage, for what it claims."""
     assert "echo-1" == MemoryStorage(name="echo-1").name
+
+
+async def test_a_report_that_the_database_refuses_is_the_error_of_its_caller():
+    """Here a trigger of the user's; the claim stays as it is."""
+    storage = MemoryStorage()
+    refuse = "CREATE TRIGGER no BEFORE INSERT ON planton_ended BEGIN SELECT RAISE(ABORT, 'no'); END"
+    storage.connection.execute(refuse)
+    storage.add("task", "a")
+    asked = ScheduleRequest(
+        task_name="task", active_instructions=(), concurrency=1, limit=1, attempt_number=0
+    )
+    (claim,) = (await storage.schedule(asked)).claims
+    with pytest.raises(StorageError, match="no"):
+        await storage.complete(claim.receipt)
+
+    assert ["a"] == await storage.get_active_instructions("task")
+
+
+async def test_the_tasks_of_very_many_claims_are_not_remembered_for_ever():
+    """They are a hint: which task to wake when a claim ends."""
+    storage = MemoryStorage()
+    storage.remember([Claim(instruction="a", receipt=str(n)) for n in range(100_002)], "task")
+
+    assert 100_000 == len(storage._held)
+
+
+def test_a_planton_whose_run_is_over_is_not_woken():
+    """By a storage on another thread, which hears of a change a moment too late."""
+
+    async def token():
+        return trio.lowlevel.current_trio_token()
+
+    planton = Planton(tasks=[MemoryStorage().queue_task("task")])
+    Served(planton, trio.run(token)).wake(["task"])
+
+    assert not planton.is_running

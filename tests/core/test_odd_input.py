@@ -570,3 +570,14 @@ def test_an_event_is_a_claim_that_knows_where_it_comes_from():
     assert pickle.loads(pickle.dumps(event)) == event == attrs.evolve(event)
     assert InstructionEvent(task_name="t", instruction="1") == InstructionEvent.of("t", "1")
     assert "claimed_at" not in event.to_json()
+
+
+def test_a_ctrl_c_within_the_text_of_a_value_is_not_swallowed():
+    """It is no failure of the value's own code."""
+
+    class Slow:
+        def __repr__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        InvalidArgumentError("argument", Slow(), "give another one")

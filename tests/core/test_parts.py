@@ -504,6 +504,22 @@ async def test_terminate_called_by_a_consumer_returns_at_once():
     assert 3.5 == trio.current_time()
 
 
+async def test_a_consumer_whose_capacity_raises_is_taken_to_take_the_task():
+    """Its attempts tell of the error; `status`, which a probe asks, does not fail with it."""
+
+    class Broken:
+        def capacity(self, task_name):
+            raise ValueError("out of order")
+
+        async def submit(self, event):
+            pass
+
+    task = Task(name="task", schedule=Shelf([]).schedule, cap="strict")
+    planton = Planton(tasks=[task], consumers=[Broken()])
+
+    assert [True] == [each.consumed for each in planton.status()]
+
+
 async def test_a_consumer_whose_capacity_raises_fails_the_attempt():
     """Not the run."""
 

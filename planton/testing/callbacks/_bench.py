@@ -66,7 +66,6 @@ class Bench:
     """Plays dispatchers, and keeps what they claimed and which guarantees they broke.
 
     Attributes:
-        story: What is being played, for the evidence.
         held: What was handed out and has not ended, by instruction.
         running: What of it was handed out in this story.
         breaches: Evidence by guarantee.
@@ -120,7 +119,6 @@ class Bench:
         self.spare = self.outstanding - due if active is None else len(active)
 
     async def add(self, due: int) -> None:
-        """Make more instructions due."""
         await done(self.insert(due))
         self.outstanding += due
 

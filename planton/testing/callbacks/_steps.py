@@ -29,20 +29,13 @@ _LIBRARIES = (
 
 @attrs.define(eq=False)
 class Steps:
-    """Counts the steps of a call, and does something at one of them.
+    """Counts the steps of a call, and does something at one of them."""
 
-    Attributes:
-        number: At which, counted from 1.
-        action: What to do there; it must not let itself be cancelled.
-        count: How many steps there have been.
-    """
-
-    number: int
-    action: Callable[[], Awaitable[None]]
+    number: int  # from 1
+    action: Callable[[], Awaitable[None]]  # must not let itself be cancelled
     count: int = 0
 
     def is_now(self) -> bool:
-        """Count a step."""
         self.count += 1
         return self.count == self.number
 

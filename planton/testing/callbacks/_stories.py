@@ -19,16 +19,11 @@ ROUNDS = 10
 
 @attrs.define(eq=False)
 class Stories:
-    """Plays all of them on a bench.
-
-    Attributes:
-        count: Dispatchers that compete.
-        patience: Seconds after which one that waits is blocked by another.
-    """
+    """Plays all of them on a bench."""
 
     bench: Bench
-    count: int
-    patience: float
+    count: int  # of dispatchers that compete
+    patience: float  # seconds after which one that waits is blocked by another
     kept: dict[str, str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -278,6 +273,5 @@ def _not_applicable(example: Dispatcher, bench: Bench) -> dict[str, str]:
 
 
 def _some(names: set[str]) -> str:
-    """Name a few."""
     shown = ", ".join(map(repr, sorted(names)[:3]))
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

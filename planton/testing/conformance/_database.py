@@ -5,6 +5,7 @@ from typing import Any
 import trio
 
 from planton._errors import InvalidArgumentError, InvalidQueryError
+from planton.storage._arguments import to_claimant
 from planton.testing.conformance._base import (
     Hooks,
     claim,
@@ -101,6 +102,7 @@ class DatabasePromises(Hooks):
         second = await claim(tasks[1])
 
         assert [["1", "2", "3"], ["4", "5"]] == [sorted(names(first)), sorted(names(second))]
+        assert to_claimant(None) == (await record(storage, "4")).claimed_by
 
     async def test_what_comes_back_precedes_the_users_table(self, storage: Any) -> None:
         """Retries, as many as the task says, are taken before new rows."""
@@ -116,6 +118,15 @@ class DatabasePromises(Hooks):
         assert ["1", "1", "2"] == names([first, second, third])
         assert [1, 2, 1] == [each.delivery for each in (first, second, third)]
         assert "dead" == (await record(storage, "1")).status
+
+    async def test_the_users_rows_come_last(self, storage: Any) -> None:
+        """In the order in which the statement returns them, after what is queued."""
+        need(self.has_sql)
+        await self.add_rows(storage, 1, 2, 3)
+        await enqueue(storage, "task", "a")
+        task = storage.claim_task("task", sql=self.select_sql, concurrency=9)
+
+        assert ["a", "1", "2", "3"] == names(await claim(task))
 
     async def test_a_row_that_is_claimed_again_while_it_is_active_waits(self, storage: Any) -> None:
         """The user's statement has marked it as claimed: it runs after the claim in hand."""

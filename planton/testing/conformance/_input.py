@@ -31,7 +31,7 @@ class InputPromises(Hooks):
         bad = {
             "task_name": ("", None, 1),
             "instruction": ("", None, 1, b"a"),
-            "payload": ({1, 2}, math.nan, object(), {"a": math.inf}),
+            "payload": ({1, 2}, math.nan, object(), {"a": math.inf}, _nested(100_000)),
             "priority": (True, 1.5, "1", None),
             "run_at": (datetime(2030, 1, 1), "2030-01-01", 1e9),
             "tags": ("gpu", [1], 5),
@@ -155,3 +155,10 @@ class InputPromises(Hooks):
         assert 0 == await storage.migrate()
         assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied
         assert [] == await claim(storage.queue_task("another"))
+
+
+def _nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value

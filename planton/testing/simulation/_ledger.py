@@ -16,15 +16,10 @@ _ROUNDED = 1e-3  # dates are floats, too
 
 @attrs.define
 class Held:
-    """A claim that has not ended.
-
-    Attributes:
-        receipt: Its name.
-        until: When it expires at the earliest.
-    """
+    """A claim that has not ended."""
 
     receipt: str
-    until: float
+    until: float  # when it expires at the earliest
 
 
 @attrs.define(eq=False)
@@ -33,21 +28,9 @@ class Ledger:
 
     It trusts no table of the storage: it counts what was claimed and what was acknowledged, in the
     order of the commits, whoever hears of them and when.
-
-    Attributes:
-        fail: Ends the simulation, with the invariant that is broken.
-        concurrency: By task.
-        leases: Seconds, by task.
-        retries: How often an instruction may fail before that ends it.
-        open: Instructions that have not ended.
-        held: Those that are claimed.
-        delivered: Receipts that consumers have.
-        intended: What was reported by a receipt and not acknowledged yet.
-        counts: How often what happened.
-        settled: Set when no instruction is open.
     """
 
-    fail: Callable[[str], None]
+    fail: Callable[[str], None]  # ends the simulation, with the invariant that is broken
     concurrency: dict[str, int]
     leases: dict[str, float]
     retries: dict[Key, int] = attrs.field(factory=dict)
@@ -59,7 +42,6 @@ class Ledger:
     settled: trio.Event = attrs.field(factory=trio.Event)
 
     def enqueued(self, key: Key, retries: int) -> None:
-        """An instruction is to be done."""
         self.open.add(key)
         self.retries[key] = retries
         self.settled = trio.Event()
@@ -75,13 +57,13 @@ class Ledger:
         for one in found:
             for receipt in one if isinstance(one, Mapping) else ():
                 self.acknowledged(to_text(receipt))
-        for request, answer in zip(requests, claimed, strict=True):
-            if isinstance(answer, Claimed):
-                receipts = {row.instruction: to_text(row.receipt) for row in answer.rows}
-                self.claimed(request.rule.task_name, receipts)
+        pairs = zip(requests, claimed, strict=True)
+        made = [(request, each) for request, each in pairs if isinstance(each, Claimed)]
+        for request, each in made:
+            receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
+            self.claimed(request.rule.task_name, receipts)
 
     def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
-        """Instructions were claimed."""
         now = trio.current_time()
         for instruction, receipt in receipts.items():
             key, name = (task_name, instruction), f"{task_name} {instruction}"
@@ -108,19 +90,16 @@ class Ledger:
             note(key, receipt)
 
     def handed_over(self, key: Key, receipt: str) -> None:
-        """A consumer has it."""
         if receipt in self.delivered:
             self.fail(f"delivered twice: one claim of {' '.join(key)}")
         self.delivered.add(receipt)
         self.counts["deliveries"] += 1
 
     def renewed(self, key: Key, receipt: str) -> None:
-        """A heartbeat was acknowledged."""
         if self._is_current(key, receipt, "heartbeat"):
             self.held[key].until = trio.current_time() + self.leases[key[0]]
 
     def given_back(self, key: Key, receipt: str) -> None:
-        """A release was acknowledged."""
         if self._is_current(key, receipt, "release"):
             del self.held[key]
 
@@ -133,7 +112,6 @@ class Ledger:
             self.ended(key, receipt)
 
     def ended(self, key: Key, receipt: str) -> None:
-        """An end was acknowledged."""
         if self._is_current(key, receipt, "end"):
             del self.held[key]
             self.open.discard(key)
@@ -150,5 +128,4 @@ class Ledger:
 
 
 def to_text(receipt: Receipt) -> str:
-    """Return a receipt as consumers have it."""
     return f"{receipt[0]}.{receipt[1]}"

@@ -40,7 +40,6 @@ class Node:
             await trio.sleep(self.world.rng.uniform(0, 5))
 
     def close(self) -> None:
-        """End the life at hand."""
         self._closed.set()
 
     def die(self) -> None:

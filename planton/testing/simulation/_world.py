@@ -63,16 +63,8 @@ class TaskPlan:
 class World:
     """All that there is, made from a seed.
 
-    Attributes:
-        latency: Seconds that a call of the storage takes while nothing is wrong.
-        node_names: Of the processes that are to live in it.
-        nodes: Those processes.
-        trace: What happened, a line each.
-        violation: The invariant that was broken; None while none is.
-        is_faulty: Whether faults strike.
-        is_probing: Whether tasks wait long between attempts, so that wake-ups and the times at
-            which something becomes due are all they have.
-        is_closing: Whether the nodes are to terminate.
+    While `is_probing` tasks wait long between attempts, so that wake-ups and the times at which
+    something becomes due are all they have.
     """
 
     nursery: trio.Nursery
@@ -106,17 +98,14 @@ class World:
         self._scope = trio.CancelScope()
 
     def log(self, who: str, what: str) -> None:
-        """Write a line into the trace."""
         self.trace.append(f"{trio.current_time():9.3f} {who:<9} {what}")
 
     def fail(self, violation: str) -> None:
-        """An invariant is broken: the first ends the simulation."""
         self.log("BROKEN", violation)
         self.violation = self.violation or violation
         self._scope.cancel()
 
     def strikes(self, fault: str, who: str) -> bool:
-        """Tell whether a fault strikes here and now."""
         if not self.is_faulty or fault not in self.faults or self.rng.random() >= FAULTS[fault]:
             return False
         self.ledger.counts[fault] += 1
@@ -124,7 +113,6 @@ class World:
         return True
 
     def reach_storage(self) -> None:
-        """Raise if the storage cannot be reached now."""
         if self.outage is not None:
             raise self.outage
 
