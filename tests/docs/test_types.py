@@ -15,6 +15,11 @@ strict = true
 plugins = mypy_django_plugin.main
 [mypy.plugins.django-stubs]
 django_settings_module = shop.settings
+# Celery is not typed, nor are its decorators.
+[mypy-celery.*]
+ignore_missing_imports = true
+[mypy-page_brokers]
+disallow_untyped_decorators = false
 """
 
 
