@@ -22,9 +22,11 @@ from planton_brokers import Broker, Relay
 from planton_executor import Executor
 from planton_postgres import PostgresStorage
 
+RUN = uuid.uuid4().hex[:8]
+
 
 def to_broker(url: str) -> Broker:
-    name = f"bench-{uuid.uuid4().hex[:8]}"
+    name = f"bench-{RUN}"
     match urlsplit(url).scheme:
         case "redis":
             from planton_brokers.redis import RedisStream
@@ -49,8 +51,9 @@ def produce(dsn: str, rate: float, seconds: float, committed: dict[str, float]) 
         began = time.monotonic()
         for number in range(int(rate * seconds)):
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
-            connection.execute("SELECT planton_enqueue('bench', %s)", [str(number)])
-            committed[str(number)] = time.monotonic()
+            name = f"{RUN}-{number}"
+            connection.execute("SELECT planton_enqueue('bench', %s)", [name])
+            committed[name] = time.monotonic()
 
 
 async def main(arguments: argparse.Namespace) -> None:
@@ -74,16 +77,19 @@ async def main(arguments: argparse.Namespace) -> None:
         rate, seconds = arguments.rate, arguments.seconds
         thread = threading.Thread(target=produce, args=(arguments.dsn, rate, seconds, committed))
         thread.start()
-        await trio.sleep(seconds + 2)
+        began = time.monotonic()
+        await trio.to_thread.run_sync(thread.join)
+        rate = len(committed) / (time.monotonic() - began)
+        while len(confirmed) < len(committed):
+            await trio.sleep(0.01)
         times = sorted((confirmed[name] - at) * 1000 for name, at in committed.items())
-        thread.join()
         p50, p99 = (times[math.floor(len(times) * part)] for part in (0.5, 0.99))
-        print(f"{relay.broker}: {len(times)} at {rate:g}/s, commit to confirmed: ", end="")
+        print(f"{relay.broker}: {len(times)} at {rate:.0f}/s, commit to confirmed: ", end="")
         print(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {times[-1]:.1f} ms")
 
         confirmed.clear()
         began = time.monotonic()
-        await storage.enqueue_many("bench", [f"b{n}" for n in range(arguments.burst)])
+        await storage.enqueue_many("bench", [f"{RUN}-b{n}" for n in range(arguments.burst)])
         queued = time.monotonic() - began
         while len(confirmed) < arguments.burst:
             await trio.sleep(0.01)

@@ -119,7 +119,7 @@ class BrokerConformance:
 
     async def test_what_is_sent_is_received(self, broker: Broker) -> None:
         """As it is, whatever it is, once, and in any number."""
-        bodies = ["{}", '{"name": "Zoë \\u2603 \U0001f600"}', "x" * 50_000, *map(str, range(97))]
+        bodies = ["{}", '{"name": "Zoë \\u2603 \U0001f600"}', "x" * 50_000, *map(str, range(27))]
         async with broker.connect() as sender, broker.connect() as receiver:
             answers = await sender.send(messages(*bodies))
             received = await receive(receiver, len(bodies))

@@ -32,6 +32,19 @@ class TestKafka(BrokerConformance):
         name = uuid.uuid4().hex
         return Kafka(kafka_servers, topic=name, group=name, options=QUICK)
 
-    @pytest.mark.slow  # the group of the mock takes its time to be joined again
+    # The group of the mock takes its time to be joined again.
+    @pytest.mark.slow
     async def test_what_is_acknowledged_does_not_come_again(self, broker):
         await super().test_what_is_acknowledged_does_not_come_again(broker)
+
+    @pytest.mark.slow
+    async def test_receive_waits_for_a_message(self, broker):
+        await super().test_receive_waits_for_a_message(broker)
+
+    @pytest.mark.slow
+    async def test_what_is_sent_again_is_dropped_where_the_broker_can(self, broker):
+        await super().test_what_is_sent_again_is_dropped_where_the_broker_can(broker)
+
+    @pytest.mark.slow
+    async def test_several_may_send_at_the_same_time(self, broker):
+        await super().test_several_may_send_at_the_same_time(broker)

@@ -19,7 +19,9 @@ from planton_postgres import PostgresStorage
 PAGE = Path(__file__).parents[2] / "docs/brokers.md"
 
 
-def skip_without_modules():
+@pytest.fixture(scope="session")
+def modules():
+    """What the consumer needs, looked for before a server is started."""
     if shutil.which("node") is None:
         pytest.skip("Node.js is not there")
     done = subprocess.run(["node", "-e", "require('amqplib'); require('pg')"], capture_output=True)
@@ -34,9 +36,9 @@ def to_variables(dsn):
     return {names[key]: str(value) for key, value in conninfo_to_dict(dsn).items()}
 
 
+@pytest.mark.usefixtures("modules")
 async def test_a_consumer_in_another_language_executes_and_reports(rabbitmq_port, schema_dsn):
     """By SQL functions; what fails is tried again."""
-    skip_without_modules()
     url, queue = f"amqp://127.0.0.1:{rabbitmq_port}", uuid.uuid4().hex
     (script,) = re.findall(r"^```javascript\n(.*?)^```", PAGE.read_text(), re.M | re.S)
     script = script.replace(

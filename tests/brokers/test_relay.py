@@ -188,7 +188,7 @@ async def test_what_the_broker_does_not_confirm_is_released_with_pauses():
     """It is not lost, and not tried in a hot loop."""
     one = Bench()
     one.broker.refuses = OSError("the queue is full")
-    planton = one.planton(delay=0.1)
+    planton = one.planton(delay=0.5)
     seen = EventCollector(planton, ErrorEvent)
     async with planton:
         await one.enqueue("a")
@@ -354,3 +354,30 @@ async def test_an_executor_on_callbacks_cannot_consume():
     with pytest.raises(InvalidArgumentError, match="storage"):
         async with Relay(MemoryBroker()).consumer(Executor(Callbacks())):
             pass
+
+
+async def test_what_waits_for_a_slot_when_a_consumer_ends_is_given_back():
+    """The slot that it was taken for was taken by another meanwhile."""
+    one = Bench(concurrency=1, seconds=5)
+    one.storage = one.executor.storage = MemoryStorage(latency=0.5)
+    planton = one.planton()
+    async with planton:
+        await one.enqueue("a")
+        await trio.sleep(5)
+        await one.storage.enqueue("other", "b")
+        one.executor.handler("other")(one._handle)
+        events = []
+        other = Planton(tasks=[one.storage.queue_task("other")])
+        other.on(InstructionEvent, events.append)
+        await other.attempt("other")
+        async with one.relay.consumer(one.executor):
+            await trio.sleep(0.2)
+            await one.executor.submit(events[0])
+            await trio.sleep(2)
+
+            assert [("a", "running"), ("b", "running")] == await one.statuses()
+            assert 0 == len(one.broker.waiting)
+        await trio.sleep(2)
+
+        assert 1 == len(one.broker.waiting), "it was claimed, and sent, again"
+    assert ["b"] == one.done

@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -23,13 +24,16 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 END = "--- end of the output ---"
 # What only looks is looked at again until it shows what the page says: a dispatcher needs its time.
 LOOKS = ("planton status", "planton find", "planton explain", "cat ", "curl ")
-# `pip install` of a page finds all that it names installed already, and gets nothing.
-PIP = {
-    "PIP_NO_INDEX": "1",
-    "PIP_CONFIG_FILE": os.devnull,
-    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    "PIP_ROOT_USER_ACTION": "ignore",
-}
+# Stands in for `pip install`: all that a page has it install is installed here, extras included.
+_PIP = """
+import sys
+from importlib.metadata import distribution
+from packaging.requirements import Requirement
+assert sys.argv[1:3] == ["install", "-q"]
+for one in map(Requirement, sys.argv[3:]):
+    extras = distribution(one.name).metadata.get_all("Provides-Extra") or []
+    assert one.extras <= set(extras), f"{one}: it has {extras}"
+"""
 
 
 class Shell:
@@ -40,13 +44,14 @@ class Shell:
         self._process = subprocess.Popen(
             ["bash"],
             cwd=folder,
-            env={**os.environ, "PATH": path, "NO_COLOR": "1", **PIP, **environment},
+            env={**os.environ, "PATH": path, "NO_COLOR": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+        self(f'pip() {{ {shlex.join([sys.executable, "-c", _PIP])} "$@"; }}')
 
     def __call__(self, command: str) -> str:
         assert self._process.stdin is not None
@@ -65,6 +70,8 @@ class Shell:
 def shell(request, tmp_path):
     """A shell in a folder with the files and the example programs of the page."""
     page = request.param.read_text()
+    if "$ curl " in page and shutil.which("curl") is None:
+        pytest.skip("there is no curl: apt-get install curl")
     for name, content in _FILE.findall(page):
         (tmp_path / name).write_text(content)
     for name in _EXAMPLE.findall(page):
