@@ -15,9 +15,11 @@ CREATE TABLE planton_pending (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     task_name TEXT NOT NULL CHECK (
         typeof(task_name) = 'text' AND length(CAST(task_name AS BLOB)) BETWEEN 1 AND 500
+        AND instr(task_name, char(0)) = 0
     ),
     instruction TEXT NOT NULL CHECK (
         typeof(instruction) = 'text' AND length(CAST(instruction AS BLOB)) BETWEEN 1 AND 2000
+        AND instr(instruction, char(0)) = 0
     ),
     payload TEXT CHECK (payload IS NULL OR json_valid(payload)),     -- JSON
     priority INTEGER NOT NULL DEFAULT 0 CHECK (    -- high first
