@@ -279,8 +279,9 @@ async def test_with_nothing_to_do_a_hundred_tasks_rest_and_share_their_looks(pat
     assert max(times) - min(times) < timedelta(seconds=0.5)
 
 
-async def test_a_busy_file_does_not_wake_tasks_that_it_does_not_concern(storage, path):
+async def test_a_busy_file_does_not_wake_tasks_that_it_does_not_concern(storage, path, monkeypatch):
     """Neither what others queue and end, nor tables of the user's."""
+    monkeypatch.setattr(_base, "REST", 1e9)  # none of them rests until just then
     tasks = [storage.queue_task(f"task{number}", delay=60) for number in range(100)]
     key = storage.queue_task("key", key="b%", delay=60)
     async with running(storage, *tasks, key) as (_, seen):
