@@ -257,10 +257,11 @@ def test_explain_tells_what_the_storage_has_to_say(here, tmp_path):
 
 def test_explain_of_a_task_that_only_a_dispatcher_knows(here, tmp_path):
     """One that claims rows of the user's own, and has none; a task can be paused by that name."""
-    enter(tmp_path, "one")
+    enter(tmp_path, "one", failing="the last 12 instructions failed")
     told, data = here("explain", "resize"), json.loads(here("explain", "resize", "--json").stdout)
 
     assert "one:7 (running)" in told.stdout
+    assert "  the last 12 instructions failed\n" in told.stdout
     assert data["storage"] is None
     assert "its attempts fail: OSError: down\n\x1b[31m" == data["verdict"]
     assert 0 == here("pause", "resize").exit_code

@@ -172,3 +172,31 @@ async def test_an_empty_queue_is_told(autojump_clock, storage):
     found = await found_while_running(storage, storage.queue_task("task"), on=keep)
 
     assert found.startswith("nothing is queued in the storage; ")
+
+
+async def test_the_override_of_the_storage_is_what_saturates(autojump_clock, storage):
+    """Whatever the code of the dispatchers says."""
+    for number in range(3):
+        await storage.enqueue("task", str(number))
+    await storage.set_concurrency("task", 1)
+
+    found = await found_while_running(storage, storage.queue_task("task", concurrency=3), on=keep)
+
+    assert found.startswith("saturated: 1 of 1 active, held by web:1 (1); ")
+
+
+async def test_what_is_due_and_waits_is_told(autojump_clock, storage):
+    """Such as a moment after it was queued."""
+    await storage.enqueue("task", "1")
+    planton = Planton(tasks=[storage.queue_task("task")], storages=[storage])
+    planton.on(InstructionEvent, keep)
+    planton.pause("task")
+    async with planton:
+        await trio.sleep(20)
+        found = await situation(storage)
+    ((report, dispatcher),) = found.told
+    waiting = attrs.evolve(report, status=attrs.evolve(report.status, state="waiting"))
+    stats = attrs.evolve(found.stats, oldest_due_at=datetime.now(UTC) - timedelta(seconds=200))
+    found = attrs.evolve(found, stats=stats, told=[(waiting, dispatcher)])
+
+    assert "due for 3 min, and waits for the next attempt" == verdict(found)
