@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
@@ -53,19 +53,23 @@ class Received:
     tag: Any = None
 
 
-class Connection(Protocol):
-    """A connection to one queue of a broker, used by a relay or by a consumer.
+class Sender(Protocol):
+    """A connection to one queue of a broker, used by a relay.
 
-    Methods are called one at a time, but for `send`, which several tasks call at the same time.
-    Whatever they raise ends the connection, and a new one is made.
+    Whatever it raises ends the connection, and a new one is made.
     """
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Exception | None]:
         """Send messages, and return when the broker has answered for all of them.
 
         Of each, in their order, None if the broker has confirmed it: it is as safe there as the
-        queue was made. Else why not. If it is cancelled, nothing is known of any.
+        queue was made. Else why not. If it is cancelled, nothing is known of any. Several tasks may
+        send at the same time.
         """
+
+
+class Connection(Sender, Protocol):
+    """A connection that a consumer uses, too; `receive` and `acknowledge` take turns."""
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """Wait for a message; return those that are there, `limit` at most.
@@ -78,18 +82,29 @@ class Connection(Protocol):
         """Have messages removed from the queue. What never is, is delivered again."""
 
 
-class Broker(Protocol):
-    """One queue of a broker; its `str` is for messages, and has no password in it."""
+S = TypeVar("S", bound=Sender, covariant=True)
 
-    def connect(self) -> AbstractAsyncContextManager[Connection]:
+
+class Outlet(Protocol[S]):
+    """One queue of a broker; its `str` is for messages, and has no password in it.
+
+    A relay needs a `Sender` of it, a consumer a `Connection`. One whose own workers consume says
+    so by an attribute `workers`, a text of how to run them.
+    """
+
+    def connect(self) -> AbstractAsyncContextManager[S]:
         """Connect, and make the queue if it is not there; raise if the broker does not answer.
 
         Leaving the block closes the connection, in bounded time, also if the broker is away.
         """
 
 
+# One that relays and consumers use.
+Broker: TypeAlias = Outlet[Connection]
+
+
 @asynccontextmanager
-async def connected(broker: Broker, timeout: float) -> AsyncIterator[Connection]:
+async def connected(broker: Outlet[S], timeout: float) -> AsyncIterator[S]:
     """Connect to a broker within `timeout` seconds.
 
     Raises:

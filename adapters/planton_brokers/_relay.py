@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from planton import AlreadyRunningError, InstructionEvent, InvalidArgumentError, Planton
 from planton.storage import to_name, to_number
 from planton_brokers._consumer import Consumer
-from planton_brokers._port import Broker, BrokerError, Connection, Message, connected, error_of
+from planton_brokers._port import BrokerError, Message, Outlet, Sender, connected, error_of
 
 if TYPE_CHECKING:
     from planton_executor import Executor
@@ -46,7 +46,7 @@ class Relay:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Outlet[Sender],
         *,
         tasks: Collection[str] | None = None,
         transit: float = 3600.0,
@@ -60,7 +60,7 @@ class Relay:
         self.transit = to_number("transit", transit, above=0)
         self._timeout = to_number("timeout", timeout, above=0)
         self._tasks = None if tasks is None else frozenset(map(to_name, tasks))
-        self._connection: Connection | None = None
+        self._connection: Sender | None = None
         self._problem = "not connected: give the relay to Planton(consumers=[…])"
         self._lost = trio.Event()
         self._is_served = False
@@ -178,7 +178,10 @@ class Relay:
         Raises:
             InvalidArgumentError: If an argument cannot be used.
         """
-        consumer = Consumer(self.broker, executor, to_number("lease", lease, above=0))
+        broker: Any = self.broker
+        if (workers := getattr(broker, "workers", None)) is not None:
+            raise InvalidArgumentError("broker", broker, workers)
+        consumer = Consumer(broker, executor, to_number("lease", lease, above=0))
         async with executor, consumer.running():
             yield
 

@@ -12,13 +12,15 @@ import trio
 from planton import InstructionEvent
 from planton.storage import Storage, to_name
 from planton_brokers._consumer import taken_over
-from planton_brokers._port import Connection, Message, Received, without_password
+from planton_brokers._port import Message, Sender, without_password
 from planton_executor import Executor, Work
 
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 
 # Seconds to connect, and until a message is confirmed.
 _TIMEOUT = 5
+# A connection to a broker that hangs is left to itself after so many.
+_CLOSED_WITHIN = 2.0
 # A worker waits for its task, however long that takes.
 _GRACE = 365 * 86400.0
 
@@ -38,6 +40,8 @@ class CeleryQueue:
         InvalidArgumentError: If a name cannot be used.
     """
 
+    workers = "Celery's workers consume: give a task base=InstructionTask, and run them"
+
     def __init__(self, app: celery.Celery, *, task: str, queue: str | None = None) -> None:
         self._app, self._task = app, to_name(task)
         self._queue = None if queue is None else to_name(queue)
@@ -46,14 +50,14 @@ class CeleryQueue:
         return f"Celery task {self._task!r} at {without_password(str(self._app.conf.broker_url))}"
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Connection]:
+    async def connect(self) -> AsyncIterator[Sender]:
         """Connect to the broker of the app."""
         connection = await trio.to_thread.run_sync(self._open)
         try:
             yield _Connection(self._send, connection)
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(connection.release)
+            with trio.move_on_after(_CLOSED_WITHIN, shield=True):
+                await trio.to_thread.run_sync(connection.release, abandon_on_cancel=True)
 
     def _open(self) -> Any:
         connection = self._app.connection_for_write(transport_options={"confirm_publish": True})
@@ -85,12 +89,6 @@ class _Connection:
         return await trio.to_thread.run_sync(
             self._send, self._connection, messages, limiter=self._limiter
         )
-
-    async def receive(self, limit: int) -> Sequence[Received]:
-        raise NotImplementedError("Celery's workers consume: give a task base=InstructionTask")
-
-    async def acknowledge(self, received: Sequence[Received]) -> None:
-        raise NotImplementedError("Celery's workers acknowledge by themselves")
 
 
 class InstructionTask(celery.Task):  # type: ignore  # untyped, or generic in its stubs

@@ -97,7 +97,7 @@ class Database:
     def hurry(self, while_: Callable[[], bool]) -> None:
         """Give up what takes longer than `HURRY`, from now on and for as long as `while_()`."""
         self._hurries = while_
-        for scope, connection in self._scopes.items():
+        for scope, connection in self._scopes.items() if while_() else ():
             scope.deadline = min(scope.deadline, trio.current_time() + HURRY)
             self._set_limits(connection)
 
@@ -193,7 +193,7 @@ class Database:
             StatementTimeout: If it takes longer; what it has begun was rolled back.
         """
         self._set_limits(connection)
-        limit = HURRY if self._hurries() else seconds
+        limit = min(HURRY, seconds) if self._hurries() else seconds
         with trio.move_on_after(limit, shield=shield) as scope:
             self._scopes[scope] = connection
             try:

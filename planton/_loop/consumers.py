@@ -95,7 +95,8 @@ class Takers:
         """Return what the consumers of a task say is wrong with its work."""
         for slots in self._slots:
             try:
-                found = getattr(slots.consumer, "failing", lambda _: None)(task_name)
+                with guarded:
+                    found = getattr(slots.consumer, "failing", lambda _: None)(task_name)
                 if isinstance(found, str):
                     return found
             except Exception as error:  # one of the user's

@@ -49,8 +49,9 @@ def _explanation(found: Situation, failures: Sequence[InstructionRecord]) -> Ite
     yield verdict(found)
     if found.stats is not None:
         yield from _from_storage(found.stats)
+    least = "at least " if len(failures) >= MOST else ""
     for error, count in Counter(each.error for each in failures).most_common(3):
-        yield f"  {count} failed or dead: {error}"
+        yield f"  {least}{count} failed or dead: {error}"
     for report, dispatcher in found.told:
         yield from _from_dispatcher(report, dispatcher)
 

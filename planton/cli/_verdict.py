@@ -102,7 +102,8 @@ def _unserved(found: Situation) -> str | None:
     offered = {tag for tags in offers for tag in tags or ()}
     names = sorted({tag for tags in missing for tag in tags} - offered)
     what = f"tags nobody offers: {', '.join(names)}" if names else "tags no dispatcher has together"
-    return f"{len(missing)} queued ask for {what}"
+    least = "at least " if len(missing) == MOST else ""
+    return f"{least}{len(missing)} queued ask for {what}"
 
 
 def _is_served(tags: Sequence[str], offers: Sequence[Sequence[str] | None]) -> bool:

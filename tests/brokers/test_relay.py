@@ -381,3 +381,16 @@ async def test_what_waits_for_a_slot_when_a_consumer_ends_is_given_back():
 
         assert 1 == len(one.broker.waiting), "it was claimed, and sent, again"
     assert ["b"] == one.done
+
+
+class SendsOnly(MemoryBroker):
+    """One whose own workers consume, as Celery's."""
+
+    workers = "run its own workers"
+
+
+async def test_a_broker_with_workers_of_its_own_has_no_consumer_here(storage):
+    """Refused at once, with what to do; not a loop of errors."""
+    with pytest.raises(InvalidArgumentError, match="run its own workers"):
+        async with Relay(SendsOnly()).consumer(Executor(storage)):
+            """Never."""

@@ -1,5 +1,6 @@
 """What `planton explain` says first: why a task does not dispatch, and who is to blame."""
 
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -38,6 +39,17 @@ async def found_while_running(storage, *tasks, on=None, seconds=20.0):
     async with planton:
         await trio.sleep(seconds)
         return verdict(await situation(storage))
+
+
+@asynccontextmanager
+async def paused_planton(storage):
+    """One that has told the storage of its task."""
+    planton = Planton(tasks=[storage.queue_task("task")], storages=[storage])
+    planton.on(InstructionEvent, keep)
+    planton.pause("task")
+    async with planton:
+        await trio.sleep(20)
+        yield
 
 
 async def keep(event):
@@ -135,11 +147,7 @@ async def test_a_task_that_nobody_takes_is_told(autojump_clock, storage):
 async def test_a_pause_is_told(autojump_clock, storage):
     """That of the storage, and that of the processes."""
     await storage.enqueue("task", "1")
-    planton = Planton(tasks=[storage.queue_task("task")], storages=[storage])
-    planton.on(InstructionEvent, keep)
-    planton.pause("task")
-    async with planton:
-        await trio.sleep(20)
+    async with paused_planton(storage):
         here = verdict(await situation(storage))
         await storage.pause("task")
         everywhere = verdict(await situation(storage))
@@ -188,11 +196,7 @@ async def test_the_override_of_the_storage_is_what_saturates(autojump_clock, sto
 async def test_what_is_due_and_waits_is_told(autojump_clock, storage):
     """Such as a moment after it was queued."""
     await storage.enqueue("task", "1")
-    planton = Planton(tasks=[storage.queue_task("task")], storages=[storage])
-    planton.on(InstructionEvent, keep)
-    planton.pause("task")
-    async with planton:
-        await trio.sleep(20)
+    async with paused_planton(storage):
         found = await situation(storage)
     ((report, dispatcher),) = found.told
     waiting = attrs.evolve(report, status=attrs.evolve(report.status, state="waiting"))

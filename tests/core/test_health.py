@@ -124,7 +124,7 @@ class Worried:
         """Take it."""
 
     def failing(self, task_name):
-        if isinstance(self.worry, Exception):
+        if isinstance(self.worry, BaseException):
             raise self.worry
         return self.worry
 
@@ -136,6 +136,13 @@ class Worried:
         (17, ()),
         ("all is lost", ("task 'task': all is lost",)),
         (ValueError("x"), ("task 'task': its consumer does not say: ValueError: x",)),
+        (
+            SystemExit(3),
+            (
+                "task 'task': its consumer does not say: "
+                "PlantonError: SystemExit: 3 was raised, and failed nothing but this call",
+            ),
+        ),
     ),
 )
 async def test_what_a_consumer_says_of_its_work_is_a_warning(worry, warnings):

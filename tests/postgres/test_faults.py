@@ -126,6 +126,26 @@ async def test_a_way_that_hangs_does_not_keep_a_run_beyond_its_grace(
             assert await hung.enqueue("task", "c")
 
 
+async def test_a_start_does_not_hurry_what_others_do(storage, schema_dsn, observer):
+    """A storage that is used beside a Planton waits for a lock as long as it did before."""
+    # Not the brief time limits of the other storages here: it waits for longer than a hurry.
+    async with PostgresStorage(schema_dsn) as shared, trio.open_nursery() as nursery:
+        queued = []
+
+        async def enqueue_meanwhile():
+            queued.append(await shared.enqueue("task", "a"))
+
+        async with observer.transaction():
+            await observer.execute("LOCK TABLE planton_pending")
+            nursery.start_soon(enqueue_meanwhile)
+            await trio.sleep(0.2)
+            planton = Planton(services=[shared.serve])
+            await nursery.start(planton.run)
+            await trio.sleep(1.0)
+        await until(lambda: queued == [True])
+        planton.request_stop()
+
+
 async def at_once(_):
     """Does nothing."""
 
