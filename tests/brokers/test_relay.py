@@ -389,8 +389,8 @@ class SendsOnly(MemoryBroker):
     workers = "run its own workers"
 
 
-async def test_a_broker_with_workers_of_its_own_has_no_consumer_here(storage):
+async def test_a_broker_with_workers_of_its_own_has_no_consumer_here():
     """Refused at once, with what to do; not a loop of errors."""
     with pytest.raises(InvalidArgumentError, match="run its own workers"):
-        async with Relay(SendsOnly()).consumer(Executor(storage)):
+        async with Relay(SendsOnly()).consumer(Executor(MemoryStorage())):
             """Never."""
