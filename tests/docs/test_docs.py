@@ -21,9 +21,13 @@ def scripts(page: Path) -> list[str]:
     return [block for block in _BLOCK.findall(page.read_text()) if not block.startswith(">>>")]
 
 
+# A page that hangs says where.
+_STACKS = "import faulthandler; faulthandler.dump_traceback_later(50, exit=True)\n"
+
+
 def run(code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", _STACKS + code],
         cwd=folder,
         capture_output=True,
         text=True,
