@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import confluent_kafka
 import pytest
 import trio.testing
 
@@ -68,6 +69,10 @@ class Server:
                 return
             time.sleep(0.1)
         raise AssertionError((self.folder / "log").read_text()[-2000:])
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def kill(self) -> None:
         """Kill it, and all that it started."""
@@ -200,11 +205,38 @@ def moto_port(tmp_path_factory):
         yield port
 
 
+class MockedKafka:
+    """A cluster that librdkafka mocks in this process, for as long as its producer lives."""
+
+    def __init__(self) -> None:
+        self._producer = confluent_kafka.Producer(
+            {"bootstrap.servers": "mock", "test.mock.num.brokers": 3}
+        )
+        brokers = self._producer.list_topics(timeout=10).brokers.values()
+        self.address = ",".join(f"{each.host}:{each.port}" for each in brokers)
+
+    def start(self) -> None:
+        """It runs as soon as it is made."""
+
+    def kill(self) -> None:
+        self._producer.flush()
+
+
 COMMANDS = {
     "redis": (redis, "redis-server"),
     "nats": (nats, "nats-server"),
     "rabbitmq": (rabbitmq, "rabbitmq-server"),
+    "sqs": (moto, sys.executable),
+    "celery": (redis, "redis-server"),
 }
+
+
+@pytest.fixture(scope="session")
+def kafka_servers():
+    """Where the brokers of a mocked cluster are."""
+    cluster = MockedKafka()
+    yield cluster.address
+    cluster.kill()
 
 
 @pytest.fixture
@@ -213,7 +245,8 @@ def make_server(tmp_path):
     servers = []
 
     def make(kind):
-        servers.append(Server(tmp_path / kind, *COMMANDS[kind]))
+        is_mocked = kind == "kafka"
+        servers.append(MockedKafka() if is_mocked else Server(tmp_path / kind, *COMMANDS[kind]))
         servers[-1].start()
         return servers[-1]
 

@@ -1,6 +1,6 @@
 """A process of a fleet: relays from Postgres to a broker, or consumes; killed by the tests.
 
-python node.py relay|consumer MODULE CLASS ARGUMENTS-AS-JSON DSN LOG
+python node.py MODULE CLASS ARGUMENTS-AS-JSON DSN LOG RESTING relay|consumer
 """
 
 import importlib
@@ -16,7 +16,7 @@ from planton_brokers import Relay
 from planton_executor import Executor, Work
 from planton_postgres import PostgresStorage
 
-ROLE, MODULE, CLASS, ARGUMENTS, DSN, LOG = sys.argv[1:]
+MODULE, CLASS, ARGUMENTS, DSN, LOG, RESTING, ROLE = sys.argv[1:]
 log = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 broker = getattr(importlib.import_module(MODULE), CLASS)(**json.loads(ARGUMENTS))
 relay = Relay(broker, transit=5.0)
@@ -42,7 +42,7 @@ async def consume() -> None:
 
 async def dispatch() -> None:
     task = storage.queue_task(
-        "task", concurrency=2000, delay=0.5, lease=relay.transit, deliveries=1000
+        "task", concurrency=int(RESTING), delay=0.5, lease=relay.transit, deliveries=1000
     )
     await Planton(storages=[storage], consumers=[relay], tasks=[task]).run()
 

@@ -3,20 +3,9 @@
 import uuid
 
 import pytest
-from confluent_kafka import Producer
 
 from planton_brokers.kafka import Kafka
 from planton_brokers.testing import BrokerConformance
-
-
-@pytest.fixture(scope="session")
-def kafka_servers():
-    """Where the brokers of the cluster are, which lives as long as the producer that made it."""
-    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 3})
-    brokers = producer.list_topics(timeout=10).brokers.values()
-    yield ",".join(f"{each.host}:{each.port}" for each in brokers)
-    producer.flush()
-
 
 # A group notices sooner that one of its consumers has left.
 QUICK = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500, "fetch.wait.max.ms": 100}
