@@ -1,5 +1,6 @@
 """Celery: a queue of its tasks to relay to, and the base of the task that does the work."""
 
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -102,7 +103,8 @@ class InstructionTask(celery.Task):  # type: ignore  # untyped, or generic in it
     claim is another's by then, the function is not called.
 
     Attributes:
-        open_storage: Makes the storage, such as `lambda: PostgresStorage(url)`; for every call.
+        open_storage: Makes the storage, such as `lambda: PostgresStorage(url)`; it is opened once
+            in each process of a worker, by its first message.
         lease: Seconds without a heartbeat after which the work is given to another.
         retry_limit: How often an instruction is tried again that brought no retries.
         retry_delay: Seconds until then, or a function as an executor's handler may have it.
@@ -116,12 +118,12 @@ class InstructionTask(celery.Task):  # type: ignore  # untyped, or generic in it
 
     def __call__(self, text: str) -> Any:
         """Execute the instruction of a message; the function runs in this thread."""
+        event = InstructionEvent.from_json(text)
         offers: SimpleQueue[Work | None] = SimpleQueue()
         outcomes: SimpleQueue[Outcome] = SimpleQueue()
-        failures: list[BaseException] = []
-        arguments = (text, offers, outcomes, failures)
-        thread = threading.Thread(target=self._report, args=arguments)
-        thread.start()
+        reports: SimpleQueue[BaseException | None] = SimpleQueue()
+        reporter = _reporter_of(type(self))
+        reporter.start(self._report, reporter.storage, event, offers, outcomes, reports)
         result, error = None, None
         try:
             work = offers.get()
@@ -129,32 +131,38 @@ class InstructionTask(celery.Task):  # type: ignore  # untyped, or generic in it
         except BaseException as raised:  # noqa: ASYNC103  raised again, or reported
             error = raised
         outcomes.put((result, error))
-        thread.join()
+        failure = reports.get()
         if error is not None and not isinstance(error, Exception):
             raise error
-        for failure in failures:
+        if failure is not None:
             raise failure
         return result
 
-    def _report(
+    async def _report(
         self,
-        text: str,
+        storage: Storage,
+        event: InstructionEvent,
         offers: "SimpleQueue[Work | None]",
         outcomes: "SimpleQueue[Outcome]",
-        failures: list[BaseException],
+        reports: "SimpleQueue[BaseException | None]",
     ) -> None:
+        failure: BaseException | None = None
         try:
-            trio.run(self._execute, text, offers, outcomes)
-        except BaseException as error:  # noqa: ASYNC103  raised in the thread that waits
-            failures.append(error)
+            with trio.CancelScope(shield=True):
+                await self._execute(storage, event, offers, outcomes)
+        except Exception as error:
+            failure = error
         finally:
             offers.put(None)
+            reports.put(failure)
 
     async def _execute(
-        self, text: str, offers: "SimpleQueue[Work | None]", outcomes: "SimpleQueue[Outcome]"
+        self,
+        storage: Storage,
+        event: InstructionEvent,
+        offers: "SimpleQueue[Work | None]",
+        outcomes: "SimpleQueue[Outcome]",
     ) -> None:
-        event = InstructionEvent.from_json(text)
-        storage = type(self).open_storage()
         executor = Executor(storage, concurrency=1, grace=_GRACE)
 
         def handle(work: Work) -> Any:
@@ -166,7 +174,50 @@ class InstructionTask(celery.Task):  # type: ignore  # untyped, or generic in it
 
         terms = {"retries": self.retry_limit, "retry_delay": self.retry_delay}
         executor.handler(event.task_name, **terms)(handle)
-        async with storage, executor:
+        async with executor:
             taken = await storage.take_over(str(event.receipt), lease=self.lease)
             for receipt in taken.receipts.values():
                 await executor.submit(taken_over(event, receipt, self.lease))
+
+
+class _Reporter:
+    """An open storage, in a thread that lasts as long as its process."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        opened: SimpleQueue[BaseException | None] = SimpleQueue()
+        # A daemon: whoever waits for a report keeps the process, nothing else has to.
+        self.thread = threading.Thread(target=self._main, args=(opened,), daemon=True)
+        self.thread.start()
+        if (failure := opened.get()) is not None:
+            raise failure
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
+        trio.from_thread.run_sync(
+            self._nursery.start_soon, function, *arguments, trio_token=self._token
+        )
+
+    def _main(self, opened: "SimpleQueue[BaseException | None]") -> None:
+        try:
+            trio.run(self._serve, opened)
+        except BaseException as error:  # noqa: ASYNC103  raised in the thread that waits
+            opened.put(error)
+
+    async def _serve(self, opened: "SimpleQueue[BaseException | None]") -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        async with self.storage, trio.open_nursery() as self._nursery:
+            opened.put(None)
+            await trio.sleep_forever()
+
+
+# By process, as what a thread has opened is not there after a fork; and by task.
+_reporters: dict[tuple[int, type[InstructionTask]], _Reporter] = {}
+_opening = threading.Lock()
+
+
+def _reporter_of(task: type[InstructionTask]) -> _Reporter:
+    key = (os.getpid(), task)
+    with _opening:
+        if key not in _reporters or not _reporters[key].thread.is_alive():
+            _reporters[key] = _Reporter(task.open_storage())
+        return _reporters[key]
