@@ -103,12 +103,9 @@ async def run(kind, server, dsn, log, *, count, victims, patience):
         await storage.migrate()
         with fleet(kind, server, dsn, log) as nodes:
             await enqueue(storage, 0, portion)
-            with trio.fail_after(60):
-                while not log.exists():
-                    await trio.sleep(0.1)
             for number, victim in enumerate(victims, 1):
                 await enqueue(storage, number * portion, portion)
-                await trio.sleep(random.uniform(0.1, 0.4))
+                await some_executed(log, random.randrange(20, 100))
                 if victim == "broker":
                     server.kill()
                     server.start()
@@ -128,6 +125,14 @@ async def run(kind, server, dsn, log, *, count, victims, patience):
             assert before[1] is not None, f"{instruction} was executed by two"
             assert before[1] <= after[0], f"{instruction} was executed by two at once"
     return Counter(len(spans) for spans in executions.values())
+
+
+async def some_executed(log, count):
+    """Wait until so many more are, in the middle of which somebody is killed."""
+    size = log.stat().st_size if log.exists() else 0
+    with trio.fail_after(120):
+        while not log.exists() or log.stat().st_size < size + 2 * 30 * count:
+            await trio.sleep(0.05)
 
 
 async def enqueue(storage, first, count):
