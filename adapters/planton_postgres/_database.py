@@ -104,9 +104,8 @@ class Database:
     def _set_limits(self, connection: Connection | None) -> None:
         """Set how long the server may take to end what was cancelled."""
         if connection is not None:
-            kind = type(connection)
-            connection.cancel_limit = HURRY if self._hurries() else kind.cancel_limit
-            connection.settle_limit = HURRY if self._hurries() else kind.settle_limit
+            usual = type(connection).cancel_limit
+            connection.cancel_limit = HURRY if self._hurries() else usual
 
     @property
     def pids(self) -> set[int]:
@@ -221,19 +220,12 @@ class Database:
             async with self._connection() as connection:
                 limit = self._statement_timeout + patience
                 with self._limited(limit, connection, shield=True):
-                    async with connection.transaction():
-                        return await function(connection)
+                    await connection.execute(self.sql["begin"])
+                    result = await function(connection)
+                    await connection.execute(self.sql["commit"])
+                    return result
 
         return await self._repeatedly(attempt)
-
-    async def transaction(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Like `use`, in a transaction of several statements."""
-
-        async def within(connection: Connection) -> T:
-            async with connection.transaction():
-                return await function(connection)
-
-        return await self.use(within)
 
     async def rows(self, statement: str, parameters: Parameters | None = None) -> Rows:
         """Run a statement by its name, which commits by itself; its rows."""

@@ -21,10 +21,11 @@ from planton.storage import (
     Rule,
     Storage,
     Watcher,
+    to_rows,
 )
-from planton_sqlite import _operate, _schema
+from planton_sqlite import _schema
 from planton_sqlite._backend import Exchanged, Found, SQLiteBackend
-from planton_sqlite._open import BUSY_TIMEOUT, open_memory, to_storage_error
+from planton_sqlite._open import BUSY_TIMEOUT, committed, open_memory, to_storage_error
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -99,11 +100,10 @@ class Inline:
         await self._answer()
         return result
 
-    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
+    async def write(self, function: Work[T]) -> T:
         await trio.sleep(self.latency / 2)
         await self._wait_for_the_caller()
-        seen = None if look is None else self._within_time(lambda: look(self.connection))
-        result = self.transact(function) if seen is None else seen
+        result = self.transact(function)
         await self._answer()
         return result
 
@@ -122,14 +122,7 @@ class Inline:
 
     def transact(self, function: Work[T]) -> T:
         self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = self._within_time(lambda: function(self.connection))
-            self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise
-        return result
+        return committed(self.connection, lambda own: self._within_time(lambda: function(own)))
 
     def _within_time(self, function: Callable[[], T]) -> T:
         deadline = time.monotonic() + self._timeout
@@ -253,7 +246,8 @@ class MemoryStorage(Storage):
             for name in dict.fromkeys(instructions)
             if name not in known
         ]
-        self._runner.transact(lambda own: _operate.enqueue(own, new, self._clock()))
+        rows = to_rows(new, datetime.timestamp)
+        self._runner.transact(lambda own: self._memory.rows_within(own, "enqueue", new=rows))
 
     def instructions(self, task_name: str, status: str) -> list[str]:
         """Return the instructions of a task that are `"pending"`, `"active"` or `"ended"`."""

@@ -152,6 +152,18 @@ def patiently(function: Callable[[], T], give_up_at: Callable[[], float] = lambd
         time.sleep(random.uniform(SHORTEST_NAP, LONGEST_NAP))
 
 
+def committed(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
+    """Call `function` in the transaction that was begun, and commit; undo it if that raises."""
+    try:
+        result = function(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
 def to_storage_error(path: str, error: sqlite3.Error) -> StorageError:
     """Say in the words of SQLite what went wrong, and what can be done."""
     mapped = StorageError(path, f"{error}{_remedy(path, error)}")

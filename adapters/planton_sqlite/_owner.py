@@ -14,7 +14,7 @@ import outcome
 import trio
 
 from planton import StorageError
-from planton_sqlite._open import is_full, is_read_only, patiently, to_storage_error
+from planton_sqlite._open import committed, is_full, is_read_only, patiently, to_storage_error
 
 T = TypeVar("T")
 # Seconds for which a transaction may wait for its turn once the storage is being closed, and until
@@ -29,7 +29,6 @@ class Job(Generic[T]):
 
     function: Work[T]
     is_write: bool
-    look: Work[T | None] | None  # see `Owner.write`
     task: trio.lowlevel.Task
     token: trio.lowlevel.TrioToken
     result: "outcome.Outcome[T] | None" = None
@@ -103,26 +102,21 @@ class Owner:
     async def read(self, function: Work[T]) -> T:
         return await self._do(function, is_write=False)
 
-    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
+    async def write(self, function: Work[T]) -> T:
         """Run `function` in a transaction; if it raises, what it did is undone.
 
         It returns after the commit. A cancellation takes effect only as long as the thread has
         not begun: from then on the result is returned, so that nothing is committed unheard.
-
-        With `look` there is no transaction if `look`, which only reads, returns a result already:
-        polling then does not stand in the queue of those who write.
         """
-        return await self._do(function, is_write=True, look=look)
+        return await self._do(function, is_write=True)
 
     # A KeyboardInterrupt between handing the work over and waiting for it would leave a job that
     # later reschedules a task which does not wait for it: trio would break down.
     @trio.lowlevel.enable_ki_protection
-    async def _do(
-        self, function: Work[T], *, is_write: bool, look: Work[T | None] | None = None
-    ) -> T:
+    async def _do(self, function: Work[T], *, is_write: bool) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         token = trio.lowlevel.current_trio_token()
-        job = Job(function, is_write, look, trio.lowlevel.current_task(), token)
+        job = Job(function, is_write, trio.lowlevel.current_task(), token)
         with self._lock:
             if self._is_closing or self._thread is None or not self._thread.is_alive():
                 raise StorageError(self._database, "the storage is not open")
@@ -177,10 +171,8 @@ class Owner:
         """Do a job. Whatever it raises is the answer of its caller; the thread goes on."""
         try:
             connection = self.connection()
-            if not job.is_write:
-                return outcome.Value(job.function(connection))
-            seen = None if job.look is None else job.look(connection)
-            return outcome.Value(self._transact(job.function) if seen is None else seen)
+            run = self._transact if job.is_write else lambda function: function(connection)
+            return outcome.Value(run(job.function))
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by the one who waits
             return outcome.Error(self._mapped(error))  # noqa: ASYNC104
 
@@ -228,14 +220,7 @@ class Owner:
 
     def _transact_once(self, function: Work[T]) -> T:
         patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"), self._gives_up_at)
-        try:
-            result = function(self._connection)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-        return result
+        return committed(self._connection, function)
 
     def _gives_up_at(self) -> float:
         return self._give_up_at if self._hurries() else math.inf

@@ -49,6 +49,7 @@ from planton.storage._sql import (
     refuse_newer,
     to_rows,
 )
+from planton.storage._sql_backend import SQLBackend
 from planton.storage._storage import InstructionOptions, QueueOptions, Storage
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "Report",
     "Reports",
     "Rule",
+    "SQLBackend",
     "Status",
     "Storage",
     "TakenOver",

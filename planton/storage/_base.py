@@ -182,13 +182,13 @@ class Base:
 
     async def report(self, report: Report) -> Found:
         """Report, with whatever else is reported or claimed at the same time."""
-        (found,) = await self.report_all([report])
+        (found,) = await self.send([report])
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def report_all(self, reports: Sequence[Report]) -> list[Found | Exception]:
-        """Send several reports in one commit; one that fails undoes only itself."""
+    async def send(self, reports: Sequence[Report]) -> list[Found | Exception]:
+        """Send reports in one commit; one that fails undoes only itself."""
         self._check_open()
         return (await self._gather(Entry(reports))).found
 

@@ -49,27 +49,6 @@ async def test_a_server_that_accepts_and_never_answers_times_out(silent_port):
         await TrioConnection.connect(f"host=127.0.0.1 port={silent_port}", connect_timeout=0.1)
 
 
-async def test_connect_timeout_of_the_conninfo_holds(silent_port):
-    """Without an argument the conninfo decides."""
-    conninfo = f"host=127.0.0.1 port={silent_port} connect_timeout=0.1"
-    with pytest.raises(psycopg.errors.ConnectionTimeout, match=r"0\.1 seconds"):
-        await TrioConnection.connect(conninfo)
-
-
-async def test_zero_as_connect_timeout_sets_no_limit(silent_port):
-    """As for libpq."""
-    with trio.move_on_after(0.1) as scope:
-        await TrioConnection.connect(f"host=127.0.0.1 port={silent_port}", connect_timeout=0)
-
-    assert scope.cancelled_caught
-
-
-async def test_a_connect_timeout_that_is_no_number_is_an_error():
-    """It is told before anything is tried."""
-    with pytest.raises(psycopg.ProgrammingError, match="connect_timeout: 'soon'"):
-        await TrioConnection.connect("host=127.0.0.1", connect_timeout="soon")
-
-
 async def test_the_error_tells_of_every_host_that_failed(silent_port):
     """Who reads it needs the reason of each."""
     port = free_port()
@@ -170,18 +149,6 @@ async def test_a_transaction_that_cannot_begin_leaves_the_connection_usable(conn
         await begin_after_a_failure()
 
     assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
-
-
-async def test_a_block_whose_connection_was_lost_does_not_end_as_if_committed(connection):
-    """psycopg would let it end normally, though nothing was committed."""
-
-    async def lose_it() -> None:
-        async with connection.transaction():
-            await connection.execute("CREATE TABLE t (i int)")
-            await connection.close()
-
-    with pytest.raises(psycopg.OperationalError, match="not committed"):
-        await lose_it()
 
 
 async def test_a_parameter_of_20_megabytes_goes_there_and_back(connection):

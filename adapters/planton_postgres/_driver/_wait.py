@@ -9,14 +9,12 @@ from __future__ import annotations
 import select
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic
 
 import psycopg
 import trio
 from psycopg.abc import RV, PQGen, PQGenConn
 from psycopg.waiting import Ready, Wait
-
-T = TypeVar("T")
 
 _READ = int(Wait.R)
 _WRITE = int(Wait.W)
@@ -78,27 +76,6 @@ async def drive_connecting(generator: PQGenConn[RV]) -> RV:
         generator.close()
 
 
-async def outlast(step: Callable[[], Awaitable[T]], limit: float) -> T:
-    """Await `step` to its end even when cancelled, but then for at most `limit` more seconds.
-
-    A step that succeeds after the cancellation succeeds: the cancellation strikes at the caller's
-    next checkpoint. `step` is called once more after a cancellation, so it must take up where it
-    was.
-
-    Raises:
-        trio.Cancelled: it did not end within the limit.
-    """
-    try:
-        return await step()
-    except (trio.Cancelled, KeyboardInterrupt) as interruption:
-        with trio.move_on_after(limit, shield=True):
-            value = await step()
-            if isinstance(interruption, KeyboardInterrupt):
-                raise  # trio tells of it only once, unlike of a cancellation
-            return value  # noqa: ASYNC104  what succeeded is heard of
-        raise
-
-
 async def _until_ready(fileno: int, wanted: int) -> int:
     if wanted == _READ:
         await trio.lowlevel.wait_readable(fileno)
@@ -136,16 +113,10 @@ def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
-if sys.platform == "win32":
-
-    def is_readable(fileno: int) -> bool:
-        """Whether there is something to read, the end included; one system call."""
+def is_readable(fileno: int) -> bool:
+    """Whether there is something to read, the end included; one system call."""
+    if sys.platform == "win32":
         return bool(select.select([fileno], [], [], 0)[0])
-
-else:
-
-    def is_readable(fileno: int) -> bool:
-        """Whether there is something to read, the end included; one system call."""
-        poll = select.poll()
-        poll.register(fileno, select.POLLIN)
-        return bool(poll.poll(0))
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))
