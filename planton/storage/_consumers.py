@@ -9,7 +9,7 @@ from planton._task import Claim
 from planton.storage._arguments import to_count, to_error_text, to_json, to_number
 from planton.storage._backend import Kind, Receipt, Report
 from planton.storage._base import ENDING, Base
-from planton.storage._gather import Found
+from planton.storage._gather import Entry, Found
 from planton.storage._records import Acknowledged, TakenOver
 
 Receipts: TypeAlias = str | Iterable[str]
@@ -174,15 +174,25 @@ class Consumers(Base, Reports):
         self, reports: Sequence[tuple[Kind, Receipts, tuple[Any, ...]]]
     ) -> list[Acknowledged | Exception]:
         self._check_open()
-        parsed = [_try_receipts(receipts) for _, receipts, _ in reports]
-        sent: dict[int, Report] = {}
-        for place, (kind, _, values) in enumerate(reports):
-            if isinstance(each := parsed[place], dict) and each:
-                sent[place] = Report(kind, list(each.values()), values)
-                if kind in ENDING:
-                    self._free(each)
-        found = dict(zip(sent, await self.send(list(sent.values())), strict=True)) if sent else {}
-        return [_answer(each, found.get(place, {})) for place, each in enumerate(parsed)]
+        named: list[Mapping[str, Receipt] | InvalidArgumentError] = []
+        sent: list[Report] = []
+        for kind, receipts, values in reports:
+            try:
+                named.append(parsed := to_receipts(receipts))
+            except InvalidArgumentError as error:
+                named.append(error)
+                continue
+            if kind in ENDING:
+                self._free(parsed)
+            if parsed:
+                sent.append(Report(kind, list(parsed.values()), values))
+        found = iter((await self._gather(Entry(sent))).found if sent else ())
+        return [
+            each
+            if isinstance(each, InvalidArgumentError)
+            else _acknowledge(each, next(found) if each else {})
+            for each in named
+        ]
 
 
 async def _report(to: Reports, kind: Kind, receipts: Receipts, *values: Any) -> Acknowledged:
@@ -192,11 +202,9 @@ async def _report(to: Reports, kind: Kind, receipts: Receipts, *values: Any) -> 
     return answer
 
 
-def _answer(
-    parsed: Mapping[str, Receipt] | Exception, found: Found | Exception
+def _acknowledge(
+    parsed: Mapping[str, Receipt], found: Found | Exception
 ) -> Acknowledged | Exception:
-    if isinstance(parsed, Exception):
-        return parsed
     if isinstance(found, Exception):
         return found
     if len(found) == len(parsed):
@@ -207,16 +215,9 @@ def _answer(
 
 def to_receipts(receipts: object) -> Mapping[str, Receipt]:
     """Return one receipt or many as the numbers that they are stored as, in their order."""
-    are_many = isinstance(receipts, Sequence | set | frozenset) and not isinstance(receipts, str)
-    many: Iterable[Any] = receipts if are_many else (receipts,)  # type: ignore[assignment]
-    return {receipt: _to_receipt(receipt) for receipt in many}
-
-
-def _try_receipts(receipts: Receipts) -> Mapping[str, Receipt] | InvalidArgumentError:
-    try:
-        return to_receipts(receipts)
-    except InvalidArgumentError as error:
-        return error
+    if isinstance(receipts, str) or not isinstance(receipts, Sequence | set | frozenset):
+        return {receipts: _to_receipt(receipts)}  # type: ignore[dict-item]
+    return {receipt: _to_receipt(receipt) for receipt in receipts}
 
 
 def _to_receipt(receipt: object) -> Receipt:
