@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
@@ -24,33 +24,15 @@ from planton.storage import (
 )
 from planton_sqlite import _open, _schema, _statements
 from planton_sqlite._claim import Claim
+from planton_sqlite._owner import Owner, Work
 from planton_sqlite._query import Query
 from planton_sqlite._reports import Reports
-from planton_sqlite._watch import Connected, Sights, watch
+from planton_sqlite._watch import Sights, watch
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 Rows: TypeAlias = list[tuple[Any, ...]]
 Found: TypeAlias = Mapping[Receipt, str]
 Exchanged: TypeAlias = tuple[list[Found | Exception], list[Claimed | Exception]]
-
-
-class Runner(Protocol):
-    """Runs work on the connection: a thread that owns it, or nothing but a call."""
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def hurry(self, while_: Callable[[], bool]) -> None: ...
-
-    async def read(self, function: Work[T]) -> T: ...
-
-    async def write(self, function: Work[T]) -> T: ...
-
-    def when_idle(
-        self, work: Callable[[Connected], None] | None, interval: float = 0.0
-    ) -> None: ...
 
 
 class SQLiteBackend(SQLBackend):
@@ -60,7 +42,7 @@ class SQLiteBackend(SQLBackend):
         self,
         database: str,
         file: str,
-        runner: Runner,
+        owner: Owner,
         *,
         keeps: bool,
         clock: Callable[[], float] = time.time,
@@ -68,7 +50,7 @@ class SQLiteBackend(SQLBackend):
         self.database = database
         self.file = file
         self.identity: Hashable = ("sqlite", os.path.realpath(file))
-        self._runner = runner
+        self._owner = owner
         self._keeps = keeps
         self._clock = clock
         self._is_checked = False
@@ -76,16 +58,16 @@ class SQLiteBackend(SQLBackend):
 
     async def open(self) -> None:
         self._is_checked = False
-        await self._runner.start()
+        await self._owner.start()
 
     async def close(self) -> None:
-        await self._runner.close()
+        await self._owner.close()
 
     def hurry(self, while_: Callable[[], bool]) -> None:
-        self._runner.hurry(while_)
+        self._owner.hurry(while_)
 
     async def migrate(self) -> int:
-        return await self._runner.write(lambda own: _schema.migrate(own, self.database))
+        return await self._owner.write(lambda own: _schema.migrate(own, self.database))
 
     def schema(self) -> str:
         return _schema.script()
@@ -210,13 +192,13 @@ class SQLiteBackend(SQLBackend):
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         await self._read(lambda _: None)  # the tables are there, and of this version
-        await watch(self._runner, watcher, self._has_changed, self.database, task_status)
+        await watch(self._owner, watcher, self._has_changed, task_status)
 
     async def _read(self, function: Work[T]) -> T:
-        return await self._runner.read(partial(self._checked, function))
+        return await self._owner.read(partial(self._checked, function))
 
     async def _write(self, function: Work[T]) -> T:
-        return await self._runner.write(partial(self._checked, function))
+        return await self._owner.write(partial(self._checked, function))
 
     def _checked(self, function: Work[T], own: sqlite3.Connection) -> T:
         """Let `function` see only tables of this version."""

@@ -31,12 +31,10 @@ class Job(Generic[T]):
     is_write: bool
     task: trio.lowlevel.Task
     token: trio.lowlevel.TrioToken
-    result: "outcome.Outcome[T] | None" = None
 
-    def hand_over(self) -> None:
-        assert self.result is not None
+    def hand_over(self, result: "outcome.Outcome[T]") -> None:
         try:
-            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, self.result)
+            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
         except trio.RunFinishedError:
             pass  # nobody waits any more
 
@@ -61,7 +59,7 @@ class Owner:
         self._is_read_only = False
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
-        self._idle: Callable[[Owner], None] | None = None
+        self._idle: Callable[[], None] | None = None
         self._interval = 0.0
 
     async def start(self) -> None:
@@ -93,14 +91,14 @@ class Owner:
         """Wait for other writers no longer than a moment more for as long as `while_()`."""
         self._give_up_at, self._hurries = time.monotonic() + _LAST_TURN, while_
 
-    def when_idle(self, work: "Callable[[Owner], None] | None", interval: float = 0.0) -> None:
+    def when_idle(self, work: Callable[[], None] | None, interval: float = 0.0) -> None:
         """Call `work` on the thread after each job, and every `interval` seconds without one."""
         with self._lock:
             self._idle, self._interval = work, interval
             self._lock.notify()
 
     async def read(self, function: Work[T]) -> T:
-        return await self._do(function, is_write=False)
+        return await self.do(function, is_write=False)
 
     async def write(self, function: Work[T]) -> T:
         """Run `function` in a transaction; if it raises, what it did is undone.
@@ -108,12 +106,12 @@ class Owner:
         It returns after the commit. A cancellation takes effect only as long as the thread has
         not begun: from then on the result is returned, so that nothing is committed unheard.
         """
-        return await self._do(function, is_write=True)
+        return await self.do(function, is_write=True)
 
     # A KeyboardInterrupt between handing the work over and waiting for it would leave a job that
     # later reschedules a task which does not wait for it: trio would break down.
     @trio.lowlevel.enable_ki_protection
-    async def _do(self, function: Work[T], *, is_write: bool) -> T:
+    async def do(self, function: Work[T], *, is_write: bool) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         token = trio.lowlevel.current_trio_token()
         job = Job(function, is_write, trio.lowlevel.current_task(), token)
@@ -136,7 +134,7 @@ class Owner:
 
     def _main(self) -> None:
         try:
-            self._connect()
+            self.connect()
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by `start`
             self._failure = error
             return  # noqa: ASYNC104  not on trio
@@ -148,7 +146,7 @@ class Owner:
         finally:
             self._connection.close()
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         self._connection = self._open()
         self._opened_file = _identity(self._file)
 
@@ -159,20 +157,19 @@ class Owner:
                 self._lock.wait(self._interval if self._idle else None)
             job, idle = self._jobs.popleft() if self._jobs else None, self._idle
         if job is not None:
-            job.result = self._done(job)
+            result = self.done(job.function, is_write=job.is_write)
             if self._is_read_only:
                 self._reopen()
-            job.hand_over()
+            job.hand_over(result)
         if idle is not None:
-            outcome.capture(idle, self)  # it tells of its errors itself
+            outcome.capture(idle)  # it tells of its errors itself
         return job is not None or not self._is_closing
 
-    def _done(self, job: Job[T]) -> "outcome.Outcome[T]":
-        """Do a job. Whatever it raises is the answer of its caller; the thread goes on."""
+    def done(self, function: Work[T], *, is_write: bool) -> "outcome.Outcome[T]":
+        """Do some work. Whatever it raises is the answer of its caller; the thread goes on."""
         try:
             connection = self.connection()
-            run = self._transact if job.is_write else lambda function: function(connection)
-            return outcome.Value(run(job.function))
+            return outcome.Value(self._transact(function) if is_write else function(connection))
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by the one who waits
             return outcome.Error(self._mapped(error))  # noqa: ASYNC104
 
@@ -193,7 +190,7 @@ class Owner:
         """Connect anew: what was read-only when it was opened stays so for that connection."""
         old = self._connection
         try:
-            self._connect()
+            self.connect()
         except Exception:
             return  # the next caller is told
         old.close()
