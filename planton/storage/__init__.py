@@ -30,6 +30,7 @@ from planton.storage._backend import (
 from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Receipts, Reports
 from planton.storage._cron import CronTimes, Fires, Misfire
+from planton.storage._kinds import by_kind, found_by, said_by
 from planton.storage._records import (
     FORGOTTEN_AFTER,
     LOST_AFTER,
@@ -90,14 +91,17 @@ __all__ = [
     "TaskStats",
     "Watcher",
     "are_new",
+    "by_kind",
     "caller_of",
     "check_version",
     "describe",
     "failure_of",
+    "found_by",
     "load_migrations",
     "load_sql",
     "load_statements",
     "refuse_newer",
+    "said_by",
     "to_count",
     "to_error_text",
     "to_instruction",
