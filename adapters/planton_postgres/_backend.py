@@ -10,12 +10,12 @@ import trio
 
 from planton import InvalidArgumentError, StorageError
 from planton.storage import (
+    Backend,
     Caller,
     Claimed,
     ClaimRequest,
     NewInstruction,
     Report,
-    SQLBackend,
     Watcher,
     are_new,
     to_rows,
@@ -33,7 +33,7 @@ _NO_NAME = (psycopg.errors.InvalidName, psycopg.errors.SyntaxError)
 LOCK_TIMEOUT = 5.0
 
 
-class PostgresBackend(SQLBackend):
+class PostgresBackend(Backend):
     """A `planton.storage.Backend`; see there for what its methods promise.
 
     Args:

@@ -11,13 +11,13 @@ from typing import Any, TypeAlias, TypeVar
 import trio
 
 from planton.storage import (
+    Backend,
     Caller,
     Claimed,
     ClaimRequest,
     NewInstruction,
     Receipt,
     Report,
-    SQLBackend,
     Watcher,
     are_new,
     to_rows,
@@ -35,7 +35,7 @@ Found: TypeAlias = Mapping[Receipt, str]
 Exchanged: TypeAlias = tuple[list[Found | Exception], list[Claimed | Exception]]
 
 
-class SQLiteBackend(SQLBackend):
+class SQLiteBackend(Backend):
     """A `planton.storage.Backend`; see there for what its methods promise."""
 
     def __init__(

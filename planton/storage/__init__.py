@@ -14,7 +14,6 @@ from planton.storage._arguments import (
 )
 from planton.storage._backend import (
     Answer,
-    Backend,
     Claimed,
     ClaimedRow,
     ClaimRequest,
@@ -22,7 +21,6 @@ from planton.storage._backend import (
     NewInstruction,
     Receipt,
     Registration,
-    Registry,
     Report,
     Rule,
     Watcher,
@@ -31,6 +29,7 @@ from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Receipts, Reports
 from planton.storage._cron import CronTimes, Fires, Misfire
 from planton.storage._kinds import by_kind, found_by, said_by
+from planton.storage._port import Backend
 from planton.storage._records import (
     FORGOTTEN_AFTER,
     LOST_AFTER,
@@ -51,7 +50,6 @@ from planton.storage._sql import (
     refuse_newer,
     to_rows,
 )
-from planton.storage._sql_backend import SQLBackend
 from planton.storage._storage import InstructionOptions, QueueOptions, Storage
 
 __all__ = [
@@ -78,11 +76,9 @@ __all__ = [
     "Receipt",
     "Receipts",
     "Registration",
-    "Registry",
     "Report",
     "Reports",
     "Rule",
-    "SQLBackend",
     "Status",
     "Storage",
     "TakenOver",

@@ -18,7 +18,8 @@ import trio
 
 from planton._parts import Started
 from planton._status import TaskStatus
-from planton.storage._backend import Answer, Registration, Registry
+from planton.storage._backend import Answer, Registration
+from planton.storage._port import Backend
 from planton.storage._records import TaskReport
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Reporter:
 
 async def keep_registered(
     planton: "Planton",
-    registry: Registry,
+    registry: Backend,
     tags_of: Callable[[str], Sequence[str] | None],
     *,
     task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
@@ -142,7 +143,7 @@ class _Member:
     """A Planton's place in a registry."""
 
     planton: "Planton"
-    registry: Registry
+    registry: Backend
     tags_of: Callable[[str], Sequence[str] | None]
     task_status: Started
     registration: Registration = attrs.field(factory=new_registration)

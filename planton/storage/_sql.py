@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, LiteralString, cast
@@ -14,7 +14,6 @@ import attrs
 from planton._errors import StorageError
 from planton.storage._backend import NewInstruction
 
-_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _PART = re.compile(r"^-- part: (\w+)\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
 
@@ -87,16 +86,3 @@ def are_new(new: Sequence[NewInstruction], added: Iterable[Sequence[Any]]) -> li
         answers.append(left[key] > 0)
         left[key] -= 1
     return answers
-
-
-def to_datetime(seconds: float) -> datetime:
-    """Return a time; the first or the last one for what is beyond, as infinity is."""
-    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
-
-
-def from_json(text: str | None) -> Any:
-    """Return a value, or the text itself where Python's reader gives up: others can be read."""
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        return text
