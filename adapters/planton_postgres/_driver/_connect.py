@@ -57,4 +57,6 @@ async def _resolve(wanted: ConnDict, timeout: float) -> list[ConnDict]:
 def _too_slow(what: str, attempt: ConnDict, timeout: float) -> ConnectionTimeout:
     host = attempt.get("host") or attempt.get("hostaddr") or os.environ.get("PGHOST", "localhost")
     port = attempt.get("port") or os.environ.get("PGPORT") or 5432
-    return ConnectionTimeout(f"{what} {host}, port {port} took longer than {timeout:g} seconds")
+    return ConnectionTimeout(
+        f"{what} {host}, port {port} took longer than {timeout:g} seconds: no answer"
+    )
