@@ -116,8 +116,9 @@ class PostgresBackend(Backend):
         if rows != [(True,)]:
             problem = "is no table" if rows else "is not there, or not in the search_path"
             raise InvalidArgumentError("table", table, f"it {problem}: {_TABLE}")
-        statement = "wake_on_change" if is_wanted else "ignore_changes"
-        ((is_changed,),) = await self.rows(statement, table=table, task_name=task_name)
+        ((is_changed,),) = await self.rows(
+            "wake_on_change", table=table, task_name=task_name, is_wanted=is_wanted
+        )
         return bool(is_changed)
 
     async def watch(

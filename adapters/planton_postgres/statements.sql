@@ -261,10 +261,7 @@ SELECT pg_notify(%(channel)s, %(payload)s);
 SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = to_regclass(%(table)s);
 
 -- name: wake_on_change
-SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s);
-
--- name: ignore_changes
-SELECT planton_ignore_changes(to_regclass(%(table)s), %(task_name)s);
+SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s, %(is_wanted)s);
 
 -- name: lock_task
 SELECT pg_try_advisory_xact_lock(hashtextextended('planton_lock ' || %(task_name)s, 0));

@@ -7,7 +7,7 @@ import pytest
 import trio
 from psycopg.conninfo import make_conninfo
 
-from planton_postgres._driver import StatementTimeout, TrioConnection
+from planton_postgres._driver import TrioConnection
 
 
 async def test_connects_through_the_socket_or_address_of_the_conninfo(postgres_dsn):
@@ -172,16 +172,6 @@ async def test_fifty_tasks_share_one_connection(connection):
             nursery.start_soon(ask, i)
 
     assert [(i, i) for i in range(50)] == sorted(answers)
-
-
-async def test_wait_takes_a_time_limit(connection):
-    """It is part of the method that psycopg lets its subclasses override."""
-    generator = connection.cursor()._execute_gen("SELECT pg_sleep(10)")
-    async with connection.lock:
-        with pytest.raises(StatementTimeout, match=r"cancelled after 0\.05 seconds"):
-            await connection.wait(generator, timeout=0.05)
-
-    assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
 
 
 async def test_a_connection_that_is_left_in_the_middle_of_an_answer_is_closed(connection, caplog):

@@ -142,19 +142,12 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         self,
         gen: PQGen[RV],
         interval: float = 0.0,  # noqa: ARG002 -- psycopg looks for Ctrl-C that often; trio tells us
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ARG002 -- for what is not supported
     ) -> RV:
         """Run one of psycopg's generators to its end; all that psycopg does comes through here.
 
         The caller holds the lock.
-
-        Raises:
-            StatementTimeout: it took longer than `timeout` seconds; it was cancelled on the server.
         """
-        if timeout is not None:
-            with trio.move_on_after(timeout):
-                return await self.wait(gen)
-            raise StatementTimeout(f"cancelled after {timeout:g} seconds")
         if not is_active(self.pgconn):  # else it goes on with, or cleans up, what is in hand
             await trio.lowlevel.checkpoint_if_cancelled()
         exchange = Exchange(gen, self.pgconn.socket)

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 # adapts parameters; keeps the names of prepared statements.
 __all__ = ["Key", "PostgresQuery", "Prepare", "PrepareManager", "connection_attempts"]
 
-
-def connecting(conninfo: str) -> PQGenConn[PGconn]:
-    """Open a connection; `psycopg.generators` has no underscore, and no documentation either."""
-    generator: PQGenConn[PGconn] = generators.connect(conninfo)
-    return generator
+# `psycopg.generators` has no underscore, and no documentation either: they open a connection; send
+# what is queued, and read meanwhile, as the server may wait for that; and read the answer to one
+# statement of a pipeline, or to its Sync.
+connecting, sending, fetching = generators.connect, generators.send, generators.fetch_many
 
 
 def cancelling(pgconn: PGconn) -> PQGenConn[None]:
@@ -40,18 +39,6 @@ def cancelling(pgconn: PGconn) -> PQGenConn[None]:
     request = pgconn.cancel_conn()
     request.start()
     generator: PQGenConn[None] = generators.cancel(request)
-    return generator
-
-
-def sending(pgconn: PGconn) -> PQGen[None]:
-    """Send what is queued; read meanwhile, as the server may wait for that."""
-    generator: PQGen[None] = generators.send(pgconn)
-    return generator
-
-
-def fetching(pgconn: PGconn) -> PQGen[list[PGresult]]:
-    """Read the answer to one statement of a pipeline, or to its Sync."""
-    generator: PQGen[list[PGresult]] = generators.fetch_many(pgconn)
     return generator
 
 
