@@ -177,7 +177,7 @@ class Database:
                     except psycopg.errors.ReadOnlySqlTransaction:
                         # Of a primary that is one no more, or of a time when all was read-only: it
                         # stays so, while a new connection may be one to the primary.
-                        await connection.close()
+                        await connection.close()  # noqa: ASYNC120  no checkpoint
                         raise
 
     @contextmanager
