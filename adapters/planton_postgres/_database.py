@@ -174,11 +174,13 @@ class Database:
                 with self._limited(seconds, connection, shield=shield):
                     try:
                         yield connection
-                    except psycopg.errors.ReadOnlySqlTransaction:
-                        # Of a primary that is one no more, or of a time when all was read-only: it
-                        # stays so, while a new connection may be one to the primary.
-                        await connection.close()  # noqa: ASYNC120  no checkpoint
-                        raise
+                        return
+                    except psycopg.errors.ReadOnlySqlTransaction as error:
+                        refused = error
+                    # Of a primary that is one no more, or of a time when all was read-only: it
+                    # stays so, while a new connection may be one to the primary.
+                    await connection.close()
+                    raise refused
 
     @contextmanager
     def _limited(
