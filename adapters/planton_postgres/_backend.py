@@ -1,43 +1,39 @@
 """PostgreSQL as a backend of storages."""
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
-import attrs
 import psycopg
 import trio
 
-from planton import StorageError
+from planton import InvalidArgumentError, StorageError
 from planton.storage import (
+    Backend,
     Caller,
     Claimed,
     ClaimRequest,
-    Filter,
-    InstructionRecord,
     NewInstruction,
     Report,
-    Status,
-    TaskStats,
     Watcher,
     are_new,
     to_rows,
 )
-from planton_postgres import _operate, _schema, _wake
-from planton_postgres._database import Connection, Database, with_utf8
+from planton_postgres import _schema, _wake
+from planton_postgres._database import Database, Rows, with_utf8
 from planton_postgres._errors import translated
 from planton_postgres._exchange import Exchanges
-from planton_postgres._fleet import Fleet
 from planton_postgres._query import Query
 from planton_postgres._reports import Found
 
-T = TypeVar("T")
+_TABLE = "give the name of a table, as in SQL: user_account, app.user_account"
+_NO_NAME = (psycopg.errors.InvalidName, psycopg.errors.SyntaxError)
 # Seconds that `migrate` waits for a lock on the tables.
 LOCK_TIMEOUT = 5.0
 
 
-class PostgresBackend(Fleet):
+class PostgresBackend(Backend):
     """A `planton.storage.Backend`; see there for what its methods promise.
 
     Args:
@@ -50,7 +46,7 @@ class PostgresBackend(Fleet):
     def __init__(
         self, database: Database, *, keeps: bool, unlogged: bool, listen_dsn: str | None
     ) -> None:
-        super().__init__(database)
+        self._database = database
         self.database = database.name
         self.identity: Hashable = ("postgresql", database.conninfo)
         self._unlogged = unlogged
@@ -96,73 +92,34 @@ class PostgresBackend(Fleet):
     ) -> tuple[list[Found | Exception], list[Claimed | Exception]]:
         return await self._exchanges.exchange(reports, requests)
 
-    # Producers and operators
-
-    async def active(self, task_names: Sequence[str]) -> list[list[str]]:
-        found: dict[str, list[str]] = {name: [] for name in task_names}
-        for name, instruction in await self._database.rows("active", {"task_names": list(found)}):
-            found[name].append(instruction)
-        return [found[name] for name in task_names]
-
     dialect = "postgresql"
 
+    async def rows(self, statement: str, **parameters: Any) -> Rows:
+        return await self._database.rows(statement, parameters)
+
     async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
-        parameters = {"new": to_rows(new, datetime.isoformat)}
-        return are_new(new, await self._database.rows("enqueue", parameters))
+        return are_new(new, await self.rows("enqueue", new=to_rows(new, datetime.isoformat)))
 
     async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
         sql = self._database.sql["enqueue"].replace("%(new)s", ":new")
         with translated(self.database):
             return are_new(new, await caller.fetch(sql, new=to_rows(new, datetime.isoformat)))
 
-    async def pause(self, task_name: str, *, is_paused: bool) -> None:
-        await self._database.rows("pause" if is_paused else "resume", {"task_name": task_name})
-
-    async def set_concurrency(self, task_name: str, concurrency: int | None) -> None:
-        parameters = {"task_name": task_name, "concurrency": concurrency}
-        await self._database.rows("set_concurrency", parameters)
-
-    async def retry(self, task_name: str, instructions: Sequence[str] | None) -> int:
-        names = None if instructions is None else list(instructions)
-        return await self._database.transaction(
-            lambda connection: _operate.retry(connection, self._database.sql, task_name, names)
-        )
-
-    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
-        named = None if instructions is None else list(instructions)
-        parameters = {"task_name": task_name, "instructions": named}
-
-        async def delete(connection: Connection) -> int:
-            cursor = await connection.execute(self._database.sql["drop"], parameters)
-            return cursor.rowcount
-
-        return await self._database.use(delete)
-
-    async def find(self, wanted: Filter) -> list[InstructionRecord]:
-        rows = await self._database.rows("find", attrs.asdict(wanted))
-        return [_operate.to_record(row) for row in rows]
-
-    async def stats(self) -> list[TaskStats]:
-        return [_operate.to_stats(row) for row in await self._database.rows("stats")]
-
-    async def prune(self, older_than: float, statuses: Collection[Status], limit: int) -> int:
-        await self._database.rows("forget_expressions")
-        parameters = {"older_than": older_than, "statuses": list(statuses), "limit": limit}
-
-        async def delete(connection: Connection) -> int:
-            cursor = await connection.execute(self._database.sql["prune"], parameters)
-            return cursor.rowcount
-
-        return await self._database.use(delete)
-
     async def wake_on_change(self, table: str, task_name: str, *, is_wanted: bool) -> bool:
-        statement = "wake_on_change" if is_wanted else "ignore_changes"
-        parameters = {"table": table, "task_name": task_name}
-        return await self._database.use(
-            lambda connection: _operate.wake_on_change(
-                connection, self._database.sql, statement, parameters
-            )
+        """Make triggers, or drop them; whether that was to do."""
+        try:
+            rows = await self.rows("table", table=table)
+        except StorageError as error:
+            if not isinstance(error.__cause__, _NO_NAME):
+                raise
+            raise InvalidArgumentError("table", table, _TABLE) from error
+        if rows != [(True,)]:
+            problem = "is no table" if rows else "is not there, or not in the search_path"
+            raise InvalidArgumentError("table", table, f"it {problem}: {_TABLE}")
+        ((is_changed,),) = await self.rows(
+            "wake_on_change", table=table, task_name=task_name, is_wanted=is_wanted
         )
+        return bool(is_changed)
 
     async def watch(
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED

@@ -104,9 +104,8 @@ class Database:
     def _set_limits(self, connection: Connection | None) -> None:
         """Set how long the server may take to end what was cancelled."""
         if connection is not None:
-            kind = type(connection)
-            connection.cancel_limit = HURRY if self._hurries() else kind.cancel_limit
-            connection.settle_limit = HURRY if self._hurries() else kind.settle_limit
+            usual = type(connection).cancel_limit
+            connection.cancel_limit = HURRY if self._hurries() else usual
 
     @property
     def pids(self) -> set[int]:
@@ -119,6 +118,8 @@ class Database:
         *,
         shield: bool = True,
         tries: int = _TRIES,
+        patience: float = 0.0,
+        checks: bool = True,
     ) -> T:
         """Await `function(connection)` and return its result; it commits what it does.
 
@@ -126,21 +127,25 @@ class Database:
         result is returned, and the cancellation strikes at the caller's next checkpoint, so that
         nothing is committed unheard. Without the shield it takes effect while a statement runs,
         which is undone then; see `TrioConnection`. A transaction that the server has undone because
-        of another one is tried again, `tries` times in all.
+        of another one is tried again, `tries` times in all. It may wait for a lock for `patience`
+        seconds, besides what a transaction may take. `checks` says whether it needs our tables.
 
         Raises:
             StorageError: If there is no connection to be had, it takes too long, or fails.
         """
-        return await self._repeatedly(lambda: self._once(function, shield), tries)
-
-    async def _repeatedly(self, attempt: Callable[[], Awaitable[T]], tries: int = _TRIES) -> T:
         with translated(self.name):
-            for _ in range(tries - 1):
+            while True:
+                tries -= 1
                 try:
-                    return await attempt()
+                    limit = self._statement_timeout + patience
+                    async with self._connection(limit, shield=shield) as connection:
+                        if checks and not self._is_checked:
+                            self.sql = Statements(await self._check(connection, self.name))
+                            self._is_checked = True
+                        return await function(connection)
                 except _UNDONE:
-                    pass
-            return await attempt()
+                    if not tries:
+                        raise
 
     async def use_for_statement(self, function: Callable[[Connection], Awaitable[T]]) -> T:
         """Like `use`, without the shield, for the user's own statement."""
@@ -161,27 +166,21 @@ class Database:
         finally:
             self._statements.release()
 
-    async def _once(self, function: Callable[[Connection], Awaitable[T]], shield: bool) -> T:
-        async with self._connection() as connection:
-            with self._limited(self._statement_timeout, connection, shield=shield):
-                if not self._is_checked:
-                    self.sql = Statements(await self._check(connection, self.name))
-                    self._is_checked = True
-                try:
-                    return await function(connection)
-                except psycopg.errors.ReadOnlySqlTransaction as error:
-                    refusal = error
-                # Of a primary that is one no more, or of a time when all was read-only: it stays
-                # so, while a new connection may be one to the primary.
-                await connection.close()
-                raise refusal
-
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def _connection(self, seconds: float, *, shield: bool) -> AsyncIterator[Connection]:
         """Lend a connection; the wait for it is shielded by nobody but a caller's own shield."""
         with self._limited(math.inf):
             async with self._pool.connection() as connection:
-                yield connection
+                with self._limited(seconds, connection, shield=shield):
+                    try:
+                        yield connection
+                        return
+                    except psycopg.errors.ReadOnlySqlTransaction as error:
+                        refused = error
+                    # Of a primary that is one no more, or of a time when all was read-only: it
+                    # stays so, while a new connection may be one to the primary.
+                    await connection.close()
+                    raise refused
 
     @contextmanager
     def _limited(
@@ -210,30 +209,15 @@ class Database:
     async def change_tables(
         self, function: Callable[[Connection], Awaitable[T]], *, patience: float = 0.0
     ) -> T:
-        """Like `use`, in a transaction, whatever tables there are.
-
-        Args:
-            function: Awaited with a connection.
-            patience: Seconds that it may wait for a lock, besides what a transaction may take.
-        """
-
-        async def attempt() -> T:
-            async with self._connection() as connection:
-                limit = self._statement_timeout + patience
-                with self._limited(limit, connection, shield=True):
-                    async with connection.transaction():
-                        return await function(connection)
-
-        return await self._repeatedly(attempt)
-
-    async def transaction(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Like `use`, in a transaction of several statements."""
+        """Like `use`, in a transaction, whatever tables there are."""
 
         async def within(connection: Connection) -> T:
-            async with connection.transaction():
-                return await function(connection)
+            await connection.execute(self.sql["begin"])
+            result = await function(connection)
+            await connection.execute(self.sql["commit"])
+            return result
 
-        return await self.use(within)
+        return await self.use(within, patience=patience, checks=False)
 
     async def rows(self, statement: str, parameters: Parameters | None = None) -> Rows:
         """Run a statement by its name, which commits by itself; its rows."""

@@ -10,12 +10,12 @@ import psycopg
 import trio
 
 from planton import StorageError
-from planton.storage import Claimed, ClaimRequest, Report, Rule
+from planton.storage import Claimed, ClaimRequest, Report, Rule, by_kind, found_by
 from planton_postgres._claim import Bounds, Claim, Looked, to_datetime
 from planton_postgres._database import Connection, Database, Parameters, Rows
 from planton_postgres._errors import to_storage_error, translated
 from planton_postgres._query import Query
-from planton_postgres._reports import Found, by_kind, found_by, parameters_of
+from planton_postgres._reports import Found, parameters_of
 
 # Of more tasks it is first asked which have anything at all: mostly that is all.
 _FEW = 50

@@ -39,7 +39,6 @@ async def migrate(
     """
     known = len(_MIGRATIONS)
     milliseconds = math.ceil(lock_timeout * 1000)
-    await connection.execute(_SQL["begin"])
     await connection.execute(_SQL["patience"], {"milliseconds": milliseconds})
     await _check_settings(connection, database)
     if await version_of(connection) == known:

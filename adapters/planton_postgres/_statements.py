@@ -6,10 +6,9 @@ nothing, where a SET clause of a function would also apply to the user's own sta
 """
 
 import re
-from importlib.resources import files
 from typing import LiteralString
 
-from planton.storage import load_migrations, load_statements
+from planton.storage import load_migrations, load_sql, load_statements
 
 _FUNCTIONS = ("claim_steps.sql", "claim.sql", "reports.sql", "enqueue.sql", "wake.sql")
 _CREATED = re.compile(
@@ -19,8 +18,7 @@ _OURS = {"planton_schema", "planton_pending_id_seq"}
 
 
 def _sources() -> list[str]:
-    folder = files(__package__).joinpath("functions")
-    functions = [folder.joinpath(name).read_text(encoding="utf-8") for name in _FUNCTIONS]
+    functions = [load_sql(__package__, f"functions/{name}") for name in _FUNCTIONS]
     return [*load_migrations(__package__), *functions]
 
 

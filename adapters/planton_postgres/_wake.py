@@ -124,7 +124,7 @@ async def _begin(database: Database, connection: Connection, channel: str, name:
     test = json.dumps(["test", [secrets.token_hex(8)]])
     await database.rows("notify", {"channel": channel, "payload": test})
     with trio.move_on_after(PATIENCE):
-        while (await connection.next_notify()).payload != test:
+        while test not in [each.payload for each in await connection.next_notifies()]:
             pass
         return
     raise StorageError(
@@ -144,41 +144,35 @@ class _Ear:
     watcher: Watcher
     name: str
     strange: int = 0
-    dropped: int = 0
 
     async def listen(self) -> None:
         """Tell `watcher` of what is heard."""
-        hints = await self._first()
+        pause = 0.0
         while True:
-            self._tell(hints)
-            more = Hints()
-            with trio.move_on_after(FLOOD_PAUSE if hints.is_flood else PAUSE):
+            hints = Hints()
+            with trio.move_on_after(pause):
                 while True:
-                    await self._hear(more)
-            hints = more if more.count else await self._first()
+                    await self._hear(hints)
+            while not hints.count:
+                await self._hear_or_test(hints)
+            self._tell(hints)
+            pause = FLOOD_PAUSE if hints.is_flood else PAUSE
 
-    async def _first(self) -> Hints:
-        """Wait for a notification; test the connection after each silence."""
-        hints = Hints()
-        while not hints.count:
-            with trio.move_on_after(SILENCE):
-                await self._hear(hints)
-                continue
-            with _patiently("a test of the wake-ups", self.name):
-                payload = json.dumps(["test", []])
-                parameters = {"channel": self.channel, "payload": payload}
-                await self.connection.execute(self.database.sql["notify"], parameters)
-        return hints
+    async def _hear_or_test(self, hints: Hints) -> None:
+        """Wait for a notification; test the connection after a silence."""
+        with trio.move_on_after(SILENCE):
+            await self._hear(hints)
+            return
+        with _patiently("a test of the wake-ups", self.name):
+            parameters = {"channel": self.channel, "payload": json.dumps(["test", []])}
+            await self.connection.execute(self.database.sql["notify"], parameters)
 
     async def _hear(self, hints: Hints) -> None:
         """Read some kilobytes, with a checkpoint; what we change ourselves has woken its tasks."""
-        heard = [await self.connection.next_notify(), *self.connection.waiting_notifies()]
-        pids = self.database.pids
+        heard, pids = await self.connection.next_notifies(), self.database.pids
         hints.add(each.payload for each in heard if each.pid not in pids)
 
     def _tell(self, hints: Hints) -> None:
-        if self.dropped != self.connection.dropped_notifies:
-            self.dropped, hints.names = self.connection.dropped_notifies, None
         if hints.names is None or hints.names:
             self.watcher.changed(hints.names)
         if hints.strange and not self.strange:

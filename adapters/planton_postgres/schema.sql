@@ -1,8 +1,5 @@
 -- Which migrations were applied, and where.
 
--- name: begin
-SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
-
 -- name: patience
 SELECT set_config('lock_timeout', %(milliseconds)s::text, true);
 

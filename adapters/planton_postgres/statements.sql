@@ -132,14 +132,14 @@ UPDATE planton_task SET paused_at = NULL WHERE task_name = %(task_name)s;
 INSERT INTO planton_task (task_name, concurrency) VALUES (%(task_name)s, %(concurrency)s)
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
--- name: last_ends
--- The last end of each instruction that may be retried.
-SELECT DISTINCT ON (ended.instruction) ended.instruction
-FROM planton_ended AS ended
-WHERE ended.task_name = %(task_name)s AND CASE
-    WHEN %(instructions)s::text[] IS NULL THEN ended.status <> 'succeeded' AND NOT ended.superseded
-    ELSE ended.instruction = ANY (%(instructions)s::text[])
-END;
+-- name: failed_ends
+-- What failed and has not succeeded since.
+SELECT DISTINCT instruction FROM planton_ended
+WHERE task_name = %(task_name)s AND status <> 'succeeded' AND NOT superseded;
+
+-- name: ends
+SELECT DISTINCT instruction FROM planton_ended
+WHERE task_name = %(task_name)s AND instruction = ANY (%(instructions)s::text[]);
 
 -- name: living
 SELECT instruction FROM planton_active
@@ -148,38 +148,57 @@ UNION SELECT instruction FROM planton_pending
 WHERE task_name = %(task_name)s AND instruction = ANY (%(instructions)s::text[]);
 
 -- name: retry
--- They begin anew, but for the error that they had. The last end comes back, and all failures leave
--- the history: any of them would keep the row of a plain SELECT from being claimed.
-WITH last AS (
+-- They begin anew, but for the error that they had; all of them, or none. The last end comes back,
+-- and all failures leave the history: any of them would keep the row of a plain SELECT from being
+-- claimed.
+WITH ends AS (
     SELECT DISTINCT ON (ended.instruction) ended.*, ended.ctid AS place
     FROM planton_ended AS ended
     WHERE ended.task_name = %(task_name)s AND ended.instruction = ANY (%(instructions)s::text[])
     ORDER BY ended.instruction, ended.ended_at DESC, ended.id DESC
 ),
+last AS (
+    SELECT * FROM ends
+    WHERE (SELECT count(*) FROM ends) = cardinality(%(instructions)s::text[])
+      AND NOT EXISTS (
+        SELECT FROM planton_active
+        WHERE task_name = %(task_name)s AND instruction = ANY (%(instructions)s::text[])
+    ) AND NOT EXISTS (
+        SELECT FROM planton_pending
+        WHERE task_name = %(task_name)s AND instruction = ANY (%(instructions)s::text[])
+    )
+),
 gone AS (
     DELETE FROM planton_ended AS ended
     WHERE ended.task_name = %(task_name)s AND ended.instruction = ANY (%(instructions)s::text[])
+      AND EXISTS (SELECT FROM last)
       AND (ended.status <> 'succeeded' OR ended.ctid IN (SELECT place FROM last))
+),
+queued AS (
+    INSERT INTO planton_pending (
+        task_name, instruction, payload, priority, tags, retries, timeout, partition, error,
+        created_at
+    )
+    SELECT task_name, instruction, payload, priority, tags, retries, timeout, partition, error,
+           created_at
+    FROM last ORDER BY task_name, instruction
 )
-INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, tags, retries, timeout, partition, error, created_at
-)
-SELECT task_name, instruction, payload, priority, tags, retries, timeout, partition, error, created_at
-FROM last ORDER BY task_name, instruction;
+SELECT count(*) FROM last;
 
 -- name: drop
-DELETE FROM planton_pending WHERE task_name = %(task_name)s AND (
-    %(instructions)s::text[] IS NULL OR instruction = ANY (%(instructions)s::text[])
-);
+WITH gone AS (
+    DELETE FROM planton_pending WHERE task_name = %(task_name)s AND (
+        %(instructions)s::text[] IS NULL OR instruction = ANY (%(instructions)s::text[])
+    )
+    RETURNING 1
+)
+SELECT count(*) FROM gone;
 
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload::text, priority, to_json(tags)::text, retries, timeout,
-       delivery, result::text, error, claimed_by,
-       extract(epoch FROM created_at)::double precision, extract(epoch FROM run_at)::double precision,
-       extract(epoch FROM claimed_at)::double precision,
-       extract(epoch FROM lease_expires_at)::double precision,
-       extract(epoch FROM ended_at)::double precision
+       delivery, result::text, error, extract(epoch FROM created_at)::double precision, extract(epoch FROM run_at)::double precision, extract(epoch FROM claimed_at)::double precision, claimed_by,
+       extract(epoch FROM lease_expires_at)::double precision, extract(epoch FROM ended_at)::double precision
 FROM planton_instruction
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(task_name)s::text IS NULL OR task_name = %(task_name)s)
@@ -212,22 +231,24 @@ GROUP BY task_name ORDER BY task_name;
 -- name: prune
 -- In parts, so that no transaction is long; by the place of a row, as the history has no key. No
 -- index is used for a time that changes while the statement runs, as that of clock_timestamp() does.
-DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM planton_ended
-    WHERE ended_at <= statement_timestamp() - %(older_than)s * interval '1 second'
-      AND status = ANY (%(statuses)s::text[])
-    LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-));
-
--- name: forget_expressions
--- Of cron tasks that have another expression by now: no dispatcher has come to its next time for a
--- week.
-DELETE FROM planton_cron AS old
-WHERE next_fire_at < clock_timestamp() - interval '7 days' AND EXISTS (
-    SELECT FROM planton_cron AS other
-    WHERE other.task_name = old.task_name
-      AND other.next_fire_at >= clock_timestamp() - interval '7 days'
-);
+-- And expressions that a cron task has no more: no dispatcher has come to their next time for a week.
+WITH gone AS (
+    DELETE FROM planton_ended WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM planton_ended
+        WHERE ended_at <= statement_timestamp() - %(older_than)s * interval '1 second'
+          AND status = ANY (%(statuses)s::text[])
+        LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+), old AS (
+    DELETE FROM planton_cron AS old
+    WHERE next_fire_at < clock_timestamp() - interval '7 days' AND EXISTS (
+        SELECT FROM planton_cron AS other
+        WHERE other.task_name = old.task_name
+          AND other.next_fire_at >= clock_timestamp() - interval '7 days'
+    )
+)
+SELECT count(*) FROM gone;
 
 -- name: channel
 SELECT planton_channel();
@@ -240,10 +261,7 @@ SELECT pg_notify(%(channel)s, %(payload)s);
 SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = to_regclass(%(table)s);
 
 -- name: wake_on_change
-SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s);
-
--- name: ignore_changes
-SELECT planton_ignore_changes(to_regclass(%(table)s), %(task_name)s);
+SELECT planton_wake_on_change(to_regclass(%(table)s), %(task_name)s, %(is_wanted)s);
 
 -- name: lock_task
 SELECT pg_try_advisory_xact_lock(hashtextextended('planton_lock ' || %(task_name)s, 0));

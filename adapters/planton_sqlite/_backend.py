@@ -3,67 +3,46 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
 from planton.storage import (
-    Answer,
+    Backend,
     Caller,
     Claimed,
     ClaimRequest,
-    DispatcherRecord,
-    Filter,
-    InstructionRecord,
     NewInstruction,
     Receipt,
-    Registration,
     Report,
-    Status,
-    TaskReport,
-    TaskStats,
     Watcher,
+    are_new,
+    to_rows,
 )
-from planton_sqlite import _fleet, _open, _operate, _schema
-from planton_sqlite._claim import CLAIM, Claim
+from planton_sqlite import _open, _schema, _statements
+from planton_sqlite._claim import Claim
+from planton_sqlite._owner import Owner, Work
 from planton_sqlite._query import Query
 from planton_sqlite._reports import Reports
-from planton_sqlite._watch import Connected, Sights, watch
+from planton_sqlite._watch import Sights, watch
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
+Rows: TypeAlias = list[tuple[Any, ...]]
 Found: TypeAlias = Mapping[Receipt, str]
 Exchanged: TypeAlias = tuple[list[Found | Exception], list[Claimed | Exception]]
 
 
-class Runner(Protocol):
-    """Runs work on the connection: a thread that owns it, or nothing but a call."""
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def hurry(self, while_: Callable[[], bool]) -> None: ...
-
-    async def read(self, function: Work[T]) -> T: ...
-
-    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T: ...
-
-    def when_idle(
-        self, work: Callable[[Connected], None] | None, interval: float = 0.0
-    ) -> None: ...
-
-
-class SQLiteBackend:
+class SQLiteBackend(Backend):
     """A `planton.storage.Backend`; see there for what its methods promise."""
 
     def __init__(
         self,
         database: str,
         file: str,
-        runner: Runner,
+        owner: Owner,
         *,
         keeps: bool,
         clock: Callable[[], float] = time.time,
@@ -71,7 +50,7 @@ class SQLiteBackend:
         self.database = database
         self.file = file
         self.identity: Hashable = ("sqlite", os.path.realpath(file))
-        self._runner = runner
+        self._owner = owner
         self._keeps = keeps
         self._clock = clock
         self._is_checked = False
@@ -79,16 +58,16 @@ class SQLiteBackend:
 
     async def open(self) -> None:
         self._is_checked = False
-        await self._runner.start()
+        await self._owner.start()
 
     async def close(self) -> None:
-        await self._runner.close()
+        await self._owner.close()
 
     def hurry(self, while_: Callable[[], bool]) -> None:
-        self._runner.hurry(while_)
+        self._owner.hurry(while_)
 
     async def migrate(self) -> int:
-        return await self._runner.write(lambda own: _schema.migrate(own, self.database))
+        return await self._owner.write(lambda own: _schema.migrate(own, self.database))
 
     def schema(self) -> str:
         return _schema.script()
@@ -106,16 +85,13 @@ class SQLiteBackend:
     async def exchange(
         self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
     ) -> Exchanged:
-        def run(own: sqlite3.Connection) -> Exchanged:
-            return self.exchange_within(own, reports, requests)
-
-        def look(own: sqlite3.Connection) -> Exchanged | None:
-            looked = [self._look(own, request) for request in requests]
-            nothing: list[Claimed | Exception] = [one for one in looked if one is not None]
-            return ([], nothing) if len(nothing) == len(looked) else None
-
-        is_write = bool(reports) or any(request.is_expected for request in requests)
-        return await self._write(run, None if is_write else look)
+        if not reports and not any(request.is_expected for request in requests):
+            # Polling does not stand in the queue of those who write.
+            looked = await self._read(lambda own: [self._look(own, each) for each in requests])
+            answers: list[Claimed | Exception] = [each for each in looked if each is not None]
+            if len(answers) == len(requests):
+                return [], answers
+        return await self._write(lambda own: self.exchange_within(own, reports, requests))
 
     def exchange_within(
         self,
@@ -182,114 +158,51 @@ class SQLiteBackend:
         claim = Claim(own, request, self._clock)
         return self._sights.has_changed(request.rule, claim, claim.look())
 
-    async def active(self, task_names: Sequence[str]) -> list[list[str]]:
-        return await self._read(
-            lambda own: [
-                [name for (name,) in own.execute(CLAIM["active"], {"task_name": task_name})]
-                for task_name in task_names
-            ]
-        )
-
     dialect = "sqlite"
 
+    async def rows(self, statement: str, **parameters: Any) -> Rows:
+        run = self._write if _statements.writes(statement) else self._read
+        return await run(lambda own: self.rows_within(own, statement, **parameters))
+
+    def rows_within(self, own: sqlite3.Connection, statement: str, **parameters: Any) -> Rows:
+        return _statements.run(own, statement, self._clock(), parameters)
+
     async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
-        return await self._write(lambda own: _operate.enqueue(own, new, self._clock()))
+        return are_new(new, await self.rows("enqueue", new=to_rows(new, datetime.timestamp)))
 
     async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
         await self.check_caller(caller)
+        (sql,) = _statements.SCRIPTS["enqueue"]
+        parameters = {"new": to_rows(new, datetime.timestamp), "now": self._clock()}
         try:
             await _schema.check_within(caller, self.database)
-            return await _operate.enqueue_within(caller, new, self._clock())
+            return are_new(new, await caller.fetch(sql, **parameters))
         except sqlite3.Error as error:
             raise _open.to_storage_error(self.database, error) from error
 
     async def check_caller(self, caller: Caller) -> None:
         await _open.check_caller(caller, self.file)
 
-    async def pause(self, task_name: str, *, is_paused: bool) -> None:
-        await self._write(
-            lambda own: _operate.change_task(
-                own,
-                "pause" if is_paused else "resume",
-                task_name=task_name,
-                now=self._clock(),
-            )
-        )
-
-    async def set_concurrency(self, task_name: str, concurrency: int | None) -> None:
-        parameters = {"task_name": task_name, "concurrency": concurrency}
-        await self._write(lambda own: _operate.change_task(own, "set_concurrency", **parameters))
-
-    async def retry(self, task_name: str, instructions: Sequence[str] | None) -> int:
-        return await self._write(
-            lambda own: _operate.retry(own, task_name, instructions, self._clock())
-        )
-
-    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
-        return await self._write(lambda own: _operate.drop(own, task_name, instructions))
-
-    async def find(self, wanted: Filter) -> list[InstructionRecord]:
-        return await self._read(lambda own: _operate.find(own, wanted, self._clock()))
-
-    async def stats(self) -> list[TaskStats]:
-        return await self._read(lambda own: _operate.stats(own, self._clock()))
-
-    async def prune(self, older_than: float, statuses: Collection[Status], limit: int) -> int:
-        return await self._write(
-            lambda own: _operate.prune(own, older_than, statuses, limit, self._clock())
-        )
-
     async def wake_on_change(self, table: str, task_name: str, *, is_wanted: bool) -> bool:
         return await self._write(
-            lambda own: _operate.wake_on_change(own, table, task_name, is_wanted=is_wanted)
+            lambda own: _statements.wake_on_change(own, table, task_name, is_wanted=is_wanted)
         )
-
-    async def register(self, registration: Registration) -> None:
-        await self._write(lambda own: _fleet.register(own, registration, self._clock()))
-
-    async def beat(
-        self, dispatcher_id: str, tasks: int, reports: Mapping[str, str], gone: Collection[str]
-    ) -> Answer:
-        return await self._write(
-            lambda own: _fleet.beat(own, dispatcher_id, tasks, reports, gone, self._clock())
-        )
-
-    async def deregister(self, dispatcher_id: str) -> None:
-        await self._write(lambda own: _fleet.deregister(own, dispatcher_id))
-
-    async def dispatchers(self) -> list[DispatcherRecord]:
-        return await self._read(lambda own: _fleet.dispatchers(own, self._clock()))
-
-    async def request_stop(self, dispatcher_ids: Sequence[str] | None) -> list[str]:
-        return await self._write(
-            lambda own: _fleet.request_stop(own, dispatcher_ids, self._clock())
-        )
-
-    async def decisions(self, task_name: str | None) -> list[TaskReport]:
-        return await self._read(lambda own: _fleet.decisions(own, task_name))
 
     async def watch(
         self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
     ) -> None:
         await self._read(lambda _: None)  # the tables are there, and of this version
-        await watch(self._runner, watcher, self._has_changed, self.database, task_status)
+        await watch(self._owner, watcher, self._has_changed, task_status)
 
     async def _read(self, function: Work[T]) -> T:
-        return await self._runner.read(self._checked(function))
+        return await self._owner.read(partial(self._checked, function))
 
-    async def _write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
-        checked_look = None if look is None else self._checked(look)
-        return await self._runner.write(self._checked(function), checked_look)
+    async def _write(self, function: Work[T]) -> T:
+        return await self._owner.write(partial(self._checked, function))
 
-    def _checked(self, function: Work[T]) -> Work[T]:
+    def _checked(self, function: Work[T], own: sqlite3.Connection) -> T:
         """Let `function` see only tables of this version."""
-        if self._is_checked:
-            return function
-
-        def checked(own: sqlite3.Connection) -> T:
-            if not self._is_checked:
-                _schema.check(own, self.database)
-                self._is_checked = True
-            return function(own)
-
-        return checked
+        if not self._is_checked:
+            _schema.check(own, self.database)
+            self._is_checked = True
+        return function(own)

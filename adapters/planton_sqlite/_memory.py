@@ -8,26 +8,26 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-import attrs
+import outcome
 import trio
 
-from planton import Batch, Claim, InvalidArgumentError, ScheduleRequest, StorageError, Task
+from planton import InvalidArgumentError, StorageError
 from planton.storage import (
     Caller,
     Claimed,
     ClaimRequest,
     NewInstruction,
     Report,
-    Rule,
     Storage,
     Watcher,
+    to_rows,
 )
-from planton_sqlite import _operate, _schema
+from planton_sqlite import _schema
 from planton_sqlite._backend import Exchanged, Found, SQLiteBackend
-from planton_sqlite._open import BUSY_TIMEOUT, open_memory, to_storage_error
+from planton_sqlite._open import BUSY_TIMEOUT, open_memory
+from planton_sqlite._owner import Owner, Work
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 Observer: TypeAlias = Callable[
     [
         Sequence[Report],
@@ -37,11 +37,7 @@ Observer: TypeAlias = Callable[
     ],
     None,
 ]
-# As good as for ever: a claim of the advisory schedule has no lease.
-_NO_LEASE = 1e8
-_MOST = 2**31 - 1
 _NAP = 1 / 64
-_NO_SQL: Any = object()
 _STATUSES = {
     "pending": ("queued",),
     "active": ("running",),
@@ -69,17 +65,18 @@ class Clock:
         return self._last
 
 
-class Inline:
-    """A runner that calls: every call takes `latency` seconds of trio's clock.
+class Inline(Owner):
+    """An owner that calls: every call takes `latency` seconds of trio's clock.
 
     Half of them pass before it happens and half before its answer arrives. Once it has happened a
     cancellation does not cut it off.
     """
 
     def __init__(self, clock: Clock, latency: float, timeout: float) -> None:
+        super().__init__(lambda: open_memory(clock), "memory", ":memory:")
         self.latency = latency
         self._timeout = timeout
-        self.connection = open_memory(clock)
+        self.connect()
 
     async def start(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -87,59 +84,33 @@ class Inline:
     async def close(self) -> None:
         """What it holds stays until it is garbage."""
 
-    def hurry(self, while_: Callable[[], bool]) -> None:
-        """Nothing in it waits for another process."""
-
-    def when_idle(self, work: Any, interval: float = 0.0) -> None:
-        """There is no other process whose commits would have to be noticed."""
-
-    async def read(self, function: Work[T]) -> T:
+    async def do(self, function: Work[T], *, is_write: bool) -> T:
         await trio.sleep(self.latency / 2)
-        result = self._within_time(lambda: function(self.connection))
-        await self._answer()
-        return result
-
-    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
-        await trio.sleep(self.latency / 2)
-        await self._wait_for_the_caller()
-        seen = None if look is None else self._within_time(lambda: look(self.connection))
-        result = self.transact(function) if seen is None else seen
-        await self._answer()
-        return result
-
-    async def _answer(self) -> None:
+        if is_write:
+            await self._wait_for_the_caller()
+        result = self.done(function, is_write=is_write)
         with trio.CancelScope(shield=True):
             await trio.sleep(self.latency / 2)
+        return result.unwrap()
 
     async def _wait_for_the_caller(self) -> None:
         """Wait until the caller has ended a transaction on the connection, which is theirs, too."""
         deadline = trio.current_time() + BUSY_TIMEOUT
-        while self.connection.in_transaction:
+        while self.connection().in_transaction:
             if trio.current_time() >= deadline:
                 problem = "a transaction on its connection is open: commit it, or roll it back"
                 raise StorageError("memory", problem)
             await trio.sleep(_NAP)
 
-    def transact(self, function: Work[T]) -> T:
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = self._within_time(lambda: function(self.connection))
-            self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise
-        return result
-
-    def _within_time(self, function: Callable[[], T]) -> T:
+    def done(self, function: Work[T], *, is_write: bool) -> "outcome.Outcome[T]":
+        """Do it at once, within its time: it holds up the event loop."""
         deadline = time.monotonic() + self._timeout
-        self.connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        connection = self.connection()
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
         try:
-            return function()
-        except sqlite3.Error as error:
-            raise to_storage_error("memory", error) from error
+            return super().done(function, is_write=is_write)
         finally:
-            self.connection.set_progress_handler(None, 0)
+            connection.set_progress_handler(None, 0)
 
 
 class MemoryBackend(SQLiteBackend):
@@ -148,7 +119,7 @@ class MemoryBackend(SQLiteBackend):
     def __init__(self, runner: Inline, clock: Clock, *, keeps: bool) -> None:
         super().__init__("memory", ":memory:", runner, keeps=keeps, clock=clock)
         self.identity = ("memory", id(self))
-        self._own = runner.connection
+        self._own = runner.connection()
         self.observers: list[Observer] = []
 
     def exchange_within(
@@ -209,7 +180,10 @@ class MemoryStorage(Storage):
         self._runner = Inline(self._clock, latency, timeout)
         self._memory = MemoryBackend(self._runner, self._clock, keeps=retention != 0)
         super().__init__(self._memory, name=name, retention=retention)
-        self._runner.transact(lambda own: _schema.migrate(own, "memory"))
+        self._now(lambda own: _schema.migrate(own, "memory"))
+
+    def _now(self, function: Work[T]) -> T:
+        return self._runner.done(function, is_write=True).unwrap()
 
     @property
     def latency(self) -> float:
@@ -223,7 +197,7 @@ class MemoryStorage(Storage):
     @property
     def connection(self) -> sqlite3.Connection:
         """The database itself, for tables of your own and for looking into ours."""
-        return self._runner.connection
+        return self._runner.connection()
 
     def to_datetime(self, seconds: float) -> datetime:
         """Return the date of a time of trio's clock."""
@@ -239,11 +213,6 @@ class MemoryStorage(Storage):
         """
         self._memory.observers.append(observer)
 
-    @property
-    def schedule(self) -> "AdvisorySchedule":
-        """Callback: claims without counting (an advisory cap); has `many`."""
-        return AdvisorySchedule(self._backend, self.name)
-
     def add(self, task_name: str, *instructions: str, payload: Any = None) -> None:
         """Queue instructions, without waiting; those that are there already stay as they are."""
         text = None if payload is None else json.dumps(payload)
@@ -253,7 +222,8 @@ class MemoryStorage(Storage):
             for name in dict.fromkeys(instructions)
             if name not in known
         ]
-        self._runner.transact(lambda own: _operate.enqueue(own, new, self._clock()))
+        rows = to_rows(new, datetime.timestamp)
+        self._now(lambda own: self._memory.rows_within(own, "enqueue", new=rows))
 
     def instructions(self, task_name: str, status: str) -> list[str]:
         """Return the instructions of a task that are `"pending"`, `"active"` or `"ended"`."""
@@ -261,44 +231,5 @@ class MemoryStorage(Storage):
         rows = self.connection.execute(sql, [task_name])
         return [instruction for instruction, each in rows if each in _STATUSES[status]]
 
-    def claim_task(self, name: str, *, sql: str = _NO_SQL, **options: Any) -> Task:
-        """Make a task that claims from tables of yours, or from the queue without `sql`."""
-        if sql is _NO_SQL:
-            return self.queue_task(name, **options)
-        return super().claim_task(name, sql=sql, **options)
-
     def _check_open(self) -> None:
         """It is always open, on any thread."""
-
-
-@attrs.frozen(eq=False)
-class AdvisorySchedule:
-    """Callback: claims what it is asked for, without counting."""
-
-    _backend: Any
-    _claimed_by: str
-
-    async def __call__(self, request: ScheduleRequest) -> Batch:
-        (batch,) = await self.many([request])
-        return batch
-
-    async def many(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
-        asked = [
-            ClaimRequest(self._rule(request.task_name), _MOST, request.limit, is_expected=True)
-            for request in requests
-        ]
-        _, claimed = await self._backend.exchange([], asked)
-        return [Batch([self._claim(row) for row in one.rows]) for one in claimed]
-
-    def _rule(self, task_name: str) -> Rule:
-        return Rule(task_name=task_name, claimed_by=self._claimed_by, lease=_NO_LEASE)
-
-    @staticmethod
-    def _claim(row: Any) -> Claim:
-        return Claim(
-            instruction=row.instruction,
-            receipt=f"{row.receipt[0]}.{row.receipt[1]}",
-            payload=None if row.payload is None else json.loads(row.payload),
-            delivery=row.delivery,
-            claimed_at=trio.current_time(),
-        )

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,32 +98,26 @@ def open_memory(clock: Callable[[], float]) -> sqlite3.Connection:
     _read_all_text(connection)
     real = sqlite3.connect(":memory:", check_same_thread=False)
 
-    def overridden(name: str) -> Callable[..., Any]:
+    def overridden(name: str, *given: Any) -> Any:
         place = 1 if name == "strftime" else 0
-
-        def function(*arguments: object) -> Any:
-            given: list[Any] = [*arguments]
-            if given[place : place + 1] in ([], ["subsec"], ["subsecond"]):
-                given.insert(place, "now")
-            if given[place] == "now":
-                # As a Julian day: the only form of which the date functions keep the fraction.
-                given[place] = clock() / 86400.0 + 2440587.5
-                if name == "julianday" and len(given) == 1:
-                    # Rounded down: what is due now by a DEFAULT must not be due a moment later.
-                    return math.nextafter(given[place], 0)
-            marks = ", ".join("?" * len(given))
-            return real.execute(f"SELECT {name}({marks})", given).fetchone()[0]
-
-        return function
+        arguments = [*given]
+        if arguments[place : place + 1] in ([], ["subsec"], ["subsecond"]):
+            arguments.insert(place, "now")
+        if arguments[place] == "now":
+            # As a Julian day: the only form of which the date functions keep the fraction.
+            arguments[place] = clock() / 86400.0 + 2440587.5
+            if name == "julianday" and len(arguments) == 1:
+                # Rounded down: what is due now by a DEFAULT must not be due a moment later.
+                return math.nextafter(arguments[place], 0)
+        marks = ", ".join("?" * len(arguments))
+        return real.execute(f"SELECT {name}({marks})", arguments).fetchone()[0]
 
     for name in ("date", "time", "datetime", "julianday", "strftime", "unixepoch"):
-        connection.create_function(name, -1, overridden(name), deterministic=True)
-    for name, expression in {
-        "current_timestamp": "datetime",
-        "current_date": "date",
-        "current_time": "time",
-    }.items():
-        connection.create_function(name, 0, overridden(expression), deterministic=True)
+        connection.create_function(name, -1, partial(overridden, name), deterministic=True)
+    for now, name in (("timestamp", "datetime"), ("date", "date"), ("time", "time")):
+        connection.create_function(
+            f"current_{now}", 0, partial(overridden, name), deterministic=True
+        )
     return connection
 
 
@@ -150,6 +145,18 @@ def patiently(function: Callable[[], T], give_up_at: Callable[[], float] = lambd
             if not _is_busy(error) or time.monotonic() > min(deadline, give_up_at()):
                 raise
         time.sleep(random.uniform(SHORTEST_NAP, LONGEST_NAP))
+
+
+def committed(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
+    """Call `function` in the transaction that was begun, and commit; undo it if that raises."""
+    try:
+        result = function(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
 
 
 def to_storage_error(path: str, error: sqlite3.Error) -> StorageError:

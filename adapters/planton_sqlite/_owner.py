@@ -14,7 +14,7 @@ import outcome
 import trio
 
 from planton import StorageError
-from planton_sqlite._open import is_full, is_read_only, patiently, to_storage_error
+from planton_sqlite._open import committed, is_full, is_read_only, patiently, to_storage_error
 
 T = TypeVar("T")
 # Seconds for which a transaction may wait for its turn once the storage is being closed, and until
@@ -29,15 +29,12 @@ class Job(Generic[T]):
 
     function: Work[T]
     is_write: bool
-    look: Work[T | None] | None  # see `Owner.write`
     task: trio.lowlevel.Task
     token: trio.lowlevel.TrioToken
-    result: "outcome.Outcome[T] | None" = None
 
-    def hand_over(self) -> None:
-        assert self.result is not None
+    def hand_over(self, result: "outcome.Outcome[T]") -> None:
         try:
-            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, self.result)
+            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
         except trio.RunFinishedError:
             pass  # nobody waits any more
 
@@ -62,7 +59,7 @@ class Owner:
         self._is_read_only = False
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
-        self._idle: Callable[[Owner], None] | None = None
+        self._idle: Callable[[], None] | None = None
         self._interval = 0.0
 
     async def start(self) -> None:
@@ -94,35 +91,30 @@ class Owner:
         """Wait for other writers no longer than a moment more for as long as `while_()`."""
         self._give_up_at, self._hurries = time.monotonic() + _LAST_TURN, while_
 
-    def when_idle(self, work: "Callable[[Owner], None] | None", interval: float = 0.0) -> None:
+    def when_idle(self, work: Callable[[], None] | None, interval: float = 0.0) -> None:
         """Call `work` on the thread after each job, and every `interval` seconds without one."""
         with self._lock:
             self._idle, self._interval = work, interval
             self._lock.notify()
 
     async def read(self, function: Work[T]) -> T:
-        return await self._do(function, is_write=False)
+        return await self.do(function, is_write=False)
 
-    async def write(self, function: Work[T], look: Work[T | None] | None = None) -> T:
+    async def write(self, function: Work[T]) -> T:
         """Run `function` in a transaction; if it raises, what it did is undone.
 
         It returns after the commit. A cancellation takes effect only as long as the thread has
         not begun: from then on the result is returned, so that nothing is committed unheard.
-
-        With `look` there is no transaction if `look`, which only reads, returns a result already:
-        polling then does not stand in the queue of those who write.
         """
-        return await self._do(function, is_write=True, look=look)
+        return await self.do(function, is_write=True)
 
     # A KeyboardInterrupt between handing the work over and waiting for it would leave a job that
     # later reschedules a task which does not wait for it: trio would break down.
     @trio.lowlevel.enable_ki_protection
-    async def _do(
-        self, function: Work[T], *, is_write: bool, look: Work[T | None] | None = None
-    ) -> T:
+    async def do(self, function: Work[T], *, is_write: bool) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         token = trio.lowlevel.current_trio_token()
-        job = Job(function, is_write, look, trio.lowlevel.current_task(), token)
+        job = Job(function, is_write, trio.lowlevel.current_task(), token)
         with self._lock:
             if self._is_closing or self._thread is None or not self._thread.is_alive():
                 raise StorageError(self._database, "the storage is not open")
@@ -142,7 +134,7 @@ class Owner:
 
     def _main(self) -> None:
         try:
-            self._connect()
+            self.connect()
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by `start`
             self._failure = error
             return  # noqa: ASYNC104  not on trio
@@ -154,7 +146,7 @@ class Owner:
         finally:
             self._connection.close()
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         self._connection = self._open()
         self._opened_file = _identity(self._file)
 
@@ -165,22 +157,19 @@ class Owner:
                 self._lock.wait(self._interval if self._idle else None)
             job, idle = self._jobs.popleft() if self._jobs else None, self._idle
         if job is not None:
-            job.result = self._done(job)
+            result = self.done(job.function, is_write=job.is_write)
             if self._is_read_only:
                 self._reopen()
-            job.hand_over()
+            job.hand_over(result)
         if idle is not None:
-            outcome.capture(idle, self)  # it tells of its errors itself
+            outcome.capture(idle)  # it tells of its errors itself
         return job is not None or not self._is_closing
 
-    def _done(self, job: Job[T]) -> "outcome.Outcome[T]":
-        """Do a job. Whatever it raises is the answer of its caller; the thread goes on."""
+    def done(self, function: Work[T], *, is_write: bool) -> "outcome.Outcome[T]":
+        """Do some work. Whatever it raises is the answer of its caller; the thread goes on."""
         try:
             connection = self.connection()
-            if not job.is_write:
-                return outcome.Value(job.function(connection))
-            seen = None if job.look is None else job.look(connection)
-            return outcome.Value(self._transact(job.function) if seen is None else seen)
+            return outcome.Value(self._transact(function) if is_write else function(connection))
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by the one who waits
             return outcome.Error(self._mapped(error))  # noqa: ASYNC104
 
@@ -201,7 +190,7 @@ class Owner:
         """Connect anew: what was read-only when it was opened stays so for that connection."""
         old = self._connection
         try:
-            self._connect()
+            self.connect()
         except Exception:
             return  # the next caller is told
         old.close()
@@ -228,14 +217,7 @@ class Owner:
 
     def _transact_once(self, function: Work[T]) -> T:
         patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"), self._gives_up_at)
-        try:
-            result = function(self._connection)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-        return result
+        return committed(self._connection, function)
 
     def _gives_up_at(self) -> float:
         return self._give_up_at if self._hurries() else math.inf

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from planton.storage import Receipt, Report, load_statements
+from planton.storage import Receipt, Report, by_kind, found_by, load_statements, said_by
 
 REPORTS = load_statements(__package__, "reports.sql")
 _ENDING = {
@@ -21,7 +21,7 @@ _ENDING = {
 
 # The task names of claims that were changed.
 Found: TypeAlias = Mapping[Receipt, str]
-Row: TypeAlias = tuple[Any, ...]
+Changed: TypeAlias = tuple[int, int, str]
 
 
 class Reports:
@@ -35,43 +35,25 @@ class Reports:
 
     def apply(self, reports: Sequence[Report]) -> list[Found]:
         """Apply reports, kind by kind in the order of their first; what each has changed."""
-        kinds: dict[str, list[Report]] = {}
-        for report in reports:
-            kinds.setdefault(report.kind, []).append(report)
         found: dict[Report, Found] = {}
-        for kind, alike in kinds.items():
-            found.update(zip(alike, self._apply(kind, alike), strict=True))
+        for alike in by_kind(reports):
+            said = [(*receipt, *values) for receipt, values in said_by(alike).items()]
+            changed = self._change(alike[0].kind, said)
+            found.update(zip(alike, found_by(alike, changed), strict=True))
         return [found[report] for report in reports]
 
-    def _apply(self, kind: str, reports: Sequence[Report]) -> list[Found]:
-        rows: dict[Receipt, Row] = {}
-        for report in reports:
-            for receipt in report.receipts:
-                if receipt not in rows:
-                    rows[receipt] = (*receipt, *report.values)
-        changed = self._change(kind, list(rows.values()))
-        # Of two that end one claim the first did.
-        take = changed.get if kind in ("heartbeat", "advance") else changed.pop
-        answers: list[Found] = []
-        for report in reports:
-            answer = {}
-            for receipt in report.receipts:
-                if (name := take(receipt, None)) is not None:
-                    answer[receipt] = name
-            answers.append(answer)
-        return answers
-
-    def _change(self, kind: str, rows: Sequence[Row]) -> dict[Receipt, str]:
-        """Apply what is said of some claims; the task names of those that there are."""
-        text = json.dumps(rows)
-        names = {(row_id, token): name for row_id, token, name in self._execute("find", text)}
-        if not names:
-            return {}
-        if len(names) < len(rows):
-            text = json.dumps([row for row in rows if row[:2] in names])
+    def _change(self, kind: str, said: Sequence[tuple[Any, ...]]) -> list[Changed]:
+        """Apply what is said of some claims; those that there are, with their tasks."""
+        text = json.dumps(said)
+        changed = self._execute("find", text).fetchall()
+        if not changed:
+            return []
+        if len(changed) < len(said):
+            receipts = {row[:2] for row in changed}
+            text = json.dumps([row for row in said if row[:2] in receipts])
         if kind == "take_over":
             taken = {row_id for (row_id,) in self._execute("take_over", text)}
-            return {receipt: name for receipt, name in names.items() if receipt[0] in taken}
+            return [row for row in changed if row[0] in taken]
         self._parameters["is_undelivered"] = kind == "give_back"
         for statement in _ENDING.get(kind, (kind,)):
             self._execute(statement, text)
@@ -79,7 +61,7 @@ class Reports:
             self._execute("supersede", text)
         if kind in _ENDING:
             self._execute("drop", text)
-        return names
+        return changed
 
     def _execute(self, statement: str, rows: str) -> sqlite3.Cursor:
         return self._connection.execute(REPORTS[statement], {**self._parameters, "rows": rows})

@@ -3,6 +3,7 @@
 import sqlite3
 
 from planton.storage import Caller, check_version, load_migrations, refuse_newer
+from planton_sqlite._statements import split
 
 _MIGRATIONS = load_migrations(__package__)
 _CREATE_VERSION = "CREATE TABLE IF NOT EXISTS planton_schema (version INTEGER NOT NULL)"
@@ -22,7 +23,7 @@ def migrate(connection: sqlite3.Connection, database: str) -> int:
     version = _version(connection)
     refuse_newer(database, version, len(_MIGRATIONS))
     for number, migration in enumerate(_MIGRATIONS[version:], version + 1):
-        for statement in _statements(migration):
+        for statement in split(migration):
             connection.execute(statement)
         connection.execute("INSERT INTO planton_schema VALUES (?)", (number,))
     return len(_MIGRATIONS) - version
@@ -45,14 +46,3 @@ def _version(connection: sqlite3.Connection) -> int:
 
 def _count(connection: sqlite3.Connection, sql: str) -> int:
     return int(connection.execute(sql).fetchone()[0])
-
-
-def _statements(script: str) -> list[str]:
-    """Cut a script into its statements; `executescript` would commit in between."""
-    statements, begun = [], ""
-    for line in script.splitlines(keepends=True):
-        begun += line
-        if sqlite3.complete_statement(begun):
-            statements.append(begun)
-            begun = ""
-    return statements

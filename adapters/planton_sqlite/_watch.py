@@ -10,35 +10,20 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import attrs
 import trio
 
-from planton import StorageError
 from planton.storage import Claimed, ClaimRequest, Rule, Watcher
 from planton_sqlite._claim import Claim
+from planton_sqlite._owner import Owner
 
 INTERVAL = 0.02
 # Asking which tasks may have something takes at most this share of a core, however busy the file.
 SHARE = 0.05
 # Times that differ by less are equal.
 _TOLERANCE = 0.01
-
-
-class Connected(Protocol):
-    """Has a connection, as long as there is one to the right file."""
-
-    def connection(self) -> sqlite3.Connection: ...
-
-
-class Idler(Protocol):
-    """Calls work on the connection's thread when there is nothing else to do."""
-
-    def when_idle(
-        self, work: Callable[[Connected], None] | None, interval: float = 0.0
-    ) -> None: ...
 
 
 @attrs.frozen
@@ -80,54 +65,10 @@ class Sights:
         return now.slots > before.slots or now.changes > before.changes
 
 
-class _Look:
-    """Looks, on the connection's thread, which tasks may have something to claim."""
-
-    def __init__(
-        self,
-        watcher: Watcher,
-        look: Callable[[sqlite3.Connection, ClaimRequest], bool],
-        token: trio.lowlevel.TrioToken,
-        fail: Callable[[Exception], None],
-    ) -> None:
-        self._watcher, self._look, self._token, self._fail = watcher, look, token, fail
-        self._version = -1
-        self._rest_until = 0.0
-
-    def __call__(self, connected: Connected) -> None:
-        began = time.monotonic()
-        if began < self._rest_until:
-            return
-        try:
-            connection = connected.connection()
-            (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version == self._version:
-                return
-            names = {
-                request.rule.task_name
-                for request in self._watcher.requests()
-                if self._look(connection, request)
-            }
-        except (sqlite3.Error, StorageError) as error:
-            self._tell(self._fail, error)
-            return
-        self._version = version
-        self._rest_until = time.monotonic() + (time.monotonic() - began) / SHARE
-        if names:
-            self._tell(self._watcher.changed, names)
-
-    def _tell(self, function: Callable[[Any], None], argument: object) -> None:
-        try:
-            self._token.run_sync_soon(function, argument)
-        except trio.RunFinishedError:
-            pass  # nobody waits any more
-
-
 async def watch(
-    idler: Idler,
+    owner: Owner,
     watcher: Watcher,
     look: Callable[[sqlite3.Connection, ClaimRequest], bool],
-    database: str,
     task_status: "trio.TaskStatus[None]",
 ) -> None:
     """Tell `watcher` of what other processes commit, until cancelled.
@@ -135,20 +76,57 @@ async def watch(
     `look` tells whether there may be more for a task than it has seen.
     """
     failed = trio.Event()
-    errors: list[Exception] = []
-
-    def fail(error: Exception) -> None:
-        errors.append(error)
-        failed.set()
-
-    token = trio.lowlevel.current_trio_token()
-    idler.when_idle(_Look(watcher, look, token, fail), INTERVAL)
+    looking = _Look(owner, watcher, look, trio.lowlevel.current_trio_token(), failed)
+    owner.when_idle(looking, INTERVAL)
     try:
         watcher.is_live(is_live=True)
         task_status.started()
         await failed.wait()
     finally:
-        idler.when_idle(None)
-    if isinstance(errors[0], StorageError):
-        raise errors[0]
-    raise StorageError(database, str(errors[0])) from errors[0]
+        owner.when_idle(None)
+    assert looking.error is not None, "it is why it has failed"
+    raise looking.error
+
+
+@attrs.define(eq=False)
+class _Look:
+    """Looks, on the connection's thread, which tasks may have something to claim."""
+
+    _owner: Owner
+    _watcher: Watcher
+    _look: Callable[[sqlite3.Connection, ClaimRequest], bool]
+    _token: trio.lowlevel.TrioToken
+    _failed: trio.Event
+    error: Exception | None = None
+    _version: int = -1
+    _rest_until: float = 0.0
+
+    def __call__(self) -> None:
+        began = time.monotonic()
+        if began < self._rest_until:
+            return
+        try:
+            names = self._owner.done(self._changed, is_write=False).unwrap()
+        except Exception as error:
+            self.error = error
+            self._tell(self._failed.set)
+            return
+        self._rest_until = time.monotonic() + (time.monotonic() - began) / SHARE
+        if names:
+            self._tell(self._watcher.changed, names)
+
+    def _changed(self, connection: sqlite3.Connection) -> set[str]:
+        """Return the tasks that may have more than they have seen, if anything was committed."""
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if version == self._version:
+            return set()
+        requests = self._watcher.requests()
+        names = {each.rule.task_name for each in requests if self._look(connection, each)}
+        self._version = version
+        return names
+
+    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._token.run_sync_soon(function, *arguments)
+        except trio.RunFinishedError:
+            pass  # nobody waits any more

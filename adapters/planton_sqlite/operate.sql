@@ -3,6 +3,11 @@
 -- part: row
 task_name, instruction, payload, priority, tags, retries, timeout, "partition"
 
+-- part: last_ends
+SELECT max(id) FROM planton_ended
+WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions))
+GROUP BY instruction
+
 -- name: enqueue
 INSERT INTO planton_pending (
     task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
@@ -24,16 +29,18 @@ UPDATE planton_task SET paused_at = NULL WHERE task_name = :task_name;
 INSERT INTO planton_task (task_name, concurrency) VALUES (:task_name, :concurrency)
 ON CONFLICT (task_name) DO UPDATE SET concurrency = excluded.concurrency;
 
--- name: failed_ends
--- The last end of each instruction that failed and has not succeeded since.
-SELECT instruction, max(id) FROM planton_ended
-WHERE task_name = :task_name AND status <> 'succeeded' AND NOT superseded
-GROUP BY instruction;
+-- name: active
+SELECT task_name, instruction FROM planton_active
+WHERE task_name IN (SELECT value FROM json_each(:task_names)) ORDER BY id;
 
--- name: last_ends
-SELECT instruction, max(id) FROM planton_ended
-WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions))
-GROUP BY instruction;
+-- name: failed_ends
+-- What failed and has not succeeded since.
+SELECT DISTINCT instruction FROM planton_ended
+WHERE task_name = :task_name AND status <> 'succeeded' AND NOT superseded;
+
+-- name: ends
+SELECT DISTINCT instruction FROM planton_ended
+WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions));
 
 -- name: living
 -- Which of some instructions are queued or active.
@@ -42,30 +49,37 @@ WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:in
 UNION SELECT instruction FROM planton_active
 WHERE task_name = :task_name AND instruction IN (SELECT value FROM json_each(:instructions));
 
--- name: requeue_ended
+-- name: retry
+-- They begin anew, but for the error that they had; all of them, or none.
 INSERT INTO planton_pending ({row}, error, created_at, run_at)
-SELECT {row}, error, created_at, :now
-FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY instruction;
-
--- name: forget_failures
--- Any of them would keep the row of a plain SELECT from being claimed.
+SELECT {row}, error, created_at, :now FROM planton_ended
+WHERE id IN ({last_ends})
+  AND (SELECT count(*) FROM ({last_ends})) = json_array_length(:instructions)
+  AND NOT EXISTS (
+    SELECT 1 FROM json_each(:instructions) WHERE EXISTS (
+        SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = value
+    ) OR EXISTS (
+        SELECT 1 FROM planton_active WHERE task_name = :task_name AND instruction = value
+    )
+)
+ORDER BY instruction;
+-- The last end came back; any failure would keep the row of a plain SELECT from being claimed.
 DELETE FROM planton_ended
-WHERE task_name = :task_name AND status <> 'succeeded' AND instruction IN (
-    SELECT instruction FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids))
-);
-
--- name: forget_ends
-DELETE FROM planton_ended WHERE id IN (SELECT value FROM json_each(:ids));
+WHERE changes() > 0 AND task_name = :task_name
+  AND instruction IN (SELECT value FROM json_each(:instructions))
+  AND (status <> 'succeeded' OR id IN ({last_ends}));
+SELECT changes();
 
 -- name: drop
 DELETE FROM planton_pending WHERE task_name = :task_name AND (
     :instructions IS NULL OR instruction IN (SELECT value FROM json_each(:instructions))
 );
+SELECT changes();
 
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload, priority, tags, retries, timeout, delivery, result,
-    error, claimed_by, created_at, run_at, claimed_at, lease_expires_at, ended_at
+    error, created_at, run_at, claimed_at, claimed_by, lease_expires_at, ended_at
 FROM (
     SELECT task_name, instruction, 'queued' AS status, payload, priority, tags, retries, timeout,
         delivery, NULL AS result, error, NULL AS claimed_by, created_at, run_at, NULL AS claimed_at,
@@ -120,30 +134,26 @@ DELETE FROM planton_ended WHERE id IN (
     WHERE ended_at <= :now - :older_than AND status IN (SELECT value FROM json_each(:statuses))
     ORDER BY ended_at LIMIT :limit
 );
-
--- name: table
--- The table's name as it was made: SQLite does not mind the case of letters.
-SELECT name FROM sqlite_master
-WHERE name = :table COLLATE NOCASE AND type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!';
+SELECT changes();
 
 -- name: count_changes
 -- From 1 on, so that the first claim has something to note.
 INSERT INTO planton_task (task_name, changes) VALUES (:task_name, 1)
 ON CONFLICT (task_name) DO UPDATE SET changes = max(changes, 1);
 
--- name: trigger_name
-SELECT printf('planton wakes %Q after %s of %Q', :task_name, lower(:event), :table);
-
--- name: trigger_exists
-SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = :trigger);
-
--- name: create_trigger
--- No parameters are allowed in there, so SQLite itself writes it: %w inside of "", %Q is a text.
-SELECT printf(
+-- name: triggers
+-- Of each trigger of a table whether it is there, and how it is made and dropped; none if there is
+-- no such table. No parameters are allowed in there, so SQLite itself writes it: %w inside of "",
+-- %Q is a text. The table's name is as it was made: SQLite does not mind the case of letters.
+SELECT made.name IS NOT NULL, printf(
     'CREATE TRIGGER "%w" AFTER %s ON "%w" BEGIN '
     || 'UPDATE planton_task SET changes = changes + 1 WHERE task_name = %Q; END',
-    :trigger, :event, :table, :task_name
-);
-
--- name: drop_trigger
-SELECT printf('DROP TRIGGER "%w"', :trigger);
+    wanted.name, event, "table", :task_name
+), printf('DROP TRIGGER "%w"', wanted.name)
+FROM (
+    SELECT name AS "table", event,
+        printf('planton wakes %Q after %s of %Q', :task_name, lower(event), name) AS name
+    FROM sqlite_master, (SELECT 'INSERT' AS event UNION ALL SELECT 'UPDATE')
+    WHERE name = :table COLLATE NOCASE AND type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'
+) AS wanted
+LEFT JOIN sqlite_master AS made ON made.type = 'trigger' AND made.name = wanted.name;

@@ -14,7 +14,6 @@ from planton.storage._arguments import (
 )
 from planton.storage._backend import (
     Answer,
-    Backend,
     Claimed,
     ClaimedRow,
     ClaimRequest,
@@ -22,7 +21,6 @@ from planton.storage._backend import (
     NewInstruction,
     Receipt,
     Registration,
-    Registry,
     Report,
     Rule,
     Watcher,
@@ -30,6 +28,8 @@ from planton.storage._backend import (
 from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Receipts, Reports
 from planton.storage._cron import CronTimes, Fires, Misfire
+from planton.storage._kinds import by_kind, found_by, said_by
+from planton.storage._port import Backend
 from planton.storage._records import (
     FORGOTTEN_AFTER,
     LOST_AFTER,
@@ -45,6 +45,7 @@ from planton.storage._sql import (
     are_new,
     check_version,
     load_migrations,
+    load_sql,
     load_statements,
     refuse_newer,
     to_rows,
@@ -75,7 +76,6 @@ __all__ = [
     "Receipt",
     "Receipts",
     "Registration",
-    "Registry",
     "Report",
     "Reports",
     "Rule",
@@ -87,13 +87,17 @@ __all__ = [
     "TaskStats",
     "Watcher",
     "are_new",
+    "by_kind",
     "caller_of",
     "check_version",
     "describe",
     "failure_of",
+    "found_by",
     "load_migrations",
+    "load_sql",
     "load_statements",
     "refuse_newer",
+    "said_by",
     "to_count",
     "to_error_text",
     "to_instruction",

@@ -1,26 +1,13 @@
-"""The port that a database fills, written to those who write one.
+"""What a storage asks of its backend, and what that answers."""
 
-A backend is asked by `Storage`, which has checked every argument, knows the tasks and gathers what
-waits at the same time: a backend needs no argument checks, no defaults and no wake-ups within the
-process.
-
-Rules for all methods: what a method changes is one transaction; the method returns after the
-commit, and once it has begun a cancellation does not cut it off: what is committed is heard of.
-Times that are stored or compared come from the database's clock. What fails is a `StorageError`,
-raised from the driver's own error.
-"""
-
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import attrs
-import trio
 
 from planton.storage._arguments import Status
-from planton.storage._callers import Caller
 from planton.storage._cron import CronTimes
-from planton.storage._records import DispatcherRecord, InstructionRecord, TaskReport, TaskStats
 
 # Names one claim: the id of the row, and a random number that is new with each claim.
 Receipt: TypeAlias = tuple[int, int]
@@ -185,35 +172,6 @@ class Registration:
     version: str
 
 
-class Registry(Protocol):
-    """Where the dispatchers of a fleet are kept."""
-
-    async def register(self, registration: Registration) -> None:
-        """Enter a dispatcher that nobody has asked to stop."""
-
-    async def beat(
-        self, dispatcher_id: str, tasks: int, reports: Mapping[str, str], gone: Collection[str]
-    ) -> Answer:
-        """Note that a dispatcher lives, in one statement or transaction.
-
-        Writes `reports`, a JSON text by task name, and forgets those of the tasks that are `gone`
-        and all of other dispatchers that were not seen for `FORGOTTEN_AFTER` seconds. "stop" once
-        it was asked to. "unknown", and nothing written, if it is not registered any more.
-        """
-
-    async def deregister(self, dispatcher_id: str) -> None:
-        """Forget a dispatcher and its reports."""
-
-    async def dispatchers(self) -> list[DispatcherRecord]:
-        """Return the dispatchers, the oldest first."""
-
-    async def request_stop(self, dispatcher_ids: Sequence[str] | None) -> list[str]:
-        """Ask dispatchers to stop, all if None; return which of them there are."""
-
-    async def decisions(self, task_name: str | None) -> list[TaskReport]:
-        """Return the reports about a task, or about all, by task and dispatcher."""
-
-
 class Watcher(Protocol):
     """Whom `Backend.watch` tells; called on trio's thread."""
 
@@ -225,114 +183,3 @@ class Watcher(Protocol):
 
     def requests(self) -> list[ClaimRequest]:
         """Return what the tasks of this process would ask for now; safe from any thread."""
-
-
-class Backend(Registry, Protocol):
-    """A database. `database` names it in errors, without a password."""
-
-    database: str
-    # Storages of one process with equal identities have the same tables.
-    identity: Hashable
-
-    async def open(self) -> None:
-        """Connect, or raise `StorageError` that says what to do."""
-
-    async def close(self) -> None:
-        """Finish what was begun and disconnect; shielded, returns soon."""
-
-    def hurry(self, while_: Callable[[], bool]) -> None:
-        """Give up what takes longer than a moment, from now on and for as long as `while_()`.
-
-        The run is over soon, and nobody waits any longer: a database that hangs must not keep it.
-        What is given up may have been committed all the same: its receipts are stale then, and its
-        claims come back when their leases end. `while_` may be called from any thread.
-        """
-
-    async def migrate(self) -> int:
-        """Bring the tables up to date; return how many migrations were applied.
-
-        Safe when many processes do so at once. Refuses tables that are newer than this code.
-        """
-
-    def schema(self) -> str:
-        """Return the SQL that `migrate` runs on an empty database."""
-
-    def check_statement(self, task_name: str, sql: str) -> None:
-        """Raise `InvalidQueryError` for what can be known to be wrong with a user's statement.
-
-        The parameters `limit`, `active` and `now` may be used, `limit` must be. What only the
-        database can say comes with the first claim, before anything is changed.
-        """
-
-    async def exchange(
-        self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Mapping[Receipt, str] | Exception], list[Claimed | Exception]]:
-        """Apply reports, in their order, then claim; in one commit.
-
-        A report or claim that fails is answered by its exception and undoes only itself. A
-        request with a statement comes alone, so that only its own task waits for it.
-
-        Each claim runs the seven steps of docs/adapters.md: lock, count, rescue, room, take, ask,
-        record. It never waits for another transaction, but for the user's own statement. An
-        instruction is never active twice; what is queued while it is active stays queued.
-
-        Returns:
-            For each report the task names of the claims that it changed, by their receipts. If
-            two reports of a batch end one claim, the first did.
-            For each request what was claimed.
-        """
-
-    async def active(self, task_names: Sequence[str]) -> list[list[str]]:
-        """Return the active instructions of each task."""
-
-    @property
-    def dialect(self) -> str:
-        """What libraries call this kind of database: "sqlite", "postgresql"."""
-
-    async def enqueue(self, new: Sequence[NewInstruction]) -> list[bool]:
-        """Queue instructions in their order; False for each that is queued already."""
-
-    async def enqueue_within(self, caller: Caller, new: Sequence[NewInstruction]) -> list[bool]:
-        """Queue them as part of the caller's transaction, by a connection of this dialect.
-
-        Raises:
-            InvalidArgumentError: If it is one to another database.
-        """
-
-    async def pause(self, task_name: str, *, is_paused: bool) -> None:
-        """Let no dispatcher claim for a task, or let them again."""
-
-    async def set_concurrency(self, task_name: str, concurrency: int | None) -> None:
-        """Override the concurrency of the code; None stops that."""
-
-    async def retry(self, task_name: str, instructions: Sequence[str] | None) -> int:
-        """Queue ended instructions again; return how many.
-
-        Those named, by their last end; or all that failed or died and are not on their way again.
-        They begin anew, due now, and leave the history with all their failures. One that is
-        named and active, queued or unknown is an `InvalidArgumentError`; none is retried then.
-        """
-
-    async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
-        """Delete those that are queued, of those named or of all of the task; return how many."""
-
-    async def find(self, wanted: Filter) -> list[InstructionRecord]:
-        """Return instructions, the oldest first. A row that cannot be read hides no other."""
-
-    async def stats(self) -> list[TaskStats]:
-        """Count the instructions of every task, by name."""
-
-    async def prune(self, older_than: float, statuses: Collection[Status], limit: int) -> int:
-        """Delete up to `limit` of what ended that long ago with one of the statuses; how many."""
-
-    async def wake_on_change(self, table: str, task_name: str, *, is_wanted: bool) -> bool:
-        """Let changes of a user's table wake a task, or stop that; whether it was otherwise."""
-
-    async def watch(
-        self, watcher: Watcher, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Notice what other processes change, until cancelled.
-
-        `started()` once nothing is missed any more. Raises `StorageError` when it cannot go on;
-        it is then called again, after a pause. Spurious calls of `changed` do no harm.
-        """

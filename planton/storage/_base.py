@@ -13,9 +13,10 @@ from planton._parts import Started
 from planton._task import Claim
 from planton.storage import _wakeups
 from planton.storage._arguments import to_claimant, to_number
-from planton.storage._backend import Backend, Claimed, ClaimRequest, Report
+from planton.storage._backend import Claimed, ClaimRequest, Report
 from planton.storage._fleet import keep_registered
 from planton.storage._gather import Entry, Found, Gatherer
+from planton.storage._port import Backend
 from planton.storage._schedule import ActiveInstructions, Schedule, SharedSchedule
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Base:
         if requests[0].rule.statement is not None:
             _, claimed = await self._backend.exchange([], requests)
             return claimed
-        return (await self._gather(Entry(requests=requests))).claimed
+        return list((await self._gather(Entry(requests=requests))).claimed)
 
     def remember(self, claims: Sequence[Claim], task_name: str) -> None:
         """Remember of which task claims are, for as long as they are not many."""
@@ -182,15 +183,11 @@ class Base:
 
     async def report(self, report: Report) -> Found:
         """Report, with whatever else is reported or claimed at the same time."""
-        (found,) = await self.report_all([report])
+        self._check_open()
+        (found,) = (await self._gather(Entry([report]))).found
         if isinstance(found, Exception):
             raise found
         return found
-
-    async def report_all(self, reports: Sequence[Report]) -> list[Found | Exception]:
-        """Send several reports in one commit; one that fails undoes only itself."""
-        self._check_open()
-        return (await self._gather(Entry(reports))).found
 
     def _free(self, receipts: Iterable[str]) -> None:
         """Wake the tasks whose slots a report is about to free: their claims join its commit."""

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Literal
 
 import attrs
@@ -69,7 +70,8 @@ def caller_of(connection: Any, dialect: str) -> Caller:
     closed = getattr(connection, "closed", False)
     if isinstance(closed, int) and closed:
         raise InvalidArgumentError("connection", connection, "it is closed, give one that is open")
-    caller = Caller(connection, kind.dialect(connection), kind)
+    named = kind.dialect if isinstance(kind.dialect, str) else str(kind.dialect(connection))
+    caller = Caller(connection, named, kind)
     if caller.dialect != dialect:
         remedy = f"it is one to {caller.dialect}, give one to the {dialect} database of the storage"
         raise InvalidArgumentError("connection", connection, remedy)
@@ -80,30 +82,25 @@ def caller_of(connection: Any, dialect: str) -> Caller:
 class _Kind:
     """A class of a library: how its objects run a statement, and where they may."""
 
-    names: tuple[str, ...]
-    dialect: Callable[[Any], str]
-    run: Callable[[Any, str, Parameters], Any]
+    name: str
+    dialect: str | Callable[[Any], str]
+    run: Callable[..., Any]
     runs: Literal["here", "anywhere", "on asyncio"]
 
     def fits(self, connection: object) -> bool:
-        paths = [name.rpartition(".") for name in self.names]
-        kinds = (getattr(sys.modules.get(module), name, None) for module, _, name in paths)
-        return isinstance(connection, tuple(kind for kind in kinds if kind is not None))
+        module, _, name = self.name.rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)
+        return kind is not None and isinstance(connection, kind)
 
 
-def _is(dialect: str) -> Callable[[Any], str]:
-    return lambda connection: dialect  # noqa: ARG005  all connections of this library
-
-
-def _fetched(cursor: Any, sql: str, parameters: Parameters) -> Any:
-    cursor.execute(sql, parameters)
-    return cursor.fetchall()
+def _percent(sql: str) -> str:
+    return _PARAMETER.sub(r"%(\1)s", sql)
 
 
 def _run_sqlite3(connection: Any, sql: str, parameters: Parameters) -> Any:
     cursor = connection.cursor()
     cursor.row_factory = None  # the caller's may make anything of a row
-    return _fetched(cursor, sql, parameters)
+    return cursor.execute(sql, parameters).fetchall()
 
 
 def _run_sqlite_utils(database: Any, sql: str, parameters: Parameters) -> Any:
@@ -117,15 +114,16 @@ async def _run_aiosqlite(connection: Any, sql: str, parameters: Parameters) -> A
         return await cursor.fetchall()
 
 
-def _percent(sql: str) -> str:
-    return _PARAMETER.sub(r"%(\1)s", sql)
+def _run_cursor(connection: Any, sql: str, parameters: Parameters, **options: Any) -> Any:
+    with connection.cursor(**options) as cursor:
+        cursor.execute(_percent(sql), parameters)
+        return cursor.fetchall()
 
 
 def _run_psycopg(connection: Any, sql: str, parameters: Parameters) -> Any:
     from psycopg.rows import tuple_row
 
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        return _fetched(cursor, _percent(sql), parameters)
+    return _run_cursor(connection, sql, parameters, row_factory=tuple_row)
 
 
 async def _run_async_psycopg(connection: Any, sql: str, parameters: Parameters) -> Any:
@@ -134,11 +132,6 @@ async def _run_async_psycopg(connection: Any, sql: str, parameters: Parameters) 
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_percent(sql), parameters)
         return await cursor.fetchall()
-
-
-def _run_cursor(connection: Any, sql: str, parameters: Parameters) -> Any:
-    with connection.cursor() as cursor:
-        return _fetched(cursor, _percent(sql), parameters)
 
 
 async def _run_asyncpg(connection: Any, sql: str, parameters: Parameters) -> Any:
@@ -150,56 +143,35 @@ async def _run_asyncpg(connection: Any, sql: str, parameters: Parameters) -> Any
 def _run_sqlalchemy(connection: Any, sql: str, parameters: Parameters) -> Any:
     from sqlalchemy import text
 
-    return connection.execute(text(sql), dict(parameters)).fetchall()
+    return connection.execute(text(sql), dict(parameters))
 
 
-async def _run_async_sqlalchemy(connection: Any, sql: str, parameters: Parameters) -> Any:
-    from sqlalchemy import text
-
-    return (await connection.execute(text(sql), dict(parameters))).fetchall()
+def _dialect_of_sqlalchemy(connection: Any) -> Any:
+    return (connection if hasattr(connection, "dialect") else connection.get_bind()).dialect.name
 
 
-def _dialect_of_sqlalchemy(connection: Any) -> str:
-    return str(
-        (connection if hasattr(connection, "dialect") else connection.get_bind()).dialect.name
-    )
-
-
-_sqlite, _postgres = _is("sqlite"), _is("postgresql")
+# Its classes by their names, its dialect, how it runs a statement, and where. A scoped session is
+# another one for each thread.
 _KINDS = (
-    _Kind(("sqlite3.Connection",), _sqlite, _run_sqlite3, "here"),
-    _Kind(("sqlite_utils.Database",), _sqlite, _run_sqlite_utils, "here"),
-    _Kind(("aiosqlite.Connection",), _sqlite, _run_aiosqlite, "on asyncio"),
-    _Kind(("psycopg.Connection",), _postgres, _run_psycopg, "anywhere"),
-    _Kind(("psycopg.AsyncConnection",), _postgres, _run_async_psycopg, "here"),
-    _Kind(("psycopg2.extensions.connection",), _postgres, _run_cursor, "anywhere"),
-    _Kind(
-        ("asyncpg.Connection", "asyncpg.pool.PoolConnectionProxy"),
-        _postgres,
-        _run_asyncpg,
-        "on asyncio",
+    _Kind("sqlite3.Connection", "sqlite", _run_sqlite3, "here"),
+    _Kind("sqlite_utils.Database", "sqlite", _run_sqlite_utils, "here"),
+    _Kind("aiosqlite.Connection", "sqlite", _run_aiosqlite, "on asyncio"),
+    _Kind("psycopg.Connection", "postgresql", _run_psycopg, "anywhere"),
+    _Kind("psycopg.AsyncConnection", "postgresql", _run_async_psycopg, "here"),
+    _Kind("psycopg2.extensions.connection", "postgresql", _run_cursor, "anywhere"),
+    _Kind("asyncpg.Connection", "postgresql", _run_asyncpg, "on asyncio"),
+    _Kind("asyncpg.pool.PoolConnectionProxy", "postgresql", _run_asyncpg, "on asyncio"),
+    _Kind("sqlalchemy.Connection", _dialect_of_sqlalchemy, _run_sqlalchemy, "anywhere"),
+    _Kind("sqlalchemy.orm.Session", _dialect_of_sqlalchemy, _run_sqlalchemy, "anywhere"),
+    _Kind("sqlalchemy.orm.scoped_session", _dialect_of_sqlalchemy, _run_sqlalchemy, "here"),
+    *(
+        _Kind(
+            f"sqlalchemy.ext.asyncio.{name}", _dialect_of_sqlalchemy, _run_sqlalchemy, "on asyncio"
+        )
+        for name in ("AsyncConnection", "AsyncSession", "async_scoped_session")
     ),
-    _Kind(
-        ("sqlalchemy.Connection", "sqlalchemy.orm.Session"),
-        _dialect_of_sqlalchemy,
-        _run_sqlalchemy,
-        "anywhere",
-    ),
-    # Each thread has a session of its own.
-    _Kind(("sqlalchemy.orm.scoped_session",), _dialect_of_sqlalchemy, _run_sqlalchemy, "here"),
-    _Kind(
-        tuple(
-            f"sqlalchemy.ext.asyncio.{name}"
-            for name in ("AsyncConnection", "AsyncSession", "async_scoped_session")
-        ),
-        _dialect_of_sqlalchemy,
-        _run_async_sqlalchemy,
-        "on asyncio",
-    ),
-    _Kind(
-        ("django.db.backends.base.base.BaseDatabaseWrapper", "django.db.ConnectionProxy"),
-        lambda connection: str(connection.vendor),
-        _run_cursor,
-        "here",
+    *(
+        _Kind(f"django.db.{name}", attrgetter("vendor"), _run_cursor, "here")
+        for name in ("backends.base.base.BaseDatabaseWrapper", "ConnectionProxy")
     ),
 )

@@ -9,7 +9,7 @@ from planton._task import Claim
 from planton.storage._arguments import to_count, to_error_text, to_json, to_number
 from planton.storage._backend import Kind, Receipt, Report
 from planton.storage._base import ENDING, Base
-from planton.storage._gather import Found
+from planton.storage._gather import Entry, Found
 from planton.storage._records import Acknowledged, TakenOver
 
 Receipts: TypeAlias = str | Iterable[str]
@@ -18,54 +18,12 @@ _LARGEST = 2**63
 
 @runtime_checkable
 class Reports(Protocol):
-    """What an executor needs of a storage; see `Storage` for what each does.
+    """What consumers report, which is all that an executor needs of a storage.
 
     Each method takes one receipt or many, returns after the commit, and says which were applied
-    and which were stale. A stale one changes nothing.
+    and which were stale. A stale one changes nothing. Reports that arrive at the same time share a
+    transaction.
     """
-
-    async def heartbeat(self, receipts: Receipts) -> Acknowledged:
-        """Renew leases."""
-
-    async def complete(self, receipts: Receipts, result: Any = None) -> Acknowledged:
-        """End claims whose work is done."""
-
-    async def fail(
-        self,
-        receipts: Receipts,
-        error: str | BaseException,
-        *,
-        retry_in: float | None = None,
-        retry: bool = True,
-        lower_priority: bool = False,
-        retries: int = 0,
-    ) -> Acknowledged:
-        """Queue claims whose work failed again, or end them."""
-
-    async def advance(
-        self,
-        receipts: Receipts,
-        payload: Any = None,
-        *,
-        retries: int = 0,
-        run_in: float | None = None,
-    ) -> Acknowledged:
-        """Store how far the work has come."""
-
-    async def release(self, receipts: Receipts) -> Acknowledged:
-        """Give claims back unfinished."""
-
-    async def take_over(self, receipts: Receipts, *, lease: float | None = None) -> TakenOver:
-        """Exchange receipts for new ones."""
-
-    async def report_many(
-        self, reports: Sequence[tuple[Kind, Sequence[str], tuple[Any, ...]]]
-    ) -> list[Acknowledged | Exception]:
-        """Send different reports in one call."""
-
-
-class Consumers(Base):
-    """Takes reports. Those that arrive at the same time share a transaction."""
 
     async def heartbeat(self, receipts: Receipts) -> Acknowledged:
         """Renew leases, each for its own seconds from now, but never beyond its `timeout`.
@@ -77,7 +35,7 @@ class Consumers(Base):
             InvalidArgumentError: If one is no receipt.
             StorageError: If the database fails.
         """
-        return await self._acknowledged("heartbeat", receipts)
+        return await _report(self, "heartbeat", receipts)
 
     async def complete(self, receipts: Receipts, result: Any = None) -> Acknowledged:
         """End claims whose work is done; frees their slots and wakes their tasks.
@@ -92,7 +50,7 @@ class Consumers(Base):
             StorageError: If the database fails.
         """
         text = None if result is None else to_json("result", result)
-        return await self._acknowledged("complete", receipts, text)
+        return await _report(self, "complete", receipts, text)
 
     async def fail(
         self,
@@ -124,7 +82,7 @@ class Consumers(Base):
         """
         delay = 0.0 if retry_in is None else to_number("retry_in", retry_in)
         values = (to_error_text(error), delay, bool(retry), bool(lower_priority))
-        return await self._acknowledged("fail", receipts, *values, to_count("retries", retries))
+        return await _report(self, "fail", receipts, *values, to_count("retries", retries))
 
     async def advance(
         self,
@@ -152,9 +110,9 @@ class Consumers(Base):
         """
         values = (to_json("payload", payload), to_count("retries", retries))
         if run_in is None:
-            return await self._acknowledged("advance", receipts, *values)
+            return await _report(self, "advance", receipts, *values)
         delay = to_number("run_in", run_in)
-        return await self._acknowledged("postpone", receipts, *values, delay)
+        return await _report(self, "postpone", receipts, *values, delay)
 
     async def release(self, receipts: Receipts) -> Acknowledged:
         """Give claims back unfinished, at once claimable again; frees slots, wakes tasks.
@@ -168,7 +126,7 @@ class Consumers(Base):
             InvalidArgumentError: If one is no receipt.
             StorageError: If the database fails.
         """
-        return await self._acknowledged("release", receipts)
+        return await _report(self, "release", receipts)
 
     async def take_over(self, receipts: Receipts, *, lease: float | None = None) -> TakenOver:
         """Exchange receipts for new ones, before the work begins.
@@ -186,18 +144,13 @@ class Consumers(Base):
             StorageError: If the database fails.
         """
         seconds = None if lease is None else to_number("lease", lease, above=0)
-        parsed = to_receipts(receipts)
         token = secrets.randbits(63)
-        self._check_open()
-        report = Report("take_over", list(parsed.values()), (seconds, token))
-        found = await self.report(report) if parsed else {}
-        taken = {
-            old: f"{receipt[0]}.{token}" for old, receipt in parsed.items() if receipt in found
-        }
-        return TakenOver(taken, tuple(old for old in parsed if old not in taken))
+        done = await _report(self, "take_over", receipts, seconds, token)
+        new = {old: f"{old.partition('.')[0]}.{token}" for old in done.applied}
+        return TakenOver(new, done.stale)
 
     async def report_many(
-        self, reports: Sequence[tuple[Kind, Sequence[str], tuple[Any, ...]]]
+        self, reports: Sequence[tuple[Kind, Receipts, tuple[Any, ...]]]
     ) -> list[Acknowledged | Exception]:
         """Send different reports in one commit, for consumers that end many claims at a time.
 
@@ -212,39 +165,48 @@ class Consumers(Base):
         Raises:
             StorageError: If the database fails.
         """
-        parsed = [_try_receipts(receipts) for _, receipts, _ in reports]
-        for kind, receipts, _ in reports:
+
+
+class Consumers(Base, Reports):
+    """Takes reports."""
+
+    async def report_many(
+        self, reports: Sequence[tuple[Kind, Receipts, tuple[Any, ...]]]
+    ) -> list[Acknowledged | Exception]:
+        self._check_open()
+        named: list[Mapping[str, Receipt] | InvalidArgumentError] = []
+        sent: list[Report] = []
+        for kind, receipts, values in reports:
+            try:
+                named.append(parsed := to_receipts(receipts))
+            except InvalidArgumentError as error:
+                named.append(error)
+                continue
             if kind in ENDING:
-                self._free(receipts)
-        found = iter(
-            await self.report_all(
-                [
-                    Report(kind, list(each.values()), values)
-                    for (kind, _, values), each in zip(reports, parsed, strict=True)
-                    if not isinstance(each, InvalidArgumentError)
-                ]
-            )
-        )
+                self._free(parsed)
+            if parsed:
+                sent.append(Report(kind, list(parsed.values()), values))
+        found = iter((await self._gather(Entry(sent))).found if sent else ())
         return [
-            each if isinstance(each, InvalidArgumentError) else _answer(each, next(found))
-            for each in parsed
+            each
+            if isinstance(each, InvalidArgumentError)
+            else _acknowledge(each, next(found) if each else {})
+            for each in named
         ]
 
-    async def _acknowledged(self, kind: Kind, receipts: Receipts, *values: Any) -> Acknowledged:
-        parsed = to_receipts(receipts)
-        if not parsed:
-            self._check_open()
-            return Acknowledged((), ())
-        if kind in ENDING:
-            self._free(parsed)
-        return _acknowledge(parsed, await self.report(Report(kind, list(parsed.values()), values)))
+
+async def _report(to: Reports, kind: Kind, receipts: Receipts, *values: Any) -> Acknowledged:
+    (answer,) = await to.report_many([(kind, receipts, values)])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-def _answer(parsed: Mapping[str, Receipt], found: Found | Exception) -> Acknowledged | Exception:
-    return found if isinstance(found, Exception) else _acknowledge(parsed, found)
-
-
-def _acknowledge(parsed: Mapping[str, Receipt], found: Found) -> Acknowledged:
+def _acknowledge(
+    parsed: Mapping[str, Receipt], found: Found | Exception
+) -> Acknowledged | Exception:
+    if isinstance(found, Exception):
+        return found
     if len(found) == len(parsed):
         return Acknowledged(tuple(parsed), ())
     applied = {text for text, receipt in parsed.items() if receipt in found}
@@ -253,16 +215,9 @@ def _acknowledge(parsed: Mapping[str, Receipt], found: Found) -> Acknowledged:
 
 def to_receipts(receipts: object) -> Mapping[str, Receipt]:
     """Return one receipt or many as the numbers that they are stored as, in their order."""
-    are_many = isinstance(receipts, Sequence | set | frozenset) and not isinstance(receipts, str)
-    many: Iterable[Any] = receipts if are_many else (receipts,)  # type: ignore[assignment]
-    return {receipt: _to_receipt(receipt) for receipt in many}
-
-
-def _try_receipts(receipts: Receipts) -> Mapping[str, Receipt] | InvalidArgumentError:
-    try:
-        return to_receipts(receipts)
-    except InvalidArgumentError as error:
-        return error
+    if isinstance(receipts, str) or not isinstance(receipts, Sequence | set | frozenset):
+        return {receipts: _to_receipt(receipts)}  # type: ignore[dict-item]
+    return {receipt: _to_receipt(receipt) for receipt in receipts}
 
 
 def _to_receipt(receipt: object) -> Receipt:

@@ -18,7 +18,8 @@ import trio
 
 from planton._parts import Started
 from planton._status import TaskStatus
-from planton.storage._backend import Answer, Registration, Registry
+from planton.storage._backend import Answer, Registration
+from planton.storage._port import Backend
 from planton.storage._records import TaskReport
 
 if TYPE_CHECKING:
@@ -85,20 +86,15 @@ class Reporter:
 
         So busy tasks, which change at every beat, take turns when one beat cannot hold them all.
         """
-        urgent, rest = [], []
+        due = []
         for status in statuses:
-            before, reported_at = self._reported.get(status.name, (None, 0.0))
-            if before is None or _health(before) != _health(status):
-                urgent.append(status)
-            elif _activity(before) != _activity(status) or now - reported_at >= _REFRESH:
-                rest.append(status)
-        urgent.sort(key=self._reported_at)
-        rest.sort(key=self._reported_at)
-        return urgent + rest
-
-    def _reported_at(self, status: TaskStatus) -> float:
-        name = status.name
-        return self._reported[name][1] if name in self._reported else -math.inf
+            before, reported_at = self._reported.get(status.name, (None, -math.inf))
+            is_urgent = before is None or _health(before) != _health(status)
+            has_changed = before is None or _activity(before) != _activity(status)
+            if is_urgent or has_changed or now - reported_at >= _REFRESH:
+                due.append((not is_urgent, reported_at, status))
+        due.sort(key=lambda each: each[:2])
+        return [status for *_, status in due]
 
     def gone(self, names: Container[str]) -> list[str]:
         return [name for name in self._reported if name not in names]
@@ -116,7 +112,7 @@ class Reporter:
 
 async def keep_registered(
     planton: "Planton",
-    registry: Registry,
+    registry: Backend,
     tags_of: Callable[[str], Sequence[str] | None],
     *,
     task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
@@ -142,7 +138,7 @@ class _Member:
     """A Planton's place in a registry."""
 
     planton: "Planton"
-    registry: Registry
+    registry: Backend
     tags_of: Callable[[str], Sequence[str] | None]
     task_status: Started
     registration: Registration = attrs.field(factory=new_registration)

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
+import attrs
 import trio
 
 from planton.storage._backend import Claimed, ClaimRequest, Receipt, Report
@@ -20,21 +21,17 @@ GROUP = 5000
 TURNS = 4
 
 
+@attrs.define(eq=False)
 class Entry:
     """Some reports, or some claims, that wait; with the answers to them once it is done."""
 
-    __slots__ = ("claimed", "error", "found", "is_done", "reports", "requests", "task")
-
-    def __init__(
-        self, reports: Sequence[Report] = (), requests: Sequence[ClaimRequest] = ()
-    ) -> None:
-        self.reports = reports
-        self.requests = requests
-        self.task: trio.lowlevel.Task | None = None  # to be woken; None while it leads
-        self.is_done = False
-        self.found: list[Found | Exception] = []
-        self.claimed: list[Claimed | Exception] = []
-        self.error: BaseException | None = None  # why nothing at all was sent
+    reports: Sequence[Report] = ()
+    requests: Sequence[ClaimRequest] = ()
+    task: trio.lowlevel.Task | None = None  # to be woken; None while it leads
+    is_done: bool = False
+    found: Sequence[Found | Exception] = ()
+    claimed: Sequence[Claimed | Exception] = ()
+    error: BaseException | None = None  # why nothing at all was sent
 
 
 class Gatherer:

@@ -13,7 +13,6 @@ import trio
 from planton._task import Batch, Claim, ScheduleRequest, Task
 from planton._text import describe
 from planton.storage._backend import (
-    Backend,
     Claimed,
     ClaimedRow,
     ClaimRequest,
@@ -21,6 +20,7 @@ from planton.storage._backend import (
     Report,
     Rule,
 )
+from planton.storage._port import Backend
 
 _logger = logging.getLogger("planton.storage")
 # Another dispatcher is claiming for the task: that takes a few milliseconds, or as long as the

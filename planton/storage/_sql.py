@@ -14,25 +14,29 @@ import attrs
 from planton._errors import StorageError
 from planton.storage._backend import NewInstruction
 
-_HEADER = re.compile(r"^-- (name|part): (\w+)$", re.MULTILINE)
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_PART = re.compile(r"^-- part: (\w+)\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
+
+
+def load_sql(package: str, file_name: str) -> str:
+    """Return a .sql file of a package. What follows `-- part: name` is `{name}` further on in it.
+
+    A part ends with the next empty line.
+    """
+    text = files(package).joinpath(file_name).read_text(encoding="utf-8")
+    while part := _PART.search(text):
+        text = text[: part.start()] + text[part.end() :].replace(f"{{{part[1]}}}", part[2])
+    return text
 
 
 def load_statements(package: str, file_name: str) -> dict[str, LiteralString]:
-    """Return the statements of a file of a package that has a `-- name: …` line before each.
-
-    What several share follows a line `-- part: …`, before them, and is `{…}` in them.
-    """
-    text = files(package).joinpath(file_name).read_text(encoding="utf-8")
-    _, *found = _HEADER.split(text)
-    statements: dict[str, LiteralString] = {}
-    parts: dict[str, LiteralString] = {}
-    for kind, name, sql in zip(found[::3], found[1::3], found[2::3], strict=True):
-        for part, shared in parts.items():
-            sql = sql.replace(f"{{{part}}}", shared)
-        # Literal as far as a type checker is concerned: written beside the code, nothing pasted in.
-        literal = cast(LiteralString, sql.strip())
-        (parts if kind == "part" else statements)[name] = literal
-    return statements
+    """Return the statements of a file of a package that has a `-- name: …` line before each."""
+    _, *found = _NAME.split(load_sql(package, file_name))
+    # Literal as far as a type checker is concerned: written beside the code, nothing pasted in.
+    return {
+        name: cast(LiteralString, sql.strip())
+        for name, sql in zip(found[::2], found[1::2], strict=True)
+    }
 
 
 @cache

@@ -18,9 +18,10 @@ from planton.storage._arguments import (
     to_status,
     to_strings,
 )
-from planton.storage._backend import Filter, NewInstruction, Registry
+from planton.storage._backend import Filter, NewInstruction
 from planton.storage._callers import Caller, caller_of
 from planton.storage._consumers import Consumers
+from planton.storage._port import Backend
 from planton.storage._records import (
     DispatcherRecord,
     InstructionRecord,
@@ -321,7 +322,7 @@ class Storage(Consumers, Sources):
     # The fleet: dispatchers that a storage serves, in any process
 
     @property
-    def registry(self) -> Registry:
+    def registry(self) -> Backend:
         """Where dispatchers are kept; `serve` keeps its own there."""
         return self._backend
 

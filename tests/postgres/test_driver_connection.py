@@ -7,7 +7,7 @@ import pytest
 import trio
 from psycopg.conninfo import make_conninfo
 
-from planton_postgres._driver import StatementTimeout, TrioConnection
+from planton_postgres._driver import TrioConnection
 
 
 async def test_connects_through_the_socket_or_address_of_the_conninfo(postgres_dsn):
@@ -47,27 +47,6 @@ async def test_a_server_that_accepts_and_never_answers_times_out(silent_port):
         psycopg.errors.ConnectionTimeout, match=rf"127\.0\.0\.1, port {silent_port} .* 0\.1 seconds"
     ):
         await TrioConnection.connect(f"host=127.0.0.1 port={silent_port}", connect_timeout=0.1)
-
-
-async def test_connect_timeout_of_the_conninfo_holds(silent_port):
-    """Without an argument the conninfo decides."""
-    conninfo = f"host=127.0.0.1 port={silent_port} connect_timeout=0.1"
-    with pytest.raises(psycopg.errors.ConnectionTimeout, match=r"0\.1 seconds"):
-        await TrioConnection.connect(conninfo)
-
-
-async def test_zero_as_connect_timeout_sets_no_limit(silent_port):
-    """As for libpq."""
-    with trio.move_on_after(0.1) as scope:
-        await TrioConnection.connect(f"host=127.0.0.1 port={silent_port}", connect_timeout=0)
-
-    assert scope.cancelled_caught
-
-
-async def test_a_connect_timeout_that_is_no_number_is_an_error():
-    """It is told before anything is tried."""
-    with pytest.raises(psycopg.ProgrammingError, match="connect_timeout: 'soon'"):
-        await TrioConnection.connect("host=127.0.0.1", connect_timeout="soon")
 
 
 async def test_the_error_tells_of_every_host_that_failed(silent_port):
@@ -172,18 +151,6 @@ async def test_a_transaction_that_cannot_begin_leaves_the_connection_usable(conn
     assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
 
 
-async def test_a_block_whose_connection_was_lost_does_not_end_as_if_committed(connection):
-    """psycopg would let it end normally, though nothing was committed."""
-
-    async def lose_it() -> None:
-        async with connection.transaction():
-            await connection.execute("CREATE TABLE t (i int)")
-            await connection.close()
-
-    with pytest.raises(psycopg.OperationalError, match="not committed"):
-        await lose_it()
-
-
 async def test_a_parameter_of_20_megabytes_goes_there_and_back(connection):
     """More than any socket buffer holds: writing has to wait, and to read meanwhile."""
     text = "x" * 20_000_000
@@ -205,16 +172,6 @@ async def test_fifty_tasks_share_one_connection(connection):
             nursery.start_soon(ask, i)
 
     assert [(i, i) for i in range(50)] == sorted(answers)
-
-
-async def test_wait_takes_a_time_limit(connection):
-    """It is part of the method that psycopg lets its subclasses override."""
-    generator = connection.cursor()._execute_gen("SELECT pg_sleep(10)")
-    async with connection.lock:
-        with pytest.raises(StatementTimeout, match=r"cancelled after 0\.05 seconds"):
-            await connection.wait(generator, timeout=0.05)
-
-    assert (1,) == await (await connection.execute("SELECT 1")).fetchone()
 
 
 async def test_a_connection_that_is_left_in_the_middle_of_an_answer_is_closed(connection, caplog):

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 import trio
 
-from planton_postgres._driver import _notifications
+from planton_postgres._driver import TrioConnection, _connection
 
 
 async def notify(connection, *payloads):
@@ -14,15 +14,20 @@ async def notify(connection, *payloads):
 
 async def hear(connection, count):
     """The payloads of the next ones."""
+    heard = []
     with trio.fail_after(5):
-        return [(await connection.next_notify()).payload for _ in range(count)]
+        while len(heard) < count:
+            heard += [each.payload for each in await connection.next_notifies()]
+    return heard
 
 
 async def test_notifications_come_in_order(connection, observer):
     """Each with its channel, payload and sender."""
     await connection.execute("LISTEN news")
     await notify(observer, "a", "b", "c")
-    received = [await connection.next_notify() for _ in range(3)]
+    received = []
+    while len(received) < 3:
+        received += await connection.next_notifies()
 
     sender = observer.info.backend_pid
     assert [psycopg.Notify("news", payload, sender) for payload in "abc"] == received
@@ -48,9 +53,7 @@ async def test_those_that_have_come_are_taken_together_without_waiting(connectio
         "SELECT pg_notify('news', payload) FROM (VALUES ('a'), ('b'), ('c')) t(payload)"
     )
 
-    assert ["a"] == await hear(connection, 1)
-    assert ["b", "c"] == [each.payload for each in connection.waiting_notifies()]
-    assert [] == connection.waiting_notifies()
+    assert ["a", "b", "c"] == [each.payload for each in await connection.next_notifies()]
 
 
 async def test_a_cancellation_loses_nothing(connection, observer):
@@ -62,7 +65,7 @@ async def test_a_cancellation_loses_nothing(connection, observer):
         await notify(observer, payload)
         with trio.move_on_after(0.0005):
             while True:
-                received.append((await connection.next_notify()).payload)
+                received += [each.payload for each in await connection.next_notifies()]
     received += await hear(connection, len(sent) - len(received))
 
     assert sent == received
@@ -122,25 +125,23 @@ async def test_a_flood_is_read_in_small_parts_and_other_tasks_have_their_turn(
     parts = []
     before = turns
     while sum(parts) < FLOOD:
-        await hear(connection, 1)
-        parts.append(1 + len(connection.waiting_notifies()))
+        parts.append(len(await connection.next_notifies()))
 
     assert max(parts) < 3_000
     assert len(parts) // 2 <= turns - before
-    assert 0 == connection.dropped_notifies
 
 
-async def test_without_anybody_who_asks_a_bounded_number_is_kept_and_the_others_counted(
-    connection, observer, monkeypatch
+async def test_of_very_many_that_nobody_asks_for_the_latest_are_kept(
+    schema_dsn, observer, monkeypatch
 ):
     """They come with the answers of statements as well."""
-    monkeypatch.setattr(_notifications, "LIMIT", 10)
-    await connection.execute("LISTEN news")
-    await notify(observer, *map(str, range(15)))
-    await connection.execute("SELECT 1")
+    monkeypatch.setattr(_connection, "_MOST_NOTIFIES", 10)
+    async with await TrioConnection.connect(schema_dsn) as connection:
+        await connection.execute("LISTEN news")
+        await notify(observer, *map(str, range(15)))
+        await connection.execute("SELECT 1")
 
-    assert [str(i) for i in range(10)] == [n.payload for n in connection.waiting_notifies()]
-    assert 5 == connection.dropped_notifies
+        assert [str(i) for i in range(5, 15)] == await hear(connection, 10)
 
 
 async def test_a_payload_that_is_no_text_does_no_harm(connection, observer):
@@ -159,7 +160,7 @@ async def test_a_listener_that_the_server_ends_is_told_at_once(connection, obser
 
     async def listen() -> None:
         with pytest.raises(psycopg.OperationalError):
-            await connection.next_notify()
+            await connection.next_notifies()
         ended.set()
 
     nursery.start_soon(listen)
@@ -177,7 +178,7 @@ async def test_closing_the_connection_ends_the_waiting_of_another_task(connectio
 
     async def listen() -> None:
         with pytest.raises(psycopg.OperationalError):
-            await connection.next_notify()
+            await connection.next_notifies()
         ended.set()
 
     nursery.start_soon(listen)

@@ -29,7 +29,6 @@ BRIEF = {"connect_timeout": 0.4, "statement_timeout": 0.4}
 def _brief(monkeypatch):
     """What the driver grants a server that does not answer a cancellation."""
     monkeypatch.setattr(TrioConnection, "cancel_limit", 0.1)
-    monkeypatch.setattr(TrioConnection, "settle_limit", 0.1)
 
 
 @pytest.fixture

@@ -223,8 +223,7 @@ def test_a_report_looks_up_its_receipts(backlog, kind):
 
 def test_the_failures_of_a_task_are_looked_up(backlog):
     """Not among all that succeeded."""
-    parameters = {"task_name": "task", "instructions": None}
-    count, _, read = explain(backlog, "last_ends", parameters)
+    count, _, read = explain(backlog, "failed_ends", {"task_name": "task"})
 
     assert (1000, []) == (count, read)
 

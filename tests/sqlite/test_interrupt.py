@@ -19,7 +19,7 @@ def interrupt():
 
         def trace(frame, event, argument):
             nonlocal seen
-            if frame.f_code.co_name != "_do" or "_owner" not in frame.f_code.co_filename:
+            if frame.f_code.co_name != "do" or "_owner" not in frame.f_code.co_filename:
                 return None
             seen += event == "line"
             if seen == line and event == "line":

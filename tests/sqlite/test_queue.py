@@ -14,8 +14,8 @@ from planton.testing import EventCollector
 from planton.testing.conformance._base import claim, enqueue, names, receipts
 from planton_sqlite import SQLiteStorage
 from planton_sqlite._claim import CLAIM, to_glob
-from planton_sqlite._operate import OPERATE
 from planton_sqlite._reports import REPORTS
+from planton_sqlite._statements import SCRIPTS
 
 
 async def test_a_database_of_sqlite_utils_is_a_connection(storage, path):
@@ -145,6 +145,7 @@ def test_patterns_for_like_become_patterns_for_glob(like, glob):
     assert glob == to_glob(like)
 
 
+OPERATE = {name: script[0] for name, script in SCRIPTS.items()}
 PARAMETERS = dict.fromkeys(
     ("now", "level", "after", "room", "deliveries", "lease", "token", "claimed_by"), 1
 )

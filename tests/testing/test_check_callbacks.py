@@ -392,7 +392,12 @@ class Memory:
 class Advisory(Memory):
     @asynccontextmanager
     async def dispatcher(self):
-        yield Task(name="task", schedule=self.storage.schedule)
+        strict = self.storage.queue_task("task", lease=1e8).schedule
+
+        async def schedule(request):
+            return (await strict(attrs.evolve(request, concurrency=1000))).claims
+
+        yield Task(name="task", schedule=schedule)
 
 
 class LosesWhatIsCancelled(Memory):

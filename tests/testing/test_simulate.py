@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
-from planton.storage import _fleet
+from planton.storage import Acknowledged, _fleet
 from planton.testing import MemoryStorage, SimulationError, simulate
 from planton.testing.simulation._ledger import Ledger
 from planton.testing.simulation._many import main
@@ -126,14 +126,19 @@ class LosesReleasedClaims(MemoryStorage):
 class ChecksNoReceipt(MemoryStorage):
     """Changes the claim that an instruction has now, whoever has it."""
 
-    async def report(self, report):
-        current = {self.current(receipt): receipt for receipt in report.receipts}
-        found = await super().report(attrs.evolve(report, receipts=list(current)))
-        return {current[receipt]: name for receipt, name in found.items()}
+    async def report_many(self, reports):
+        return [await self.report_one(*report) for report in reports]
+
+    async def report_one(self, kind, receipts, values):
+        receipts = [receipts] if isinstance(receipts, str) else receipts
+        current = {self.current(receipt): receipt for receipt in receipts}
+        (answer,) = await super().report_many([(kind, list(current), values)])
+        return Acknowledged.of(receipts, [current[each] for each in answer.applied])
 
     def current(self, receipt):
-        sql = "SELECT id, token FROM planton_active WHERE id = ?"
-        return self.connection.execute(sql, receipt[:1]).fetchone() or receipt
+        sql = "SELECT id || '.' || token FROM planton_active WHERE id = ?"
+        row = self.connection.execute(sql, [receipt.partition(".")[0]]).fetchone()
+        return row[0] if row else receipt
 
 
 class EndsNothing(MemoryStorage):

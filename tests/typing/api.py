@@ -123,7 +123,7 @@ async def main() -> None:
         Planton(get_active_instructions=storage.get_active_instructions, services=[storage.serve])
     collector = EventCollector(planton)
     assert_type(await collector.wait_for(AttemptEvent), list[AttemptEvent])
-    assert_type(MemoryStorage().claim_task("x"), Task)
+    assert_type(MemoryStorage().queue_task("x"), Task)
 
 
 @attrs.frozen

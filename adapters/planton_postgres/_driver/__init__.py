@@ -5,7 +5,7 @@ It knows nothing of Planton and could be published by itself.
 
 from ._connection import StatementTimeout, TrioConnection
 from ._pipeline import Statement
-from ._pool import Pool, PoolTimeout, full_jitter
+from ._pool import Pool, PoolTimeout
 
 __all__ = [
     "Pool",
@@ -13,5 +13,4 @@ __all__ = [
     "Statement",
     "StatementTimeout",
     "TrioConnection",
-    "full_jitter",
 ]

@@ -1,24 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import psycopg
 import trio
-from psycopg import AsyncTransaction, Notify
+from psycopg import Notify
 from psycopg.abc import RV, PQGen
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PGnotify, TransactionStatus
 from psycopg.pq.abc import PGconn
 from psycopg.rows import Row
+from psycopg.waiting import Wait
 
 from . import _internals
 from ._connect import open_connection
 from ._interrupt import end_statement
-from ._lock import Lock, abandon, is_active, wake_waiting_tasks
-from ._notifications import Notifications
+from ._lock import Lock, is_active, wake_waiting_tasks
 from ._pipeline import Rows, Statement, describing, rows_of, running
-from ._wait import Exchange, outlast
+from ._wait import Exchange
+
+# Notifications that are kept while nobody asks for them; of more the latest.
+_MOST_NOTIFIES = 10_000
 
 
 class StatementTimeout(psycopg.OperationalError):
@@ -30,19 +33,18 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
     Cursors, adaptation of types and row factories are psycopg's. Not supported, as nothing here
     needs them: COPY, `stream`, `executemany`, server-side cursors, `notifies` and `pipeline`; see
-    `next_notify` and `run_pipeline` for these two.
+    `next_notifies` and `run_pipeline` for these two. A `transaction()` of psycopg's must not be
+    cancelled: send BEGIN and COMMIT.
 
     Cancellation, of any method that talks to the server:
 
-    - Before the statement is sent, nothing is sent.
+    - Before the statement is sent, nothing is sent. What was begun stays so: close the connection,
+      or give it back to the pool, which does.
     - Afterwards the server is asked to cancel it, and its answer is read to the end, for
       `cancel_limit` seconds at most. If the server had finished by then, the method *returns its
       result*, and the cancellation strikes at the caller's next checkpoint. So a statement reported
       cancelled was not committed, and one that was committed is reported done: no claim is lost in
-      between. A pipeline is one statement in this.
-    - COMMIT and ROLLBACK of a `transaction()` block are not cancelled but awaited, from the
-      cancellation on for `settle_limit` seconds at most. So a block reported cancelled was rolled
-      back, and one that was committed ends normally.
+      between. A pipeline is one statement in this, and so is a COMMIT.
 
     The connection is usable afterwards, also after an error. Where its state is not known, because
     the server does not answer within these limits or for any other reason, it is closed (`closed`
@@ -54,25 +56,23 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     Attributes:
         cancel_limit: Seconds that a statement may take to end once the server was asked to cancel
             it.
-        settle_limit: Seconds that COMMIT and ROLLBACK may go on after a cancellation.
     """
 
     cancel_limit: float = 2.0
-    settle_limit: float = 5.0
 
     def __init__(self, pgconn: PGconn) -> None:
         super().__init__(pgconn)
         _internals.replace_lock(self, Lock(pgconn))
         _internals.commit_each_statement(self)
-        self._notifications = Notifications(self.info.encoding)
-        pgconn.notify_handler = self._notifications
+        self._notifies: deque[PGnotify] = deque(maxlen=_MOST_NOTIFIES)
+        pgconn.notify_handler = self._notifies.append
 
     @classmethod
     async def connect(  # type: ignore[override]  # what nobody here sets is left out
         cls,
         conninfo: str = "",
         *,
-        connect_timeout: float | str | None = None,
+        connect_timeout: float = 10.0,
         prepare_threshold: int | None = 5,
     ) -> Self:
         """Connect to the first host of `conninfo` that takes us.
@@ -82,8 +82,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         Args:
             conninfo: A connection string or URI as libpq takes it: Unix sockets, TCP, several
                 hosts.
-            connect_timeout: Seconds for each address of each host; by default what `conninfo` says,
-                else 10.
+            connect_timeout: Seconds for each address of each host.
             prepare_threshold: Statements executed more often than this are prepared; None never
                 prepares, as poolers in transaction mode may need.
 
@@ -116,7 +115,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                 return rows_of(self, await self.wait(running(self, statements)))
             except BaseException:
                 if was_idle and not (self.closed or is_active(self.pgconn)):
-                    await self.settle(_internals.rolling_back(self))  # noqa: ASYNC102  bounded
+                    with trio.move_on_after(self.cancel_limit, shield=True):
+                        await self.wait(_internals.rolling_back(self))
                 raise
 
     async def describe(self, query: str, types: Sequence[int]) -> list[tuple[str, int]]:
@@ -142,19 +142,12 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         self,
         gen: PQGen[RV],
         interval: float = 0.0,  # noqa: ARG002 -- psycopg looks for Ctrl-C that often; trio tells us
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ARG002 -- for what is not supported
     ) -> RV:
         """Run one of psycopg's generators to its end; all that psycopg does comes through here.
 
         The caller holds the lock.
-
-        Raises:
-            StatementTimeout: it took longer than `timeout` seconds; it was cancelled on the server.
         """
-        if timeout is not None:
-            with trio.move_on_after(timeout):
-                return await self.wait(gen)
-            raise StatementTimeout(f"cancelled after {timeout:g} seconds")
         if not is_active(self.pgconn):  # else it goes on with, or cleans up, what is in hand
             await trio.lowlevel.checkpoint_if_cancelled()
         exchange = Exchange(gen, self.pgconn.socket)
@@ -167,102 +160,32 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                     return answer[0]  # noqa: ASYNC104  what succeeded is heard of
             raise
 
-    @trio.lowlevel.enable_ki_protection
-    async def settle(self, gen: PQGen[RV]) -> RV:
-        """Run a generator to its end whatever is cancelled meanwhile, or close the connection.
+    async def next_notifies(self) -> list[Notify]:
+        """Wait for notifications of the channels listened to; return those that came together.
 
-        The caller holds the lock.
-        """
-        try:
-            return await outlast(Exchange(gen, self.pgconn.socket).run, self.settle_limit)
-        except (trio.Cancelled, KeyboardInterrupt):
-            if is_active(self.pgconn):
-                reason = f"no answer for {self.settle_limit:g} s after a cancellation"
-                abandon(self.pgconn, reason)
-            raise
-
-    @asynccontextmanager
-    async def transaction(  # type: ignore[override]  # savepoints are named by psycopg
-        self,
-    ) -> AsyncIterator[AsyncTransaction]:
-        """Run the block in a transaction, or inside another transaction between savepoints.
-
-        A block that ends normally is committed even when a cancellation is pending; one that
-        raises, `Cancelled` included, is rolled back.
-
-        Raises:
-            psycopg.OperationalError: the block ended normally, but the connection is lost and
-                nothing is committed.
-        """
-        block = AsyncTransaction(self)
-        try:
-            await self._begin(block)
-            yield block
-        except BaseException as error:  # noqa: ASYNC103  swallows psycopg.Rollback alone
-            if not await self._end(block, error):  # noqa: ASYNC102  bounded by settle_limit
-                raise
-        else:
-            await self._end(block, None)
-
-    async def _begin(self, block: AsyncTransaction) -> None:
-        async with self.lock:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await self.settle(_internals.entering(block))
-
-    async def _end(self, block: AsyncTransaction, error: BaseException | None) -> bool:
-        """Return whether the error asked for no more than a rollback and is dealt with."""
-        if block.status == block.Status.NOT_STARTED:
-            return False
-        async with self._surely_locked():
-            if not self.closed:
-                return await self.settle(_internals.leaving(block, error))
-        if error is None:
-            raise psycopg.OperationalError(
-                "the connection was lost: its transaction is not committed"
-            )
-        return False
-
-    async def rollback(self) -> None:
-        """Roll back the open transaction, if there is one; also when cancelled."""
-        async with self._surely_locked():
-            await self.settle(_internals.rolling_back(self))
-
-    @asynccontextmanager
-    async def _surely_locked(self) -> AsyncIterator[None]:
-        """Take the lock whatever is cancelled meanwhile, or close the connection."""
-        try:
-            await outlast(self.lock.acquire, self.settle_limit)
-        except (trio.Cancelled, KeyboardInterrupt):
-            reason = f"another task held it for {self.settle_limit:g} s after a cancellation"
-            abandon(self.pgconn, reason)
-            raise
-        try:
-            yield
-        finally:
-            self.lock.release()
-
-    async def next_notify(self) -> Notify:
-        """Return the next notification of the channels listened to. Cancelling it loses none.
-
-        Those that came together are returned without a checkpoint in between; there is one before
-        more are read, so a flood of them leaves other tasks their turn.
+        Cancelling it loses none. Some kilobytes are read at a time, with a checkpoint before more
+        are, so a flood of them leaves other tasks their turn; of very many that came while nobody
+        asked the latest are returned.
 
         Raises:
             psycopg.OperationalError: the connection is lost. It does not come back by itself.
         """
-        if not self._notifications:
-            async with self.lock:
-                await self.wait(self._notifications.hearing(self.pgconn))
-        return self._notifications.pop()
+        async with self.lock:
+            if not self._notifies:
+                await self.wait(self._hearing())
+        found = [_notify(each) for each in self._notifies]
+        self._notifies.clear()
+        return found
 
-    def waiting_notifies(self) -> list[Notify]:
-        """Return the notifications that have come already, to be handled together; no waiting."""
-        return [self._notifications.pop() for _ in range(len(self._notifications))]
+    def _hearing(self) -> PQGen[None]:
+        while not self._take_notifies():
+            yield Wait.R
+            self.pgconn.consume_input()
 
-    @property
-    def dropped_notifies(self) -> int:
-        """How many notifications were dropped, as too many came while nobody asked for them."""
-        return self._notifications.dropped
+    def _take_notifies(self) -> bool:
+        while notify := self.pgconn.notifies():
+            self._notifies.append(notify)
+        return bool(self._notifies)
 
     async def close(self) -> None:
         """Close the connection at once; the server rolls back what is open. No checkpoint.
@@ -275,3 +198,9 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     async def __aexit__(self, *_: object) -> None:
         """Close it; no checkpoint."""
         await self.close()  # noqa: ASYNC102  no checkpoint
+
+
+def _notify(raw: PGnotify) -> Notify:
+    """Return a notification; in a database of any encoding it may be any bytes."""
+    channel, payload = (each.decode(errors="replace") for each in (raw.relname, raw.extra))
+    return Notify(channel, payload, raw.be_pid)

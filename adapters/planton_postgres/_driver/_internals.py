@@ -1,7 +1,7 @@
 """Everything this driver uses of psycopg that psycopg does not document, and nothing else.
 
 Promised by its documentation, and so used anywhere: `AsyncConnection` and overriding its `wait`,
-`AsyncCursor`, `AsyncTransaction`, `psycopg.pq`, `psycopg.adapt.Transformer`,
+`AsyncCursor`, `psycopg.pq`, `psycopg.adapt.Transformer`,
 `psycopg.conninfo.conninfo_to_dict` and `make_conninfo`, the capabilities, and the protocol between
 generators and the wait loop (`psycopg.waiting.Wait`, `Ready`). What is below may change with any
 release, which is why the dependency is pinned to a minor version;
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncTransaction, generators
+from psycopg import AsyncConnection, generators
 from psycopg._preparing import Key, Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen, PQGenConn
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 # adapts parameters; keeps the names of prepared statements.
 __all__ = ["Key", "PostgresQuery", "Prepare", "PrepareManager", "connection_attempts"]
 
-
-def connecting(conninfo: str) -> PQGenConn[PGconn]:
-    """Open a connection; `psycopg.generators` has no underscore, and no documentation either."""
-    generator: PQGenConn[PGconn] = generators.connect(conninfo)
-    return generator
+# `psycopg.generators` has no underscore, and no documentation either: they open a connection; send
+# what is queued, and read meanwhile, as the server may wait for that; and read the answer to one
+# statement of a pipeline, or to its Sync.
+connecting, sending, fetching = generators.connect, generators.send, generators.fetch_many
 
 
 def cancelling(pgconn: PGconn) -> PQGenConn[None]:
@@ -40,18 +39,6 @@ def cancelling(pgconn: PGconn) -> PQGenConn[None]:
     request = pgconn.cancel_conn()
     request.start()
     generator: PQGenConn[None] = generators.cancel(request)
-    return generator
-
-
-def sending(pgconn: PGconn) -> PQGen[None]:
-    """Send what is queued; read meanwhile, as the server may wait for that."""
-    generator: PQGen[None] = generators.send(pgconn)
-    return generator
-
-
-def fetching(pgconn: PGconn) -> PQGen[list[PGresult]]:
-    """Read the answer to one statement of a pipeline, or to its Sync."""
-    generator: PQGen[list[PGresult]] = generators.fetch_many(pgconn)
     return generator
 
 
@@ -82,15 +69,3 @@ def commit_each_statement(connection: AsyncConnection[Any]) -> None:
 def rolling_back(connection: AsyncConnection[Any]) -> PQGen[None]:
     """ROLLBACK, unless no transaction is open."""
     return connection._rollback_gen()
-
-
-def entering(block: AsyncTransaction) -> PQGen[None]:
-    """BEGIN or SAVEPOINT, as `AsyncTransaction.__aenter__` does."""
-    return block._enter_gen()
-
-
-def leaving(block: AsyncTransaction, error: BaseException | None) -> PQGen[bool]:
-    """COMMIT, ROLLBACK or their savepoint kin, as `AsyncTransaction.__aexit__` does."""
-    if error is None:
-        return block._exit_gen(None, None, None)
-    return block._exit_gen(type(error), error, error.__traceback__)

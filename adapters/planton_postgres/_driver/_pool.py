@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
 
@@ -15,7 +15,9 @@ from ._wait import is_readable
 
 Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
 
-_DOUBLINGS = 60  # enough for any ceiling, and few enough for a float
+# Seconds between two attempts to connect: between nothing and the first, doubled each time, up to
+# the last; so clients of a server that comes back do not come back together.
+_FIRST_PAUSE, _LAST_PAUSE, _DOUBLINGS = 0.05, 5.0, 10
 
 
 class PoolTimeout(psycopg.OperationalError):
@@ -23,27 +25,6 @@ class PoolTimeout(psycopg.OperationalError):
 
     When the server is away, `__cause__` is the error of the last attempt to connect.
     """
-
-
-def full_jitter(
-    attempt: int,
-    *,
-    initial: float = 0.05,
-    maximum: float = 5.0,
-    draw: Callable[[], float] = random.random,
-) -> float:
-    """Return how many seconds to sleep after failed attempt number `attempt`, counted from 0.
-
-    Anything between nothing and `initial * 2**attempt`, at most `maximum`: the whole of it is
-    random, so that many clients spread evenly.
-
-    >>> [full_jitter(attempt, initial=1, maximum=10, draw=lambda: 1.0) for attempt in range(6)]
-    [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-    >>> full_jitter(3, initial=1, maximum=10, draw=lambda: 0.25)
-    2.0
-    """
-    ceiling: float = min(maximum, initial * 2.0 ** min(attempt, _DOUBLINGS))
-    return draw() * ceiling
 
 
 class Pool:
@@ -56,9 +37,9 @@ class Pool:
     There is no background task: connections are made when they are asked for and there is none
     idle, in the task that asks. One that the server has closed is noticed before it is lent, which
     costs one system call, and replaced. While the server is away the tasks that ask
-    try again, with pauses of full jitter, until it is back or their time is over. So the pool
-    survives the server's restart; a statement in hand does not, it raises
-    `psycopg.OperationalError`.
+    try again, with random pauses, until it is back or their time is over. So the pool survives the
+    server's restart; a statement in hand does not, it raises `psycopg.OperationalError`. One that
+    comes back within a transaction, or in the middle of anything else, is closed.
 
     The pool keeps no state in the session, so it works with a pooler in transaction mode when
     `prepare_threshold` is None. It can be entered again after it was left.
@@ -67,8 +48,7 @@ class Pool:
         conninfo: A connection string or URI as libpq takes it.
         size: The most connections open at a time.
         timeout: Seconds to wait for a connection, the server being away included.
-        connect_timeout: Seconds for each attempt at each address; by default what `conninfo` says,
-            else 10.
+        connect_timeout: Seconds for each attempt at each address.
         prepare_threshold: Statements executed more often than this on a connection are prepared;
             None: never.
     """
@@ -79,11 +59,9 @@ class Pool:
         *,
         size: int = 4,
         timeout: float = 30.0,
-        connect_timeout: float | str | None = None,
+        connect_timeout: float = 10.0,
         prepare_threshold: int | None = 5,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1, not {size!r}")
         self._conninfo = conninfo
         self._size = size
         self._timeout = timeout
@@ -114,8 +92,7 @@ class Pool:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection to the block.
 
-        Leaving the block is no checkpoint, unless it left a transaction open, which is then rolled
-        back.
+        Leaving the block is no checkpoint.
 
         Raises:
             PoolTimeout: there was none to be had in time.
@@ -129,7 +106,7 @@ class Pool:
             try:
                 yield connection
             finally:
-                await self._give_back(connection)  # noqa: ASYNC102  bounded by settle_limit
+                await self._give_back(connection)  # noqa: ASYNC102  no checkpoint
         finally:
             self._slots.release()
 
@@ -156,26 +133,22 @@ class Pool:
         with trio.move_on_at(deadline):
             for attempt in itertools.count():
                 try:
-                    return await self._connect()
+                    return await TrioConnection.connect(
+                        self._conninfo,
+                        connect_timeout=self._connect_timeout,
+                        prepare_threshold=self._prepare_threshold,
+                    )
                 except psycopg.OperationalError as error:
                     failure = error
-                await trio.sleep(full_jitter(attempt))
+                longest = min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt, _DOUBLINGS))
+                await trio.sleep(random.uniform(0, longest))
         raise PoolTimeout(
             f"no connection could be made within {self._timeout:g} seconds"
         ) from failure
 
-    async def _connect(self) -> Connection:
-        return await TrioConnection.connect(
-            self._conninfo,
-            connect_timeout=self._connect_timeout,
-            prepare_threshold=self._prepare_threshold,
-        )
-
     async def _give_back(self, connection: Connection) -> None:
         self._lent.discard(connection)
-        if not _is_at_rest(connection):
-            await _roll_back(connection)
-        if self._open and _is_at_rest(connection):
+        if self._open and connection.pgconn.transaction_status == TransactionStatus.IDLE:
             self._idle.append(connection)
         else:
             await connection.close()
@@ -192,16 +165,3 @@ def _is_spent(connection: Connection) -> bool:
     pool, as notifications.
     """
     return connection.closed or is_readable(connection.pgconn.socket)
-
-
-def _is_at_rest(connection: Connection) -> bool:
-    return connection.pgconn.transaction_status == TransactionStatus.IDLE
-
-
-async def _roll_back(connection: Connection) -> None:
-    """Try to; a connection that is not at rest afterwards is not used again."""
-    with trio.move_on_after(connection.settle_limit, shield=True):
-        try:
-            await connection.rollback()
-        except psycopg.Error:
-            pass

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import select
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing
+from typing import Any, Generic
 
 import psycopg
 import trio
 from psycopg.abc import RV, PQGen, PQGenConn
 from psycopg.waiting import Ready, Wait
-
-T = TypeVar("T")
 
 _READ = int(Wait.R)
 _WRITE = int(Wait.W)
@@ -27,14 +26,19 @@ class Exchange(Generic[RV]):
 
     When `run` is cancelled the generator stays where it was, and `run` may be called again: that is
     how the rest of an answer is read after a cancellation.
+
+    Args:
+        generator: One that speaks through a socket; or one that opens a connection, which yields
+            the socket as well, as that may change on the way.
+        fileno: The socket.
     """
 
     __slots__ = ("_fileno", "_generator", "_wanted")
 
-    def __init__(self, generator: PQGen[RV], fileno: int) -> None:
-        self._generator = generator
+    def __init__(self, generator: PQGen[RV] | PQGenConn[RV], fileno: int = -1) -> None:
+        self._generator: Generator[Any, Any, RV] = generator
         self._fileno = fileno
-        self._wanted: int | None = None  # not begun
+        self._wanted: int | tuple[int, int] | None = None  # not begun
 
     async def run(self) -> RV:
         """Run the generator to its end and return its value.
@@ -48,6 +52,8 @@ class Exchange(Generic[RV]):
             if self._wanted is None:
                 self._wanted = next(self._generator)
             while True:
+                if isinstance(self._wanted, tuple):
+                    self._fileno, self._wanted = self._wanted
                 self._wanted = send(await _until_ready(self._fileno, self._wanted))
         except StopIteration as end:
             value: RV = end.value
@@ -61,42 +67,9 @@ class Exchange(Generic[RV]):
 
 
 async def drive_connecting(generator: PQGenConn[RV]) -> RV:
-    """Run a generator that opens a connection; its socket may change on the way.
-
-    When this is cancelled the half-open connection is closed.
-    """
-    try:
-        fileno, wanted = next(generator)
-        while True:
-            fileno, wanted = generator.send(await _until_ready(fileno, wanted))
-    except StopIteration as end:
-        value: RV = end.value
-        return value
-    except (OSError, trio.ClosedResourceError) as error:
-        raise psycopg.OperationalError("the connection was closed") from error
-    finally:
-        generator.close()
-
-
-async def outlast(step: Callable[[], Awaitable[T]], limit: float) -> T:
-    """Await `step` to its end even when cancelled, but then for at most `limit` more seconds.
-
-    A step that succeeds after the cancellation succeeds: the cancellation strikes at the caller's
-    next checkpoint. `step` is called once more after a cancellation, so it must take up where it
-    was.
-
-    Raises:
-        trio.Cancelled: it did not end within the limit.
-    """
-    try:
-        return await step()
-    except (trio.Cancelled, KeyboardInterrupt) as interruption:
-        with trio.move_on_after(limit, shield=True):
-            value = await step()
-            if isinstance(interruption, KeyboardInterrupt):
-                raise  # trio tells of it only once, unlike of a cancellation
-            return value  # noqa: ASYNC104  what succeeded is heard of
-        raise
+    """Run a generator that opens a connection; when cancelled, close what is half open."""
+    with closing(generator):
+        return await Exchange(generator).run()
 
 
 async def _until_ready(fileno: int, wanted: int) -> int:
@@ -136,16 +109,10 @@ def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
-if sys.platform == "win32":
-
-    def is_readable(fileno: int) -> bool:
-        """Whether there is something to read, the end included; one system call."""
+def is_readable(fileno: int) -> bool:
+    """Whether there is something to read, the end included; one system call."""
+    if sys.platform == "win32":
         return bool(select.select([fileno], [], [], 0)[0])
-
-else:
-
-    def is_readable(fileno: int) -> bool:
-        """Whether there is something to read, the end included; one system call."""
-        poll = select.poll()
-        poll.register(fileno, select.POLLIN)
-        return bool(poll.poll(0))
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))

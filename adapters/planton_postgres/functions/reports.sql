@@ -1,41 +1,54 @@
 -- What consumers report. Receipts are pairs: ids[n] goes with tokens[n]. Each function returns the
 -- claims that it changed, which were named by both. Callers sort the ids: rows are locked in their
--- order, so that two batches wait for each other and never in a circle.
+-- order, so that two batches wait for each other and never in a circle. Nothing is waited for very
+-- long (lock_timeout): a user's open transaction may have queued what is to be queued again.
 --
 -- The planner settings are for plans that were made while the tables were empty and are kept: no
--- table is read as a whole, no list is searched once for each row of another. Nothing is waited for
--- very long: a user's open transaction may have queued what is to be queued again.
+-- table is read as a whole, no list is searched once for each row of another.
 
-CREATE OR REPLACE FUNCTION planton_heartbeat(ids bigint[], tokens bigint[])
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
+-- part: row
+task_name, instruction, payload, priority, tags, retries, timeout, partition
+
+-- part: returns
+RETURNS TABLE (id bigint, token bigint, task_name text) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '1s'
+SET enable_nestloop = off SET lock_timeout =
+
+-- part: begin
 AS $planton$
 #variable_conflict use_column
 DECLARE
     clock timestamptz := clock_timestamp();
 BEGIN
+
+-- part: is_named
+active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+
+-- part: gone
+gone AS (
+        DELETE FROM planton_active AS active WHERE {is_named} RETURNING active.*
+    )
+
+-- part: changed
+SELECT gone.id, gone.token, gone.task_name FROM gone;
+END $planton$;
+
+CREATE OR REPLACE FUNCTION planton_heartbeat(ids bigint[], tokens bigint[])
+{returns} '1s' {begin}
     RETURN QUERY
     UPDATE planton_active AS active
     SET lease_expires_at = least(  -- never beyond the time that one delivery may take
         clock + active.lease * interval '1 second',
         active.claimed_at + active.timeout * interval '1 second'
     )
-    WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
+    WHERE {is_named}
     RETURNING active.id, active.token, active.task_name;
 END $planton$;
 
 CREATE OR REPLACE FUNCTION planton_complete(
     ids bigint[], tokens bigint[], results text[], keeps boolean
 )
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '1s'
-AS $planton$
-#variable_conflict use_column
-BEGIN
+{returns} '1s' {begin}
     IF EXISTS (
         SELECT FROM planton_ended AS failed
         WHERE failed.status <> 'succeeded' AND NOT failed.superseded
@@ -43,25 +56,18 @@ BEGIN
         PERFORM planton_supersede(ids, tokens);
     END IF;
     RETURN QUERY
-    WITH gone AS (
-        DELETE FROM planton_active AS active
-        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
-        RETURNING active.*
-    ),
+    WITH {gone},
     ended AS (
         INSERT INTO planton_ended (
-            id, task_name, instruction, payload, priority, tags, retries, timeout, partition,
-            delivery, status, result, error, created_at, claimed_at, claimed_by
+            id, {row}, delivery, status, result, error, created_at, claimed_at, claimed_by
         )
-        SELECT gone.id, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
-               gone.retries, gone.timeout, gone.partition, gone.delivery, 'succeeded',
-               given.result::json, gone.error, gone.created_at, gone.claimed_at, gone.claimed_by
+        SELECT id, {row}, delivery, 'succeeded', given.result::json, error, created_at, claimed_at,
+               claimed_by
         FROM gone JOIN unnest(ids, tokens, results) AS given (id, token, result)
             USING (id, token)
         WHERE keeps
     )
-    SELECT gone.id, gone.token, gone.task_name FROM gone;
-END $planton$;
+    {changed}
 
 -- What failed before and succeeds now. The claims are locked, so that they do.
 CREATE OR REPLACE FUNCTION planton_supersede(ids bigint[], tokens bigint[])
@@ -86,19 +92,9 @@ CREATE OR REPLACE FUNCTION planton_fail(
     ids bigint[], tokens bigint[], errors text[], delays double precision[], retry boolean[],
     lower_priority boolean[], granted integer[], keeps boolean
 )
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '200ms'
-AS $planton$
-#variable_conflict use_column
-BEGIN
+{returns} '200ms' {begin}
     RETURN QUERY
-    WITH gone AS (
-        DELETE FROM planton_active AS active
-        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
-        RETURNING active.*
-    ),
+    WITH {gone},
     failed AS MATERIALIZED (
         SELECT gone.*, given.message, given.delay, given.lower_priority, given.is_to_retry,
                CASE WHEN gone.retries = 0 AND gone.failures = 0 THEN given.granted
@@ -108,86 +104,52 @@ BEGIN
             USING (id, token)
     ),
     requeued AS (
-        INSERT INTO planton_pending (
-            task_name, instruction, payload, priority, tags, retries, timeout, partition, delivery,
-            failures, error, created_at, run_at
-        )
-        SELECT failed.task_name, failed.instruction, failed.payload,
-               greatest(failed.priority::bigint - failed.lower_priority::integer, -2147483648)::integer,
-               failed.tags, failed.retries_left - 1, failed.timeout, failed.partition,
-               failed.delivery, least(failed.failures + 1, 1000000000), failed.message,
-               failed.created_at,
-               clock_timestamp() + failed.delay * interval '1 second'
-        FROM failed WHERE failed.is_to_retry AND failed.retries_left > 0
-        ORDER BY failed.task_name, failed.instruction
+        INSERT INTO planton_pending ({row}, delivery, failures, error, created_at, run_at)
+        SELECT task_name, instruction, payload,
+               greatest(priority::bigint - lower_priority::integer, -2147483648)::integer, tags,
+               retries_left - 1, timeout, partition, delivery, least(failures + 1, 1000000000),
+               message, created_at, clock_timestamp() + delay * interval '1 second'
+        FROM failed WHERE is_to_retry AND retries_left > 0
+        ORDER BY failed.task_name, instruction
         ON CONFLICT (task_name, instruction) DO NOTHING
     ),
     ended AS (
         INSERT INTO planton_ended (
-            id, task_name, instruction, payload, priority, tags, retries, timeout, partition,
-            delivery, status, error, created_at, claimed_at, claimed_by
+            id, {row}, delivery, status, error, created_at, claimed_at, claimed_by
         )
-        SELECT failed.id, failed.task_name, failed.instruction, failed.payload, failed.priority,
-               failed.tags, failed.retries, failed.timeout, failed.partition, failed.delivery,
-               CASE WHEN failed.is_to_retry THEN 'dead' ELSE 'failed' END, failed.message,
-               failed.created_at, failed.claimed_at, failed.claimed_by
-        FROM failed WHERE keeps AND NOT (failed.is_to_retry AND failed.retries_left > 0)
+        SELECT id, {row}, delivery, CASE WHEN is_to_retry THEN 'dead' ELSE 'failed' END, message,
+               created_at, claimed_at, claimed_by
+        FROM failed WHERE keeps AND NOT (is_to_retry AND retries_left > 0)
     )
-    SELECT gone.id, gone.token, gone.task_name FROM gone;
-END $planton$;
+    {changed}
 
 -- Give claims back. By a consumer they are due now; by a dispatcher that could not deliver them
--- (`undelivered`), from the second time in a row on, after 1, 2, 4, … 60 seconds: what no consumer
+-- (`is_undelivered`), from the second time in a row on, after 1, 2, 4, … 60 seconds: what no consumer
 -- takes must not starve the others.
-CREATE OR REPLACE FUNCTION planton_release(ids bigint[], tokens bigint[], undelivered boolean)
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '200ms'
-AS $planton$
-#variable_conflict use_column
-DECLARE
-    is_undelivered boolean := undelivered;
-BEGIN
+CREATE OR REPLACE FUNCTION planton_release(ids bigint[], tokens bigint[], is_undelivered boolean)
+{returns} '200ms' {begin}
     RETURN QUERY
-    WITH gone AS (
-        DELETE FROM planton_active AS active
-        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
-        RETURNING active.*
-    ),
+    WITH {gone},
     requeued AS (
         INSERT INTO planton_pending (
-            task_name, instruction, payload, priority, tags, retries, timeout, partition, delivery,
-            failures, undelivered, error, created_at, run_at
+            {row}, delivery, failures, undelivered, error, created_at, run_at
         )
-        SELECT gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags, gone.retries,
-               gone.timeout, gone.partition, gone.delivery, gone.failures,
-               CASE WHEN is_undelivered THEN least(gone.undelivered + 1, 1000000000) ELSE 0 END,
-               gone.error,
-               gone.created_at, clock_timestamp() + CASE
-                   WHEN is_undelivered AND gone.undelivered > 0
-                   THEN least(1 << least(gone.undelivered - 1, 6), 60) ELSE 0
+        SELECT {row}, delivery, failures,
+               CASE WHEN is_undelivered THEN least(undelivered + 1, 1000000000) ELSE 0 END, error,
+               created_at, clock_timestamp() + CASE
+                   WHEN is_undelivered AND undelivered > 0
+                   THEN least(1 << least(undelivered - 1, 6), 60) ELSE 0
                END * interval '1 second'
-        FROM gone ORDER BY gone.task_name, gone.instruction
+        FROM gone ORDER BY gone.task_name, instruction
         ON CONFLICT (task_name, instruction) DO NOTHING
     )
-    SELECT gone.id, gone.token, gone.task_name FROM gone;
-END $planton$;
+    {changed}
 
 -- The work goes on with another payload, under the same claim.
 CREATE OR REPLACE FUNCTION planton_advance(
-    ids bigint[], tokens bigint[], payloads text[], retries integer[]
+    ids bigint[], tokens bigint[], payloads text[], new_retries integer[]
 )
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '1s'
-AS $planton$
-#variable_conflict use_column
-DECLARE
-    clock timestamptz := clock_timestamp();
-    new_retries integer[] := retries;
-BEGIN
+{returns} '1s' {begin}
     RETURN QUERY
     UPDATE planton_active AS active
     SET payload = given.payload::json, retries = given.retries, error = NULL, delivery = 1,
@@ -200,53 +162,28 @@ END $planton$;
 
 -- The work is to go on later, with another payload.
 CREATE OR REPLACE FUNCTION planton_postpone(
-    ids bigint[], tokens bigint[], payloads text[], retries integer[], delays double precision[]
+    ids bigint[], tokens bigint[], payloads text[], new_retries integer[], delays double precision[]
 )
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '200ms'
-AS $planton$
-#variable_conflict use_column
-DECLARE
-    new_retries integer[] := retries;
-BEGIN
+{returns} '200ms' {begin}
     RETURN QUERY
-    WITH gone AS (
-        DELETE FROM planton_active AS active
-        WHERE active.id = ANY (ids) AND (active.id, active.token) IN (SELECT * FROM unnest(ids, tokens))
-        RETURNING active.*
-    ),
+    WITH {gone},
     requeued AS (
-        INSERT INTO planton_pending (
-            task_name, instruction, payload, priority, tags, retries, timeout, partition, created_at,
-            run_at
-        )
-        SELECT gone.task_name, gone.instruction, given.payload::json, gone.priority, gone.tags,
-               given.retries, gone.timeout, gone.partition, gone.created_at,
-               clock_timestamp() + given.delay * interval '1 second'
+        INSERT INTO planton_pending ({row}, created_at, run_at)
+        SELECT task_name, instruction, given.payload::json, priority, tags, given.retries, timeout,
+               partition, created_at, clock_timestamp() + given.delay * interval '1 second'
         FROM gone JOIN unnest(ids, tokens, payloads, new_retries, delays)
             AS given (id, token, payload, retries, delay) USING (id, token)
-        ORDER BY gone.task_name, gone.instruction
+        ORDER BY gone.task_name, instruction
         ON CONFLICT (task_name, instruction) DO NOTHING
     )
-    SELECT gone.id, gone.token, gone.task_name FROM gone;
-END $planton$;
+    {changed}
 
 -- Exchange receipts for new ones, while their leases last: of two consumers that hold the same
 -- message one is told its new token, and the other nothing.
 CREATE OR REPLACE FUNCTION planton_take_over(
     ids bigint[], tokens bigint[], leases double precision[], new_tokens bigint[]
 )
-RETURNS TABLE (id bigint, token bigint, task_name text)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_nestloop = off SET lock_timeout = '1s'
-AS $planton$
-#variable_conflict use_column
-DECLARE
-    clock timestamptz := clock_timestamp();
-BEGIN
+{returns} '1s' {begin}
     RETURN QUERY
     UPDATE planton_active AS active
     SET token = given.new_token, lease = coalesce(given.lease, active.lease), claimed_at = clock,

@@ -75,53 +75,34 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION planton_change_trigger(event text, task text)
-RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT 'planton_' || event || '_' || md5(planton_channel() || ' ' || task)
-$$;
-
-CREATE OR REPLACE FUNCTION planton_has_change_triggers(target regclass, task text)
-RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (
-        SELECT FROM pg_trigger
-        WHERE tgrelid = target AND tgname = planton_change_trigger('update', task)
-    )
-$$;
-
--- Whether triggers were made; there are some already otherwise. One process at a time: the others
--- find them made. They are looked for first because making them waits for all who write to the
--- table, and makes all wait who want to.
-CREATE OR REPLACE FUNCTION planton_wake_on_change(target regclass, task text)
+-- Make triggers for a table, or drop them; whether that was to do. One process at a time: the others
+-- find them made. They are looked for first because making them waits for all who write to the table,
+-- and makes all wait who want to.
+CREATE OR REPLACE FUNCTION planton_wake_on_change(
+    target regclass, task text, is_wanted boolean DEFAULT true
+)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     event text;
+    name text;
+    is_changed boolean := false;
 BEGIN
     PERFORM pg_advisory_xact_lock(7382190455018237);
-    IF planton_has_change_triggers(target, task) THEN
-        RETURN false;
-    END IF;
     FOREACH event IN ARRAY ARRAY['insert', 'update'] LOOP
-        EXECUTE format(
-            'CREATE TRIGGER %I AFTER %s ON %s REFERENCING NEW TABLE AS changed'
-            ' FOR EACH STATEMENT EXECUTE FUNCTION planton_table_changed(%L, %L)',
-            planton_change_trigger(event, task), event, target, planton_channel(), task
+        name := 'planton_' || event || '_' || md5(planton_channel() || ' ' || task);
+        CONTINUE WHEN is_wanted = EXISTS (
+            SELECT FROM pg_trigger WHERE tgrelid = target AND tgname = name
         );
+        IF is_wanted THEN
+            EXECUTE format(
+                'CREATE TRIGGER %I AFTER %s ON %s REFERENCING NEW TABLE AS changed'
+                ' FOR EACH STATEMENT EXECUTE FUNCTION planton_table_changed(%L, %L)',
+                name, event, target, planton_channel(), task
+            );
+        ELSE
+            EXECUTE format('DROP TRIGGER %I ON %s', name, target);
+        END IF;
+        is_changed := true;
     END LOOP;
-    RETURN true;
-END $$;
-
--- Whether there were some.
-CREATE OR REPLACE FUNCTION planton_ignore_changes(target regclass, task text)
-RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE
-    event text;
-BEGIN
-    PERFORM pg_advisory_xact_lock(7382190455018237);
-    IF NOT planton_has_change_triggers(target, task) THEN
-        RETURN false;
-    END IF;
-    FOREACH event IN ARRAY ARRAY['insert', 'update'] LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', planton_change_trigger(event, task), target);
-    END LOOP;
-    RETURN true;
+    RETURN is_changed;
 END $$;
