@@ -11,7 +11,7 @@ import trio
 
 from planton._errors import AlreadyRunningError, PlantonError
 from planton._failures import unwrapped
-from planton._loop.callbacks import is_async
+from planton._functions import is_async
 from planton.asyncio._guest import Gate, Guest
 
 logger = logging.getLogger("planton")

@@ -1,6 +1,8 @@
 """What storages share, and the port that a database fills."""
 
 from planton._failures import failure_of
+from planton._functions import check_function, is_async
+from planton._listeners import EventListeners
 from planton._loop.log import ErrorLog
 from planton._text import describe
 from planton.storage._arguments import (
@@ -65,6 +67,7 @@ __all__ = [
     "CronTimes",
     "DispatcherRecord",
     "ErrorLog",
+    "EventListeners",
     "Filter",
     "Fires",
     "InstructionOptions",
@@ -88,9 +91,11 @@ __all__ = [
     "Watcher",
     "are_new",
     "caller_of",
+    "check_function",
     "check_version",
     "describe",
     "failure_of",
+    "is_async",
     "load_migrations",
     "load_statements",
     "refuse_newer",
