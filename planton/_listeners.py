@@ -38,9 +38,9 @@ class EventListeners:
         del listeners[len(listeners) - 1 - listeners[::-1].index(listener)]
         self._replace(event_type, tuple(listeners))
 
-    def of(self, event_type: type[Any]) -> tuple[Listener, ...]:
+    def of(self, event_type: Any) -> tuple[Listener, ...]:
         """Return the listeners as they are now; adding and removing makes a new tuple."""
-        return self._by_type[event_type]
+        return self._by_type.get(event_type, ())
 
     def may_wait_for(self, event_type: type[Any] | None) -> bool:
         return event_type in self._async_types

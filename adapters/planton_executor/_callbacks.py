@@ -7,10 +7,9 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError
-from planton.storage import failure_of
+from planton import CallbackTimeoutError, InstructionEvent
+from planton.storage import check_function, failure_of, is_async
 from planton_executor._events import Work
-from planton_executor._functions import is_async, takes
 from planton_executor._links import Answered, Outage, pause
 from planton_executor._run import Run
 
@@ -21,9 +20,8 @@ _CALLS = 16
 
 def _check(count: int) -> Any:
     def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-        if value is not None and not (callable(value) and takes(value, count)):
-            remedy = f"give a function of {count} arguments, sync or async, or None"
-            raise InvalidArgumentError(attribute.name, value, remedy)
+        if value is not None:
+            check_function(attribute.name, value, count)
 
     return check
 
@@ -63,14 +61,13 @@ class CallbackLink:
 
     leaving = 0
 
-    def __init__(self, callbacks: Callbacks, answered: Answered, outage: Outage) -> None:
+    def __init__(
+        self, callbacks: Callbacks, nursery: trio.Nursery, answered: Answered, outage: Outage
+    ) -> None:
         self._callbacks = callbacks
+        self._nursery = nursery
         self._answered = answered
         self._outage = outage
-        self._nursery: trio.Nursery
-
-    def open(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
 
     def receipt(self, event: InstructionEvent) -> str:
         return event.receipt or ""

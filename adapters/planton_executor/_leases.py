@@ -27,16 +27,10 @@ class Leases:
     """The leases of all claims that wait or run; `warn` is called in a thread."""
 
     def __init__(
-        self,
-        link: Link,
-        outage: Outage,
-        *,
-        lose: Callable[[Run], None],
-        warn: Callable[[LeaseAtRiskEvent], None],
+        self, link: Link, outage: Outage, warn: Callable[[LeaseAtRiskEvent], None]
     ) -> None:
         self._link = link
         self._outage = outage
-        self._lose = lose
         self._runs: dict[Run, None] = {}
         self._earlier = trio.Event()
         self._sleeps_until = 0.0
@@ -72,7 +66,7 @@ class Leases:
     async def _take_over(self, run: Run) -> None:
         receipt = await self._link.take_over(run)
         if receipt is None:
-            self._lose(run)
+            run.break_off("lost")
             return
         run.receipt = run.work.receipt = receipt
         run.is_foreign, run.claimed_at = False, trio.current_time()
@@ -117,7 +111,7 @@ class Leases:
         self._outage.end()
         for run in runs:
             if run in lost:
-                self._lose(run)
+                run.break_off("lost")
                 self.discard(run)
             else:
                 run.renewed(began)

@@ -22,7 +22,7 @@ pause = delays.exponential(initial=0.1, maximum=5.0, jitter="equal")
 
 
 class Outage:
-    """Tells of the first error of a storage, then how many there were, and when it is over."""
+    """Reports the first error of a storage, then logs how many there were, and when it is over."""
 
     def __init__(self, report: Callable[[Exception], None]) -> None:
         self._report = report
@@ -64,9 +64,6 @@ class Link(Protocol):
     def leaving(self) -> int:
         """How many slots the call that is under way will free."""
 
-    def open(self, nursery: trio.Nursery) -> None:
-        """Work in this nursery from now on."""
-
     def receipt(self, event: InstructionEvent) -> str:
         """Return the name of a claim, or raise `InvalidArgumentError` if it has none."""
 
@@ -81,22 +78,27 @@ class Link(Protocol):
 
 
 class StorageLink:
-    """Reports to a storage: all ends that wait go in one call, which is one commit."""
+    """Reports to a storage: all ends that wait go in one call, which is one commit.
+
+    `leaves` is called when a call begins that will free slots.
+    """
 
     def __init__(
-        self, storage: Reports, answered: Answered, outage: Outage, leaves: Callable[[], None]
+        self,
+        storage: Reports,
+        nursery: trio.Nursery,
+        answered: Answered,
+        outage: Outage,
+        leaves: Callable[[], None],
     ) -> None:
         self._storage = storage
+        self._nursery = nursery
         self._answered = answered
         self._outage = outage
-        self._leaves = leaves  # called when a call begins that will free slots
+        self._leaves = leaves
         self._waiting: list[Run] = []
         self._arrived = trio.Event()
-        self._nursery: trio.Nursery
         self.leaving = 0
-
-    def open(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
         nursery.start_soon(self._keep_sending)
 
     def receipt(self, event: InstructionEvent) -> str:
