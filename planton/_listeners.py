@@ -13,11 +13,16 @@ Listener: TypeAlias = Callable[[Any], Awaitable[None] | None]
 
 
 class EventListeners:
-    """Listeners by event type, in the order in which they were added."""
+    """Listeners by event type, in the order in which they were added.
+
+    Attributes:
+        heard: The types that somebody listens to.
+    """
 
     def __init__(self, event_types: Iterable[type[Any]]) -> None:
         self._by_type: dict[type[Any], tuple[Listener, ...]] = dict.fromkeys(event_types, ())
         self._async_types: frozenset[type[Any]] = frozenset()
+        self.heard: frozenset[type[Any]] = frozenset()
 
     def add(self, event_type: type[Any], listener: Listener) -> None:
         self.check_type(event_type)
@@ -38,9 +43,9 @@ class EventListeners:
         del listeners[len(listeners) - 1 - listeners[::-1].index(listener)]
         self._replace(event_type, tuple(listeners))
 
-    def of(self, event_type: Any) -> tuple[Listener, ...]:
+    def of(self, event_type: type[Any]) -> tuple[Listener, ...]:
         """Return the listeners as they are now; adding and removing makes a new tuple."""
-        return self._by_type.get(event_type, ())
+        return self._by_type[event_type]
 
     def may_wait_for(self, event_type: type[Any] | None) -> bool:
         return event_type in self._async_types
@@ -54,6 +59,7 @@ class EventListeners:
 
     def _replace(self, event_type: type[Any], listeners: tuple[Listener, ...]) -> None:
         self._by_type[event_type] = listeners
+        self.heard = frozenset(key for key, value in self._by_type.items() if value)
         self._async_types = frozenset(
             key for key, value in self._by_type.items() if any(map(is_async, value))
         )

@@ -31,7 +31,7 @@ class Listeners(EventListeners):
 
     def want(self, event_type: type[Any] | None) -> bool:
         """Return whether there is a listener of a type; for failures there is the log."""
-        return event_type is FailedEvent or bool(self.of(event_type))
+        return event_type in self.heard or event_type is FailedEvent
 
     async def tell(self, event: Any) -> None:
         """Tell all listeners of an event, one after the other, and wait for them."""
