@@ -16,7 +16,7 @@ from planton_executor._functions import Handler
 from planton_executor._leases import Leases
 from planton_executor._links import Link, Outage, StorageLink
 from planton_executor._listeners import Listeners
-from planton_executor._run import RELEASE, End, Run
+from planton_executor._run import RELEASE, End, Run, Terms
 from planton_executor._workers import Workers
 
 logger = logging.getLogger("planton.executor")
@@ -24,9 +24,8 @@ logger = logging.getLogger("planton.executor")
 # What ends when the grace period is over has this long to be stored; less if nobody waits for it.
 LAST_WORDS = 2.0
 ABORTED_LAST_WORDS = 0.5
-# Seconds that what came from elsewhere for a task without a handler rests before it is released:
-# it may come back at once.
-REFUSAL_PAUSE = 1.0
+# What came from elsewhere for a task without a handler: at last it ends as dead, with the reason.
+WITHOUT_HANDLER = Terms(retries=5, retry_delay=60.0)
 
 
 class Session:
@@ -97,8 +96,8 @@ class Session:
     async def _refuse(self, run: Run) -> None:
         """Leave an instruction to a process that has a handler for its task.
 
-        Planton releases what it has claimed, with pauses. What came from elsewhere is released
-        here, and told once.
+        Planton releases what it has claimed, with pauses. What came from elsewhere fails, to be
+        tried again, and is told once.
         """
         name = run.work.task_name
         error = NoHandlerError(name, run.work.instruction, self._handlers, released=run.is_foreign)
@@ -107,8 +106,10 @@ class Session:
         if name not in self._refused:
             self._refused.add(name)
             self._report(error, name)
-        await trio.sleep(min(REFUSAL_PAUSE, run.lease / 3))
-        await self._release(run)
+        run.terms = WITHOUT_HANDLER
+        run.fail(error)
+        run.decide()
+        await self._store_in_time(run)
 
     def _start(self, run: Run) -> None:
         run.is_started = True
@@ -135,15 +136,16 @@ class Session:
             run.note_loss()
             await self._listeners.tell(run.to_event())
             return
-        is_released = await self._release(run)
+        run.end = RELEASE
+        is_released = await self._store_in_time(run)
         names = [run.work.instruction]
         problem = "the executor ended before there was a slot"
         raise UndeliveredInstructionsError(run.work.task_name, names, problem, released=is_released)
 
-    async def _release(self, run: Run) -> bool:
-        """Give back what was not begun; return whether that is stored."""
+    async def _store_in_time(self, run: Run) -> bool:
+        """Store the end of what was not begun; return whether that is done."""
         with trio.move_on_after(LAST_WORDS, shield=True):
-            return await self._store(run, RELEASE)
+            return await self._store(run)
         return False
 
     async def _handle(self, run: Run) -> None:
@@ -178,8 +180,8 @@ class Session:
         self._conclude(run)
         self._note_free_slots()
 
-    async def _store(self, run: Run, end: End) -> bool:
-        run.end, run.stored, run.refusals = end, trio.Event(), 0
+    async def _store(self, run: Run) -> bool:
+        run.stored, run.refusals = trio.Event(), 0
         self._link.send(run)
         await run.stored.wait()
         run.stored = None
@@ -190,9 +192,9 @@ class Session:
     async def advance(self, run: Run, end: End) -> bool:
         """Store where work in steps is now, which is not broken off; return whether to go on."""
         assert run.scope is not None, "a worker has it"
-        run.is_storing, run.scope.deadline = True, math.inf
+        run.end, run.is_storing, run.scope.deadline = end, True, math.inf
         try:
-            is_ours = await self._store(run, end)
+            is_ours = await self._store(run)
         finally:
             run.is_storing = False
         if not is_ours:
