@@ -211,6 +211,8 @@ async def test_a_foreign_event_without_a_handler_does_not_hang_when_the_executor
             nursery.start_soon(one.executor.submit, InstructionEvent.from_json(event.to_json()))
             await trio.sleep(0.1)
 
+    one.storage.connection.execute("ALTER TABLE gone RENAME TO planton_active")
+
     assert 2 == trio.current_time()
     assert "running" == (await one.record()).status
 
