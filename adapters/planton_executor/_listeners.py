@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
@@ -35,17 +36,13 @@ class Listeners(EventListeners):
 
     async def tell(self, event: Any) -> None:
         """Tell all listeners of an event, one after the other, and wait for them."""
-        for listener in self._heard_by(event):
-            result = _call(listener, event)
-            if result is not None and inspect.isawaitable(result):
-                await _wait_for(result, listener, event)
+        for wait in self._told(event):
+            await wait()
 
     def tell_soon(self, event: Any, nursery: trio.Nursery) -> None:
         """Tell all listeners of an event at once; the nursery waits for async ones."""
-        for listener in self._heard_by(event):
-            result = _call(listener, event)
-            if result is not None and inspect.isawaitable(result):
-                nursery.start_soon(_wait_for, result, listener, event)
+        for wait in self._told(event):
+            nursery.start_soon(wait)
 
     def tell_from_thread(self, event: LeaseAtRiskEvent) -> None:
         """Tell the listeners of risks, in the thread of the caller; it is logged in any case."""
@@ -53,14 +50,20 @@ class Listeners(EventListeners):
         for listener in self.of(LeaseAtRiskEvent):
             _call(listener, event)
 
-    def _heard_by(self, event: Any) -> tuple[Listener, ...]:
-        """Return who listens to an event; a failure or error is logged if nobody does."""
-        listeners = self.of(type(event))
-        if not listeners and isinstance(event, FailedEvent):
+    def _told(self, event: Any) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Call each listener, or log; return how to wait for those that are async."""
+        if type(event) not in self.heard:
+            self._log(event)
+        for listener in self.of(type(event)):
+            result = _call(listener, event)
+            if result is not None and inspect.isawaitable(result):
+                yield partial(_wait_for, result, listener, event)
+
+    def _log(self, event: Any) -> None:
+        if isinstance(event, FailedEvent):
             _log_failed(event)
-        elif not listeners and isinstance(event, ErrorEvent):
+        elif isinstance(event, ErrorEvent):
             self._errors.add(event)
-        return listeners
 
 
 def _call(listener: Listener, event: object) -> Any:
