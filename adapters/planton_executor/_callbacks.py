@@ -10,7 +10,7 @@ import trio
 from planton import CallbackTimeoutError, InstructionEvent
 from planton.storage import check_function, failure_of, is_async
 from planton_executor._events import Work
-from planton_executor._links import Answered, Outage, pause
+from planton_executor._links import Answered, Outage, StorageLink, pause
 from planton_executor._run import Run
 
 Answer: TypeAlias = Awaitable[bool | None] | bool | None
@@ -57,7 +57,7 @@ class Callbacks:
 
 
 class CallbackLink:
-    """Reports to functions of the user's, in a trio task for each end."""
+    """What `StorageLink` is, for functions of the user's: in a trio task for each end."""
 
     leaving = 0
 
@@ -107,9 +107,9 @@ class CallbackLink:
                 await trio.sleep(pause(failures))
             else:
                 self._outage.end()
-                self._answered([run], () if is_ours else (run.receipt,))
+                self._answered([run], () if is_ours else (run.receipt,), None)
                 return
-        self._answered([run], error=last)
+        self._answered([run], (), last)
 
     async def _end(self, run: Run) -> bool:
         callbacks, work, end = self._callbacks, run.work, run.end
@@ -124,6 +124,9 @@ class CallbackLink:
             return await _call(callbacks.release, work)
         error = CallbackTimeoutError(work.task_name, "the handler", None, " before the end")
         return await _call(callbacks.fail, work, error, 0.0)
+
+
+Link: TypeAlias = StorageLink | CallbackLink
 
 
 async def _call(function: Callable[..., Any] | None, *arguments: Any) -> bool:

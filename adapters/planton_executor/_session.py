@@ -9,12 +9,12 @@ import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, UndeliveredInstructionsError
 from planton.storage import Reports, describe
-from planton_executor._callbacks import CallbackLink, Callbacks
+from planton_executor._callbacks import CallbackLink, Callbacks, Link
 from planton_executor._errors import NoHandlerError
 from planton_executor._events import AdvancedEvent, IdleEvent, StartedEvent
 from planton_executor._functions import Handler
 from planton_executor._leases import Leases
-from planton_executor._links import Link, Outage, StorageLink
+from planton_executor._links import Outage, StorageLink
 from planton_executor._listeners import Listeners
 from planton_executor._run import RELEASE, End, Run, Terms
 from planton_executor._workers import Workers
@@ -112,7 +112,6 @@ class Session:
         await self._store_in_time(run)
 
     def _start(self, run: Run) -> None:
-        run.is_started = True
         self._runs.add(run)
         self._workers.put(run)
 
@@ -122,11 +121,11 @@ class Session:
             with trio.CancelScope() as run.scope:
                 await self._slots.acquire()
                 self._start(run)
-            if not run.is_started:
+            if run not in self._runs:
                 await self._give_back(run)
         finally:
             self._waiting.discard(run)
-            if not run.is_started:
+            if run not in self._runs:
                 self._leases.discard(run)
             self._note_change()
 
@@ -206,7 +205,7 @@ class Session:
         return not self._is_draining
 
     def _answered(
-        self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
+        self, runs: Iterable[Run], stale: Collection[str], error: Exception | None
     ) -> None:
         """Go on with runs whose ends were answered by the storage."""
         for run in runs:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import trio
 
@@ -49,16 +49,6 @@ class Gate(asyncio.Event):
             raise cancelled
 
 
-class Call(Protocol):
-    """Something of trio's that asyncio code waits for."""
-
-    def cancel(self) -> None:
-        """End it."""
-
-    def fail(self, error: PlantonError) -> None:
-        """Wait for it no more: trio is gone."""
-
-
 class Guest:
     """Trio on a loop, shared by all Plantons and bridges there; the last to leave ends it."""
 
@@ -66,7 +56,7 @@ class Guest:
         self.loop = loop
         self.host = Host(loop)
         self.hops: set[Any] = set()  # trio tasks that wait for asyncio
-        self.visits: set[Call] = set()  # asyncio tasks that wait for trio
+        self.visits: set[Any] = set()  # asyncio tasks that wait for trio
         self.is_over = False
         self._pid = os.getpid()
         self._users = 0
