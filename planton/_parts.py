@@ -12,7 +12,7 @@ import trio
 
 from planton._errors import InvalidArgumentError
 from planton._events import InstructionEvent
-from planton._task import problem_of_function
+from planton._functions import problem_of_function
 
 P = TypeVar("P", contravariant=True)
 

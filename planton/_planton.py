@@ -14,9 +14,11 @@ from planton._errors import (
     UndeliveredInstructionsError,
 )
 from planton._events import AttemptEvent, ErrorEvent, Event, InstructionEvent
+from planton._functions import problem_of_function
+from planton._listeners import Listener
 from planton._loop.consumers import Takers
 from planton._loop.entry import Entries, Entry
-from planton._loop.listeners import Listener, Listeners, check_event_type
+from planton._loop.listeners import Listeners
 from planton._loop.log import log_change
 from planton._loop.run import Parts, Session
 from planton._loop.services import Services, current_service
@@ -36,7 +38,6 @@ from planton._task import (
     Claim,
     GetActiveInstructions,
     Task,
-    problem_of_function,
     to_seconds,
 )
 
@@ -228,7 +229,7 @@ class Planton:
             InvalidArgumentError: If the type is no event type, or the listener no function of
                 such an event.
         """
-        check_event_type(event_type)
+        self._listeners.check_type(event_type)
         if listener is None:
             return lambda function: self.on(event_type, function)
         if any(is_method_of(listener, consumer, "submit") for consumer in self._consumers):

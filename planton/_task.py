@@ -1,6 +1,5 @@
 """What users write down: tasks, and what their `schedule` is asked and answers."""
 
-import inspect
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -11,6 +10,7 @@ import attrs
 
 from planton import delays
 from planton._errors import InvalidArgumentError, InvalidTaskError
+from planton._functions import problem_of_function
 
 Seconds: TypeAlias = float | timedelta
 Delay: TypeAlias = Callable[[int], Seconds | Awaitable[Seconds]]
@@ -188,16 +188,6 @@ Release: TypeAlias = Callable[[Sequence[Claim]], Awaitable[None] | None]
 
 def _one_of(choices: tuple[str, ...]) -> str:
     return " or ".join(f'"{choice}"' for choice in choices)
-
-
-def problem_of_function(value: object) -> str | None:
-    """Return why `value` cannot be called as a function of the user; None if it can."""
-    if not callable(value):
-        return "give a function, sync or async"
-    for function in (value, getattr(value, "__call__", None)):  # noqa: B004  its own is looked at
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            return "it has a `yield`, so calling it runs nothing: return what it yields"
-    return None
 
 
 def _rule(is_usable: Callable[[Any], object], remedy: str) -> Any:

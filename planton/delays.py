@@ -42,7 +42,8 @@ def constant(seconds: float) -> Callable[[int], float]:
         >>> [delay(attempt_number) for attempt_number in range(3)]
         [5.0, 5.0, 5.0]
     """
-    return Constant(_number("seconds", seconds))
+    wait = _number("seconds", seconds)
+    return Backoff(f"constant({wait:g})", lambda _: wait)
 
 
 def linear(initial: float, step: float, maximum: float) -> Callable[[int], float]:
@@ -63,7 +64,9 @@ def linear(initial: float, step: float, maximum: float) -> Callable[[int], float
         [0.0, 1.0, 2.0, 59.0, 60.0, 60.0]
     """
     initial, step = _number("initial", initial), _number("step", step)
-    return Linear(initial, step, _maximum(maximum, initial))
+    most = _maximum(maximum, initial)
+    text = f"linear({initial:g}, {step:g}, {most:g})"
+    return Backoff(text, lambda number: min(most, initial + step * number))
 
 
 def exponential(
@@ -105,7 +108,16 @@ def exponential(
     if jitter is not None:
         _check_choice("jitter", jitter, get_args(Jitter))
     maximum, factor = _maximum(maximum, initial), _number("factor", factor, minimum=1)
-    return Exponential(float(initial), maximum, factor, jitter, random)
+    fixed = {None: 1.0, "equal": 0.5, "full": 0.0}[jitter]
+
+    def wait(attempt_number: int) -> float:
+        try:
+            ceiling = min(maximum, initial * factor**attempt_number)
+        except OverflowError:  # the power of a float raises, beyond 1e308
+            ceiling = maximum
+        return ceiling * (fixed + (1 - fixed) * random())
+
+    return Backoff(f"exponential({initial:g}, {maximum:g}, {factor:g}, {jitter!r})", wait)
 
 
 def cron(
@@ -215,49 +227,17 @@ class Pure:
 
 
 @attrs.frozen
-class Constant(Pure):
-    """Made by `constant`."""
+class Backoff(Pure):
+    """Made by `constant`, `linear` and `exponential`; its text is how it was made."""
 
-    seconds: float
-
-    def __call__(self, attempt_number: int) -> float:  # noqa: ARG002  every delay gets it
-        return self.seconds
-
-
-@attrs.frozen
-class Linear(Pure):
-    """Made by `linear`."""
-
-    initial: float
-    step: float
-    maximum: float
+    text: str
+    function: Callable[[int], float]
 
     def __call__(self, attempt_number: int) -> float:
-        return min(self.maximum, self.initial + self.step * attempt_number)
+        return self.function(attempt_number)
 
-
-@attrs.frozen
-class Exponential(Pure):
-    """Made by `exponential`."""
-
-    initial: float
-    maximum: float
-    factor: float
-    jitter: Jitter | None
-    random: Callable[[], float] = attrs.field(repr=False)
-
-    def __call__(self, attempt_number: int) -> float:
-        ceiling = self._ceiling(attempt_number)
-        if self.jitter is None:
-            return ceiling
-        least = ceiling / 2 if self.jitter == "equal" else 0.0
-        return least + (ceiling - least) * self.random()
-
-    def _ceiling(self, attempt_number: int) -> float:
-        try:
-            return min(self.maximum, self.initial * self.factor**attempt_number)
-        except OverflowError:  # the power of a float raises, beyond 1e308
-            return self.maximum
+    def __repr__(self) -> str:
+        return self.text
 
 
 @attrs.frozen

@@ -225,6 +225,8 @@ def asyncio_callback(
 class _Crossing(Generic[T]):
     """One call of a coroutine function, from a trio task to an asyncio loop and back."""
 
+    _task: "asyncio.Future[T]"
+
     def __init__(
         self, loop: "asyncio.AbstractEventLoop", make: Callable[[], Coroutine[Any, Any, T]]
     ) -> None:
@@ -232,8 +234,6 @@ class _Crossing(Generic[T]):
         self._make = make
         self._token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
-        self._task: asyncio.Task[T] | None = None
-        self._error: BaseException | None = None
 
     async def run(self) -> T:
         self._loop.call_soon_threadsafe(self._start)
@@ -241,45 +241,29 @@ class _Crossing(Generic[T]):
             await self._ended.wait()
         except trio.Cancelled:  # noqa: ASYNC103  not raised again if the coroutine has committed
             await self._cancel()  # noqa: ASYNC102  shielded, bounded by a second
-            if not self._has_value():
+            if not self._ended.is_set() or self._task.cancelled() or self._task.exception():
                 raise
-        if self._error is not None:
-            raise self._error
-        assert self._task is not None
+        if self._task.cancelled():
+            raise RuntimeError("the asyncio task was cancelled, or its loop ended")
         return self._task.result()
 
     async def _cancel(self) -> None:
         """Cancel the coroutine and wait for it: it may be committing."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._cancel_there)
+            self._loop.call_soon_threadsafe(lambda: self._task.cancel())
             with trio.move_on_after(CANCELLED_COROUTINE_PATIENCE, shield=True):
                 await self._ended.wait()
 
-    def _has_value(self) -> bool:
-        return self._ended.is_set() and self._error is None
-
-    # These run on the thread of the asyncio loop.
-
     def _start(self) -> None:
+        """Called on the thread of the loop."""
         try:
             self._task = self._loop.create_task(self._make())
         except Exception as error:
-            self._end(error)
-        else:
-            self._task.add_done_callback(self._finish)
+            self._task = self._loop.create_future()
+            self._task.set_exception(error)
+        self._task.add_done_callback(self._finish)
 
-    def _cancel_there(self) -> None:
-        if self._task is not None:  # pragma: no branch  it is, unless it could not be started
-            self._task.cancel()
-
-    def _finish(self, task: "asyncio.Task[T]") -> None:
-        if task.cancelled():
-            self._end(RuntimeError("the asyncio task was cancelled, or its loop ended"))
-        else:
-            self._end(task.exception())
-
-    def _end(self, error: BaseException | None) -> None:
-        self._error = error
+    def _finish(self, _: object) -> None:
         try:
             self._token.run_sync_soon(self._ended.set)
         except trio.RunFinishedError:

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
-from planton import (
-    ErrorEvent,
-    InstructionEvent,
-    InvalidArgumentError,
-    StorageError,
-    UndeliveredInstructionsError,
-    delays,
-)
+from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, StorageError, delays
 from planton.storage import ErrorLog, Reports
 from planton_brokers._port import Broker, BrokerError, Connection, Received, connected
 
@@ -28,8 +21,6 @@ T = TypeVar("T")
 _TIMEOUT, _PAUSE = 10.0, 0.5
 # A claim that is given back at the end has so many seconds.
 _LAST_WORDS = 2.0
-# What no handler is for is tried again so often, after so many seconds, if it brought no retries.
-_TRIES, _TRY_AGAIN_IN = 5, 60.0
 _storage_pause = delays.exponential(initial=0.1, maximum=2.0, jitter="equal")
 
 
@@ -84,7 +75,7 @@ class Consumer:
         known = []
         for event in self._events(received):
             if self._executor.capacity(event.task_name) is None:
-                await self._refuse(event)
+                await self._submit(event)  # which has it tried again, later and elsewhere
             else:
                 known.append(event)
         for event in await self._take_over(known):
@@ -117,18 +108,6 @@ class Consumer:
             self._report(error)
             return []
         return [taken_over(by_receipt[old], new, self._lease) for old, new in taken.items()]
-
-    async def _refuse(self, event: InstructionEvent) -> None:
-        """Let an instruction that there is no handler for be tried again, later and elsewhere."""
-        problem = f"the executor has no handler for it; it is tried again in {_TRY_AGAIN_IN:.0f} s"
-        name = event.task_name
-        error = UndeliveredInstructionsError(name, [event.instruction], problem, released=True)
-        self._report(error, name)
-        fail = partial(self._storage.fail, retry_in=_TRY_AGAIN_IN, retries=_TRIES)
-        try:
-            await self._stored(partial(fail, str(event.receipt), error))
-        except InvalidArgumentError as wrong:
-            self._report(wrong)
 
     async def _stored(self, report: Callable[[], Awaitable[T]]) -> T:
         """Report to the storage, again and again until it answers."""

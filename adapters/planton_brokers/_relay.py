@@ -122,7 +122,9 @@ class Relay:
             try:
                 async with connected(self.broker, self._timeout) as connection:
                     self._connection, self._lost = connection, trio.Event()
-                    _wake(planton, self)
+                    for name in planton.names():
+                        if self.capacity(name) is not None:
+                            planton.wake(name)
                     tried.set()
                     await self._lost.wait()
             except BrokerError as error:
@@ -184,9 +186,3 @@ class Relay:
         consumer = Consumer(broker, executor, to_number("lease", lease, above=0))
         async with executor, consumer.running():
             yield
-
-
-def _wake(planton: Planton, relay: Relay) -> None:
-    for name in planton.names():
-        if relay.capacity(name) is not None:
-            planton.wake(name)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from planton.hosting import asyncio_callback
 from planton_brokers._port import Connection, Message, Received
 
 T = TypeVar("T")
@@ -20,14 +21,7 @@ class LoopThread:
 
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         """Await what a coroutine function returns there; a cancellation cancels it there, too."""
-        token, done = trio.lowlevel.current_trio_token(), trio.Event()
-        future = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
-        future.add_done_callback(lambda _: _run_soon(token, done.set))
-        try:
-            await done.wait()
-        finally:
-            future.cancel()  # nothing happens if it is done
-        return future.result()
+        return await asyncio_callback(function, self._loop)(*arguments)
 
     def run(self) -> None:
         """Run the loop until `stop`; what still runs in it is cancelled."""
@@ -37,13 +31,6 @@ class LoopThread:
     def stop(self) -> None:
         """Have `run` return."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-
-
-def _run_soon(token: trio.lowlevel.TrioToken, function: Callable[[], object]) -> None:
-    try:
-        token.run_sync_soon(function)
-    except trio.RunFinishedError:
-        pass  # nobody waits for it any more
 
 
 @asynccontextmanager

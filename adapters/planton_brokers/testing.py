@@ -16,6 +16,7 @@ class MemoryBroker:
 
     Attributes:
         waiting: Messages in the queue, the oldest first.
+        is_away: Whether it does not answer.
         refuses: Why a message is not confirmed; all are if None.
         latency: Seconds until it confirms.
     """
@@ -24,21 +25,11 @@ class MemoryBroker:
         self.waiting: deque[Received] = deque()
         self.refuses: Exception | None = None
         self.latency = 0.0
-        self._is_away = False
-        self._changed = trio.Event()
+        self.is_away = False
+        self.receivers = trio.lowlevel.ParkingLot()
 
     def __str__(self) -> str:
         return "broker in memory"
-
-    @property
-    def is_away(self) -> bool:
-        """Whether it does not answer; set it for an outage."""
-        return self._is_away
-
-    @is_away.setter
-    def is_away(self, is_away: bool) -> None:
-        self._is_away = is_away
-        self.note_change()
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
@@ -49,16 +40,7 @@ class MemoryBroker:
             yield connection
         finally:
             self.waiting.extendleft(reversed(connection.taken))
-            self.note_change()
-
-    def note_change(self) -> None:
-        """Let those that wait look again."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def wait_for_change(self) -> None:
-        """Wait until something is different."""
-        await self._changed.wait()
+            self.receivers.unpark_all()
 
 
 class _MemoryConnection:
@@ -75,13 +57,14 @@ class _MemoryConnection:
         await self.check()
         if self._broker.refuses is None:
             self._broker.waiting += [Received(each.body) for each in messages]
-            self._broker.note_change()
+            self._broker.receivers.unpark_all()
         return [self._broker.refuses] * len(messages)
 
     async def receive(self, limit: int) -> Sequence[Received]:
         await self.check()
         while not self._broker.waiting:
-            await self._broker.wait_for_change()
+            with trio.move_on_after(0.1):
+                await self._broker.receivers.park()
             await self.check()
         count = min(limit, len(self._broker.waiting))
         received = [self._broker.waiting.popleft() for _ in range(count)]

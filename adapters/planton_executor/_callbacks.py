@@ -7,11 +7,10 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from planton import CallbackTimeoutError, InstructionEvent, InvalidArgumentError
-from planton.storage import failure_of
+from planton import CallbackTimeoutError, InstructionEvent
+from planton.storage import check_function, failure_of, is_async
 from planton_executor._events import Work
-from planton_executor._functions import is_async, takes
-from planton_executor._links import Answered, Outage, pause
+from planton_executor._links import Answered, Outage, StorageLink, pause
 from planton_executor._run import Run
 
 Answer: TypeAlias = Awaitable[bool | None] | bool | None
@@ -21,9 +20,8 @@ _CALLS = 16
 
 def _check(count: int) -> Any:
     def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-        if value is not None and not (callable(value) and takes(value, count)):
-            remedy = f"give a function of {count} arguments, sync or async, or None"
-            raise InvalidArgumentError(attribute.name, value, remedy)
+        if value is not None:
+            check_function(attribute.name, value, count)
 
     return check
 
@@ -59,18 +57,17 @@ class Callbacks:
 
 
 class CallbackLink:
-    """Reports to functions of the user's, in a trio task for each end."""
+    """What `StorageLink` is, for functions of the user's: in a trio task for each end."""
 
     leaving = 0
 
-    def __init__(self, callbacks: Callbacks, answered: Answered, outage: Outage) -> None:
+    def __init__(
+        self, callbacks: Callbacks, nursery: trio.Nursery, answered: Answered, outage: Outage
+    ) -> None:
         self._callbacks = callbacks
+        self._nursery = nursery
         self._answered = answered
         self._outage = outage
-        self._nursery: trio.Nursery
-
-    def open(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
 
     def receipt(self, event: InstructionEvent) -> str:
         return event.receipt or ""
@@ -110,9 +107,9 @@ class CallbackLink:
                 await trio.sleep(pause(failures))
             else:
                 self._outage.end()
-                self._answered([run], () if is_ours else (run.receipt,))
+                self._answered([run], () if is_ours else (run.receipt,), None)
                 return
-        self._answered([run], error=last)
+        self._answered([run], (), last)
 
     async def _end(self, run: Run) -> bool:
         callbacks, work, end = self._callbacks, run.work, run.end
@@ -127,6 +124,9 @@ class CallbackLink:
             return await _call(callbacks.release, work)
         error = CallbackTimeoutError(work.task_name, "the handler", None, " before the end")
         return await _call(callbacks.fail, work, error, 0.0)
+
+
+Link: TypeAlias = StorageLink | CallbackLink
 
 
 async def _call(function: Callable[..., Any] | None, *arguments: Any) -> bool:

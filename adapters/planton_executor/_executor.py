@@ -15,10 +15,9 @@ from planton import (
     UndeliveredInstructionsError,
     UnknownTaskError,
 )
-from planton.storage import Reports, to_count, to_name, to_number
-from planton_executor._callbacks import CallbackLink, Callbacks
-from planton_executor._functions import Function, FunctionHandler, Handler, check_function
-from planton_executor._links import Answered, Link, Outage, StorageLink
+from planton.storage import Reports, check_function, to_count, to_name, to_number
+from planton_executor._callbacks import Callbacks
+from planton_executor._functions import Function, FunctionHandler, Handler
 from planton_executor._listeners import Listener, Listeners
 from planton_executor._run import RetryDelay, Terms
 from planton_executor._session import Session
@@ -112,7 +111,8 @@ class Executor:
         )
 
         def decorate(function: F) -> F:
-            self.add_handler(task_name, FunctionHandler(check_function(function), terms))
+            check_function("handler", function, 1)
+            self.add_handler(task_name, FunctionHandler(function, terms))
             return function
 
         return decorate
@@ -268,16 +268,8 @@ class Executor:
     async def _running(self) -> AsyncIterator[Self]:
         failure: BaseException | None = None
         stop = trio.Event()
-        session = Session(
-            handlers=self._handlers,
-            listeners=self._listeners,
-            make_link=self._make_link,
-            concurrency=self._concurrency,
-            frees=self._wake_tasks,
-        )
         async with trio.open_nursery() as nursery:
-            await nursery.start(session.run, tuple(self._plantons), stop, self._grace)
-            self._session = session
+            self._session = await nursery.start(self._run, stop)
             try:
                 yield self
             except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -288,10 +280,27 @@ class Executor:
         if failure is not None:
             raise failure
 
-    def _make_link(self, answered: Answered, outage: Outage) -> Link:
-        if isinstance(self.storage, Callbacks):
-            return CallbackLink(self.storage, answered, outage)
-        return StorageLink(self.storage, answered, outage, leaves=self._wake_tasks)
+    async def _run(self, stop: trio.Event, *, task_status: "trio.TaskStatus[Session]") -> None:
+        """Work until `stop`, then drain; a cancellation from outside has to wait."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as helpers:
+                async with trio.open_nursery() as workers:
+                    session = Session(
+                        workers,
+                        helpers,
+                        handlers=self._handlers,
+                        listeners=self._listeners,
+                        storage=self.storage,
+                        concurrency=self._concurrency,
+                        frees=self._wake_tasks,
+                    )
+                    for planton in self._plantons:
+                        helpers.start_soon(session.watch, planton)
+                    task_status.started(session)
+                    await stop.wait()
+                    await session.drain(self._grace)
+                    workers.cancel_scope.cancel()
+                helpers.cancel_scope.cancel()
 
     def _wake_tasks(self) -> None:
         """Wake the tasks that found no free slot, if there is one now."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 import attrs
 import trio
 
-from planton import InvalidArgumentError
+from planton.storage import is_async
 from planton_executor._events import Work
 from planton_executor._run import End, Run, Terms
 
@@ -52,46 +52,6 @@ class FunctionHandler:
         return call_in_thread(self.function, run.work, run, host.limiter)
 
 
-def is_async(function: object) -> bool:
-    """Return whether calling it makes a coroutine: also of partials and callable objects."""
-    return any(map(inspect.iscoroutinefunction, _called(function)))
-
-
-def is_generator(function: object) -> bool:
-    """Return whether calling it only makes a generator: nothing would be done."""
-    tests = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    return any(test(each) for test in tests for each in _called(function))
-
-
-def _called(function: object) -> tuple[object, object]:
-    return function, getattr(function, "__call__", None)  # noqa: B004  of a callable object
-
-
-def takes(function: Callable[..., Any], count: int) -> bool:
-    """Return whether it can be called with so many arguments, as far as that can be known."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return True  # written in C, some of it
-    try:
-        signature.bind(*[None] * count)
-    except TypeError:
-        return False
-    return True
-
-
-def check_function(function: object) -> Any:
-    """Return what can be called with one `Work`, or raise `InvalidArgumentError`."""
-    remedy = "give a function of one planton_executor.Work, sync or async"
-    if not callable(function):
-        raise InvalidArgumentError("handler", function, remedy)
-    if is_generator(function):
-        raise InvalidArgumentError("handler", function, f"it is a generator: {remedy}")
-    if not takes(function, 1):
-        raise InvalidArgumentError("handler", function, f"it cannot be called with one: {remedy}")
-    return function
-
-
 async def call_in_thread(
     function: Callable[[Any], Any], argument: object, run: Run, limiter: trio.CapacityLimiter
 ) -> Any:
@@ -99,8 +59,7 @@ async def call_in_thread(
 
     A cancellation does not wait for the thread: `run.thread_ended` says when it is over.
     """
-    token = trio.lowlevel.current_trio_token()
-    ended = run.thread_ended = trio.Event()
+    token, ended = trio.lowlevel.current_trio_token(), trio.Event()
 
     def call() -> tuple[Any]:
         try:
@@ -115,9 +74,6 @@ async def call_in_thread(
     try:
         (value,) = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
     except trio.Cancelled:
+        run.thread_ended = ended
         raise
-    except BaseException:
-        run.thread_ended = None
-        raise
-    run.thread_ended = None
     return await value if inspect.isawaitable(value) else value

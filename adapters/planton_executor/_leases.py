@@ -15,28 +15,25 @@ from collections.abc import Callable, Iterable, Sequence
 import trio
 
 from planton import InvalidArgumentError, StorageError
+from planton_executor._callbacks import Link
 from planton_executor._events import LeaseAtRiskEvent
-from planton_executor._links import Link, Outage, pause
+from planton_executor._links import Outage, pause
 from planton_executor._run import Run
 
 # Frames of the stack that are told of.
 FRAMES = 8
+# Seconds after which the watchdog looks whether there is something to watch over.
+IDLE = 0.25
 
 
 class Leases:
     """The leases of all claims that wait or run; `warn` is called in a thread."""
 
     def __init__(
-        self,
-        link: Link,
-        outage: Outage,
-        *,
-        lose: Callable[[Run], None],
-        warn: Callable[[LeaseAtRiskEvent], None],
+        self, link: Link, outage: Outage, warn: Callable[[LeaseAtRiskEvent], None]
     ) -> None:
         self._link = link
         self._outage = outage
-        self._lose = lose
         self._runs: dict[Run, None] = {}
         self._earlier = trio.Event()
         self._sleeps_until = 0.0
@@ -44,7 +41,6 @@ class Leases:
 
     def add(self, run: Run) -> None:
         self._runs[run] = None
-        self._watchdog.watch(run.lease)
         if run.beat_at < self._sleeps_until:
             self._earlier.set()
 
@@ -72,7 +68,7 @@ class Leases:
     async def _take_over(self, run: Run) -> None:
         receipt = await self._link.take_over(run)
         if receipt is None:
-            self._lose(run)
+            run.break_off("lost")
             return
         run.receipt = run.work.receipt = receipt
         run.is_foreign, run.claimed_at = False, trio.current_time()
@@ -117,7 +113,7 @@ class Leases:
         self._outage.end()
         for run in runs:
             if run in lost:
-                self._lose(run)
+                run.break_off("lost")
                 self.discard(run)
             else:
                 run.renewed(began)
@@ -129,13 +125,10 @@ class Watchdog:
     def __init__(self, runs: Iterable[Run], warn: Callable[[LeaseAtRiskEvent], None]) -> None:
         self._runs = runs
         self._warn = warn
-        self._shortest: float | None = None
-        self._bell = threading.Event()
-        self._is_over = False
-        self._trio_thread = 0
+        self._is_over = threading.Event()
+        self._trio_thread = threading.get_ident()
 
     def __enter__(self) -> None:
-        self._is_over, self._trio_thread = False, threading.get_ident()
         # A daemon: a listener that hangs must not keep the program from ending.
         name = "planton-executor-watchdog"
         self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
@@ -143,26 +136,19 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         """End it, and do not wait for a listener that hangs."""
-        self._is_over = True
-        self._bell.set()
+        self._is_over.set()
         self._thread.join(timeout=1.0)
 
-    def watch(self, lease: float) -> None:
-        """Look often enough for a lease of so many seconds."""
-        if self._shortest is None or lease < self._shortest:
-            self._shortest = lease
-            self._bell.set()
-
     def _watch(self) -> None:
-        while not self._is_over:
-            self._bell.wait(None if self._shortest is None else self._shortest / 12)
-            self._bell.clear()
-            if not self._is_over:
-                self._look(time.monotonic())
+        seconds = IDLE
+        while not self._is_over.wait(seconds):
+            # One step for the interpreter, so that nobody can change it meanwhile.
+            runs = list(self._runs)
+            self._look(runs, time.monotonic())
+            seconds = min((run.lease / 12 for run in runs), default=IDLE)
 
-    def _look(self, now: float) -> None:
-        # One step for the interpreter, so that nobody can change it meanwhile.
-        for run in list(self._runs):
+    def _look(self, runs: Iterable[Run], now: float) -> None:
+        for run in runs:
             if now - run.renewed_at > run.lease / 2 and not run.is_at_risk:
                 run.is_at_risk = True
                 is_blocked = run.tried_at < run.renewed_at

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import trio
 
@@ -18,11 +18,13 @@ GROUP = 5000
 _TRIES = 5
 # Seconds between two lines about one outage.
 _EVERY = 60.0
+# Called with some runs whose ends were answered, the receipts of the stale, and why none is stored.
+Answered: TypeAlias = Callable[[Iterable[Run], Collection[str], Exception | None], None]
 pause = delays.exponential(initial=0.1, maximum=5.0, jitter="equal")
 
 
 class Outage:
-    """Tells of the first error of a storage, then how many there were, and when it is over."""
+    """Reports the first error of a storage, then logs how many there were, and when it is over."""
 
     def __init__(self, report: Callable[[Exception], None]) -> None:
         self._report = report
@@ -49,72 +51,50 @@ class Outage:
             self._count = 0
 
 
-class Answered(Protocol):
-    """Called with the answer to the ends of some runs: all but the stale are stored."""
-
-    def __call__(
-        self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
-    ) -> None: ...
-
-
-class Link(Protocol):
-    """What an executor needs of whatever it reports to."""
-
-    @property
-    def leaving(self) -> int:
-        """How many slots the call that is under way will free."""
-
-    def open(self, nursery: trio.Nursery) -> None:
-        """Work in this nursery from now on."""
-
-    def receipt(self, event: InstructionEvent) -> str:
-        """Return the name of a claim, or raise `InvalidArgumentError` if it has none."""
-
-    async def heartbeat(self, runs: Sequence[Run]) -> Iterable[Run]:
-        """Renew leases; return those that are lost."""
-
-    async def take_over(self, run: Run) -> str | None:
-        """Return a receipt of our own for a claim that came from elsewhere; None if it is lost."""
-
-    def send(self, run: Run) -> None:
-        """Store `run.end` soon, and pass the answer on."""
-
-
 class StorageLink:
-    """Reports to a storage: all ends that wait go in one call, which is one commit."""
+    """Reports to a storage: all ends that wait go in one call, which is one commit.
+
+    `leaves` is called when a call begins that will free slots, `leaving` so many.
+    """
 
     def __init__(
-        self, storage: Reports, answered: Answered, outage: Outage, leaves: Callable[[], None]
+        self,
+        storage: Reports,
+        nursery: trio.Nursery,
+        answered: Answered,
+        outage: Outage,
+        leaves: Callable[[], None],
     ) -> None:
         self._storage = storage
+        self._nursery = nursery
         self._answered = answered
         self._outage = outage
-        self._leaves = leaves  # called when a call begins that will free slots
+        self._leaves = leaves
         self._waiting: list[Run] = []
         self._arrived = trio.Event()
-        self._nursery: trio.Nursery
         self.leaving = 0
-
-    def open(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
         nursery.start_soon(self._keep_sending)
 
     def receipt(self, event: InstructionEvent) -> str:
+        """Return the name of a claim."""
         if event.receipt is None:
             remedy = "the task's schedule must give claims with a receipt, as storages do"
             raise InvalidArgumentError("event.receipt", None, remedy)
         return event.receipt
 
     async def heartbeat(self, runs: Sequence[Run]) -> Iterable[Run]:
+        """Renew leases; return those that are lost."""
         asked = {run.receipt: run for run in runs}
         done = await self._storage.heartbeat(list(asked))
         return [asked[receipt] for receipt in done.stale]
 
     async def take_over(self, run: Run) -> str | None:
+        """Return a receipt of our own for a claim that came from elsewhere; None if it is lost."""
         taken = await self._storage.take_over(run.receipt, lease=run.lease)
         return taken.receipts.get(run.receipt)
 
     def send(self, run: Run) -> None:
+        """Store `run.end` soon, and pass the answer on."""
         self._waiting.append(run)
         self._arrived.set()
 
@@ -149,7 +129,7 @@ class StorageLink:
         for runs, answer in zip(groups, answers, strict=True):
             if isinstance(answer, Acknowledged):
                 self._outage.end()
-                self._answered(runs, answer.stale)
+                self._answered(runs, answer.stale, None)
             else:
                 self._refused(runs, answer)
 
@@ -165,7 +145,7 @@ class StorageLink:
             if len(runs) > 1 or (is_away and run.refusals < _TRIES):
                 self._nursery.start_soon(self._send_later, run)
             else:
-                self._answered([run], error=error)
+                self._answered([run], (), error)
 
     async def _send_later(self, run: Run) -> None:
         await trio.sleep(pause(run.refusals))

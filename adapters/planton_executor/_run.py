@@ -64,7 +64,6 @@ class End:
 
 RELEASE = End("release")
 _DONE = End("complete", (None,))
-_NO_TERMS = Terms()
 
 
 class Run:
@@ -80,7 +79,6 @@ class Run:
         renewed_at: When it was last renewed, and `tried_at`: begun to be, by `time.monotonic`.
         is_at_risk: Whether it was told that the lease is at risk.
         is_foreign: Whether the event came from elsewhere, and has yet to be taken over.
-        is_started: Whether it has a slot.
         scope: Cancelled to break it off; None before a worker has it.
         broken_off: Why it was broken off.
         tries: How often it was begun, this time included.
@@ -94,10 +92,10 @@ class Run:
     """
 
     tried_at = began_at = duration = 0.0
-    is_at_risk = is_started = is_storing = has_result = leaves_at_once = False
+    is_at_risk = is_storing = has_result = leaves_at_once = False
     scope: trio.CancelScope | None = None
     broken_off: Literal["lost", "stopped"] | None = None
-    terms = _NO_TERMS
+    terms = Terms()
     result: Any = None
     error: Exception | None = None
     reason: Reason = "error"

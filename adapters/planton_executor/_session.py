@@ -8,85 +8,74 @@ from typing import Any
 import trio
 
 from planton import ErrorEvent, InstructionEvent, Planton, UndeliveredInstructionsError
-from planton.storage import describe
+from planton.storage import Reports, describe
+from planton_executor._callbacks import CallbackLink, Callbacks, Link
 from planton_executor._errors import NoHandlerError
 from planton_executor._events import AdvancedEvent, IdleEvent, StartedEvent
 from planton_executor._functions import Handler
 from planton_executor._leases import Leases
-from planton_executor._links import Answered, Link, Outage
+from planton_executor._links import Outage, StorageLink
 from planton_executor._listeners import Listeners
-from planton_executor._run import RELEASE, End, Run
-from planton_executor._workers import Slots, Workers
+from planton_executor._run import RELEASE, End, Run, Terms
+from planton_executor._workers import Workers
 
 logger = logging.getLogger("planton.executor")
 
 # What ends when the grace period is over has this long to be stored; less if nobody waits for it.
 LAST_WORDS = 2.0
 ABORTED_LAST_WORDS = 0.5
-# Seconds that what came from elsewhere for a task without a handler rests before it is released:
-# it may come back at once.
-REFUSAL_PAUSE = 1.0
+# What came from elsewhere for a task without a handler: at last it ends as dead, with the reason.
+WITHOUT_HANDLER = Terms(retries=5, retry_delay=60.0)
 
 
 class Session:
-    """Takes instructions, has them worked on, and stores how they end."""
+    """Takes instructions, has them worked on, and stores how they end.
+
+    What works does so in the nursery `workers`, and all that it needs in `helpers`. `frees` is
+    called when slots are free, or about to be.
+    """
 
     def __init__(
         self,
+        workers: trio.Nursery,
+        helpers: trio.Nursery,
         *,
         handlers: Mapping[str, Handler],
         listeners: Listeners,
-        make_link: Callable[[Answered, Outage], Link],
+        storage: Reports | Callbacks,
         concurrency: int,
         frees: Callable[[], None],
     ) -> None:
+        self._helpers = helpers
         self._handlers = handlers
         self._listeners = listeners
+        self._concurrency = concurrency
         self._frees = frees
-        self._slots = Slots(concurrency, self._start)
-        outage = Outage(self._report)
-        self._link = make_link(self._answered, outage)
-        self._leases = Leases(self._link, outage, lose=self._lose, warn=listeners.tell_from_thread)
-        self._workers = Workers(concurrency, self._handle, self._settle)
+        self._slots = trio.Semaphore(concurrency)
         self.limiter = trio.CapacityLimiter(concurrency)
+        self._workers = Workers(workers, concurrency, self._handle, self._settle)
+        outage = Outage(self._report)
+        self._link: Link
+        if isinstance(storage, Callbacks):
+            self._link = CallbackLink(storage, helpers, self._answered, outage)
+        else:
+            self._link = StorageLink(storage, helpers, self._answered, outage, frees)
+        self._leases = Leases(self._link, outage, listeners.tell_from_thread)
+        helpers.start_soon(self._leases.beat)
         self._is_draining = False
-        self._runs: set[Run] = set()
+        self._waiting: set[Run] = set()
+        self._runs: set[Run] = set()  # have a slot each
         self.failures: dict[str, tuple[int, str]] = {}
-        self._submitting = 0
         self._refused: set[str] = set()
         self._changed: trio.Event | None = None
         self._patience = trio.CancelScope()
         self._is_aborted = False
-        self._helpers: trio.Nursery
-
-    async def run(
-        self,
-        plantons: Iterable[Planton],
-        stop: trio.Event,
-        grace: float,
-        *,
-        task_status: "trio.TaskStatus[None]",
-    ) -> None:
-        """Work until `stop`, then drain; a cancellation from outside has to wait."""
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as self._helpers:
-                for planton in plantons:
-                    self._helpers.start_soon(self._watch, planton)
-                self._link.open(self._helpers)
-                self._helpers.start_soon(self._leases.beat)
-                async with trio.open_nursery() as workers:
-                    self._workers.open(workers)
-                    task_status.started()
-                    await stop.wait()
-                    await self._drain(grace)
-                    workers.cancel_scope.cancel()
-                self._helpers.cancel_scope.cancel()
 
     @property
     def capacity(self) -> int:
         """How many more can start: those whose ends are being stored will have left by then."""
-        slots = self._slots
-        return max(0, slots.count - slots.taken - slots.waiting + self._link.leaving)
+        taken = len(self._runs) + len(self._waiting)
+        return max(0, self._concurrency - taken + self._link.leaving)
 
     async def take(self, event: InstructionEvent) -> None:
         run = Run(event, self._link.receipt(event))
@@ -97,14 +86,18 @@ class Session:
             self._leases.add(run)
         # Without a turn of the event loop, as long as there are slots: one for each of a thousand
         # instructions would take longer than all the rest.
-        if not self._slots.take(run):
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
             await self._wait_for_slot(run)
+        else:
+            self._start(run)
 
     async def _refuse(self, run: Run) -> None:
         """Leave an instruction to a process that has a handler for its task.
 
-        Planton releases what it has claimed, with pauses. What came from elsewhere is released
-        here, and told once.
+        Planton releases what it has claimed, with pauses. What came from elsewhere fails, to be
+        tried again, and is told once.
         """
         name = run.work.task_name
         error = NoHandlerError(name, run.work.instruction, self._handlers, released=run.is_foreign)
@@ -113,46 +106,46 @@ class Session:
         if name not in self._refused:
             self._refused.add(name)
             self._report(error, name)
-        await trio.sleep(min(REFUSAL_PAUSE, run.lease / 3))
-        await self._release(run)
+        run.terms = WITHOUT_HANDLER
+        run.fail(error)
+        run.decide()
+        await self._store_in_time(run)
 
     def _start(self, run: Run) -> None:
-        run.is_started = True
         self._runs.add(run)
         self._workers.put(run)
 
     async def _wait_for_slot(self, run: Run) -> None:
-        self._submitting += 1
+        self._waiting.add(run)
         try:
-            await self._slots.wait(run)
-            if not run.is_started:
+            with trio.CancelScope() as run.scope:
+                await self._slots.acquire()
+                self._start(run)
+            if run not in self._runs:
                 await self._give_back(run)
         finally:
-            self._submitting -= 1
-            if not run.is_started:
+            self._waiting.discard(run)
+            if run not in self._runs:
                 self._leases.discard(run)
             self._note_change()
 
     async def _give_back(self, run: Run) -> None:
-        """Give back what was turned away before it began."""
+        """Give back what was broken off before it began."""
         if run.broken_off == "lost":
             run.note_loss()
             await self._listeners.tell(run.to_event())
             return
-        is_released = await self._release(run)
+        run.end = RELEASE
+        is_released = await self._store_in_time(run)
         names = [run.work.instruction]
         problem = "the executor ended before there was a slot"
         raise UndeliveredInstructionsError(run.work.task_name, names, problem, released=is_released)
 
-    async def _release(self, run: Run) -> bool:
-        """Give back what was not begun; return whether that is stored."""
+    async def _store_in_time(self, run: Run) -> bool:
+        """Store the end of what was not begun; return whether that is done."""
         with trio.move_on_after(LAST_WORDS, shield=True):
-            return await self._store(run, RELEASE)
+            return await self._store(run)
         return False
-
-    def _lose(self, run: Run) -> None:
-        run.break_off("lost")
-        self._slots.turn_away(run)
 
     async def _handle(self, run: Run) -> None:
         """Call the handler, if the claim is ours."""
@@ -175,7 +168,7 @@ class Session:
         if self._listeners.want(run.event_type):
             run.duration = trio.current_time() - run.began_at
         self._note_change()
-        must_wait = run.thread_ended is not None or self._listeners.must_wait(run.event_type)
+        must_wait = run.thread_ended is not None or self._listeners.may_wait_for(run.event_type)
         run.leaves_at_once = not must_wait
         if run.end is not None:
             self._link.send(run)
@@ -186,8 +179,8 @@ class Session:
         self._conclude(run)
         self._note_free_slots()
 
-    async def _store(self, run: Run, end: End) -> bool:
-        run.end, run.stored, run.refusals = end, trio.Event(), 0
+    async def _store(self, run: Run) -> bool:
+        run.stored, run.refusals = trio.Event(), 0
         self._link.send(run)
         await run.stored.wait()
         run.stored = None
@@ -198,9 +191,9 @@ class Session:
     async def advance(self, run: Run, end: End) -> bool:
         """Store where work in steps is now, which is not broken off; return whether to go on."""
         assert run.scope is not None, "a worker has it"
-        run.is_storing, run.scope.deadline = True, math.inf
+        run.end, run.is_storing, run.scope.deadline = end, True, math.inf
         try:
-            is_ours = await self._store(run, end)
+            is_ours = await self._store(run)
         finally:
             run.is_storing = False
         if not is_ours:
@@ -212,7 +205,7 @@ class Session:
         return not self._is_draining
 
     def _answered(
-        self, runs: Iterable[Run], stale: Collection[str] = (), error: Exception | None = None
+        self, runs: Iterable[Run], stale: Collection[str], error: Exception | None
     ) -> None:
         """Go on with runs whose ends were answered by the storage."""
         for run in runs:
@@ -236,7 +229,7 @@ class Session:
             self._report(run.answer, run.work.task_name)
         is_told = self._listeners.want(run.event_type) and not isinstance(run.answer, Exception)
         event = run.to_event() if is_told else None
-        if run.leaves_at_once and not self._listeners.must_wait(run.event_type):
+        if run.leaves_at_once and not self._listeners.may_wait_for(run.event_type):
             if event is not None:
                 self._listeners.tell_soon(event, self._helpers)
             self._leave(run)
@@ -263,7 +256,7 @@ class Session:
 
     def _leave(self, run: Run) -> None:
         self._runs.discard(run)
-        self._slots.free()
+        self._slots.release()
 
     def _note_free_slots(self) -> None:
         self._note_change()
@@ -275,9 +268,11 @@ class Session:
         event = ErrorEvent(task_name=task_name, error=error, stage="service")
         self._listeners.tell_soon(event, self._helpers)
 
-    async def _drain(self, grace: float) -> None:
+    async def drain(self, grace: float) -> None:
+        """Take no more, and let what runs end; return when that is stored, or cannot be."""
         self._is_draining = True
-        self._slots.turn_all_away()
+        for run in self._waiting:
+            run.break_off("stopped")
         self._patience.deadline = trio.current_time() + grace
         with self._patience:
             await self._until(lambda: self._is_empty)
@@ -291,7 +286,7 @@ class Session:
 
     @property
     def _is_empty(self) -> bool:
-        return not (self._slots.taken or self._submitting)
+        return not (self._runs or self._waiting)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -302,7 +297,7 @@ class Session:
         if self._changed is not None:
             self._changed.set()
 
-    async def _watch(self, planton: Planton) -> None:
+    async def watch(self, planton: Planton) -> None:
         """End the drain when whoever runs `planton` does not wait for it any more."""
         await planton.wait_until_aborted()
         self._is_aborted = True

@@ -9,10 +9,10 @@ import cattrs
 from cattrs.preconf.json import make_converter
 
 from planton import InvalidArgumentError
-from planton.storage import Storage, to_count, to_json, to_name
+from planton.storage import Storage, check_function, is_async, to_count, to_json, to_name
 from planton_executor._errors import StateError
 from planton_executor._executor import Executor
-from planton_executor._functions import Host, call_in_thread, is_async, is_generator, takes
+from planton_executor._functions import Host, call_in_thread
 from planton_executor._run import RELEASE, End, Run, Terms
 from planton_executor._step import Done, Later, Step, StepContext, Then
 
@@ -166,9 +166,10 @@ def _checked(step: Any) -> type[Step]:
     if not (isinstance(step, type) and issubclass(step, Step) and "__attrs_attrs__" in vars(step)):
         remedy = "give classes derived from Step and decorated with @attrs.frozen"
         raise InvalidArgumentError("steps", step, remedy)
-    if inspect.isabstract(step) or is_generator(step.step) or not takes(step.step, 2):
+    if inspect.isabstract(step):
         remedy = "give it a method `step(self, context)`, async or not, which returns what is next"
         raise InvalidArgumentError("steps", step, remedy)
+    check_function("steps", step.step, 2)
     return step
 
 

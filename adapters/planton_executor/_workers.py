@@ -1,4 +1,4 @@
-"""Slots, and the trio tasks that work in them: one serves many runs, one after the other."""
+"""The trio tasks that call handlers: one serves many runs, one after the other."""
 
 import contextvars
 import math
@@ -22,20 +22,21 @@ class Workers:
     """
 
     def __init__(
-        self, count: int, handle: Callable[[Run], Awaitable[None]], settle: Callable[[Run], None]
+        self,
+        nursery: trio.Nursery,
+        count: int,
+        handle: Callable[[Run], Awaitable[None]],
+        settle: Callable[[Run], None],
     ) -> None:
+        self._nursery = nursery
         self._count = count
         self._handle = handle
         self._settle = settle
         self._queue: deque[Run] = deque()
-        self._idle: dict[trio.lowlevel.Task, None] = {}
+        self._idle = trio.lowlevel.ParkingLot()
         self._started = self._woken = 0
         self._turns_at = 0.0
         self._context = contextvars.copy_context()
-        self._nursery: trio.Nursery
-
-    def open(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
 
     def put(self, run: Run) -> None:
         self._queue.append(run)
@@ -46,8 +47,7 @@ class Workers:
         """Wake or start workers; each wakes two more if there is more to do."""
         for _ in range(min(count, len(self._queue))):
             if self._idle:
-                task, _ = self._idle.popitem()
-                trio.lowlevel.reschedule(task)
+                self._idle.unpark()
             elif self._started < self._count:
                 self._started += 1
                 # Not in the context of whoever submitted: a worker serves many.
@@ -60,7 +60,7 @@ class Workers:
         """Work until cancelled, or until a handler leaves other context variables behind."""
         self._note_wake()
         try:
-            while contextvars.copy_context() == self._context:
+            while self._is_context_clean():
                 await self._work_in_one_scope()
         finally:
             self._started -= 1
@@ -72,18 +72,16 @@ class Workers:
         run = None
         try:
             with trio.CancelScope() as scope:
-                while contextvars.copy_context() == self._context:
+                while True:
                     run = None
                     if not self._queue or time.monotonic() > self._turns_at:
                         await self._rest()
                     run = self._queue.popleft()
                     run.scope = scope
                     await self._handle(run)
-                    if _is_cancelled(run, scope):
+                    if _is_cancelled(run, scope) or not self._is_context_clean():
                         break
                     self._settle(run)
-                else:
-                    return
         except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
             if run is None:
                 raise
@@ -91,26 +89,17 @@ class Workers:
         assert run is not None, "its scope is cancelled only while a run has it"
         self._settle(run)
 
+    def _is_context_clean(self) -> bool:
+        return contextvars.copy_context() == self._context
+
     async def _rest(self) -> None:
         """Wait until there is something to do; let the event loop turn in any case."""
         if self._queue:
             await trio.lowlevel.checkpoint()
             self._turns_at = time.monotonic() + _TURN
         while not self._queue:
-            await self._park()
+            await self._idle.park()
             self._note_wake()
-
-    async def _park(self) -> None:
-        task = trio.lowlevel.current_task()
-        self._idle[task] = None
-
-        def leave(_: object) -> trio.lowlevel.Abort:
-            if task not in self._idle:
-                return trio.lowlevel.Abort.FAILED
-            del self._idle[task]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(leave)
 
     def _note_wake(self) -> None:
         self._turns_at = time.monotonic() + _TURN
@@ -125,56 +114,3 @@ def _is_cancelled(run: Run, scope: trio.CancelScope) -> bool:
     if scope.deadline < math.inf and not scope.cancel_called:
         scope.deadline = math.inf
     return scope.deadline < math.inf
-
-
-class Slots:
-    """Counts the slots that are taken; whoever waits gets the next free one in order."""
-
-    def __init__(self, count: int, start: Callable[[Run], None]) -> None:
-        self.count = count
-        self._start = start
-        self.taken = 0
-        self._waiting: dict[Run, trio.lowlevel.Task] = {}
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    def take(self, run: Run) -> bool:
-        """Take a slot if one is free; return whether one was."""
-        if self.taken >= self.count:
-            return False
-        self.taken += 1
-        self._start(run)
-        return True
-
-    async def wait(self, run: Run) -> None:
-        """Wait until it is started, or turned away.
-
-        If it is cancelled there is none: a slot is never given to a caller that has left.
-        """
-        self._waiting[run] = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(lambda _: self._leave(run))
-
-    def _leave(self, run: Run) -> trio.lowlevel.Abort:
-        # A run that was answered already is not among them, and takes the answer.
-        if self._waiting.pop(run, None) is None:
-            return trio.lowlevel.Abort.FAILED
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def free(self) -> None:
-        """Give a slot back, or to the first that waits."""
-        for run in self._waiting:
-            self._start(run)
-            self.turn_away(run)
-            return
-        self.taken -= 1
-
-    def turn_away(self, run: Run) -> None:
-        """Let it wait no longer, if it waits."""
-        if run in self._waiting:
-            trio.lowlevel.reschedule(self._waiting.pop(run))
-
-    def turn_all_away(self) -> None:
-        for run in list(self._waiting):
-            self.turn_away(run)

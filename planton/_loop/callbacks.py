@@ -1,6 +1,5 @@
 """Calling the users' functions: async ones on trio, blocking ones in worker threads."""
 
-import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -10,18 +9,12 @@ import attrs
 import trio
 
 from planton._failures import guarded
+from planton._functions import is_async
 
 # A call that lasts longer than this no longer counts against the number of threads, so that
 # callbacks that hang cannot use up the threads of all the others.
 SLOW_CALL = 1.0
 THREADS = 40
-
-
-def is_async(function: object) -> bool:
-    """Return whether calling `function` makes a coroutine: partials and objects included."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  the method itself is looked at
-    )
 
 
 @attrs.frozen(eq=False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedLimitError
+from planton._events import InstructionEvent
 from planton._failures import guarded
 from planton._loop.listeners import Listeners
 from planton._parts import Consumer
@@ -78,7 +79,7 @@ class Takers:
     @property
     def are_only_listeners(self) -> bool:
         """Whether listeners take the instructions of all tasks, and there are no consumers."""
-        return not self._slots and self._listeners.hear_instructions
+        return not self._slots and bool(self._listeners.of(InstructionEvent))
 
     def slots_for(self, task_name: str) -> Slots | None:
         for slots in self._slots:
@@ -87,7 +88,7 @@ class Takers:
         return None
 
     def is_taken(self, task_name: str) -> bool:
-        if self._listeners.hear_instructions:
+        if self._listeners.of(InstructionEvent):
             return True
         return any(slots.takes(task_name) for slots in self._slots)
 

@@ -14,11 +14,12 @@ import attrs
 from planton._errors import PlantonError, UndeliveredInstructionsError
 from planton._events import ErrorEvent, InstructionEvent
 from planton._failures import failure_of, guarded
+from planton._listeners import Listener, call_listener
 from planton._loop.attempt import Attempt
 from planton._loop.callbacks import Callback
 from planton._loop.caller import Caller
 from planton._loop.entry import Entry
-from planton._loop.listeners import Listener, Listeners, call_listener
+from planton._loop.listeners import Listeners
 from planton._loop.plan import Plan
 from planton._parts import Consumer
 from planton._task import Claim, to_claim

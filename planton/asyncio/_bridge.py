@@ -11,7 +11,7 @@ import trio
 
 from planton._errors import AlreadyRunningError, PlantonError
 from planton._failures import unwrapped
-from planton._loop.callbacks import is_async
+from planton._functions import is_async
 from planton.asyncio._guest import Gate, Guest
 
 logger = logging.getLogger("planton")
@@ -20,46 +20,71 @@ T = TypeVar("T")
 
 
 class Visit:
-    """One call of an async function of trio by an asyncio task of the same thread."""
+    """One call of an async function of trio by an asyncio task of the same thread.
 
-    def __init__(self, guest: Guest, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self._guest = guest
-        self._function, self._args, self._kwargs = function, args, kwargs
+    `to_raise` gets what it raised, and returns what is to be raised in asyncio; all `gates` are
+    opened at its end.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        function: Callable[[], Any],
+        *gates: Gate,
+        to_raise: Callable[[BaseException], BaseException] = lambda error: error,
+    ) -> None:
+        self._guest, self._function, self._to_raise = guest, function, to_raise
         self._scope = trio.CancelScope(shield=True)
-        self._gate = Gate(guest.loop)
+        self.over = Gate()
+        self._gates = (*gates, self.over)
         self._value: Any = None
         self._error: BaseException | None = None
 
+    def begin(self) -> None:
+        self._guest.visits.add(self)
+        self._guest.spawn(self._body)
+
     async def run(self) -> Any:
         """Call it, and return what it returns; a cancellation waits for trio's side to end."""
-        self._guest.visits.add(self)
-        try:
-            self._guest.spawn(self._body)
-            await self._gate.wait(self.cancel)
-        finally:
-            self._guest.visits.discard(self)
-        if self._error is not None:
-            raise self._error
+        self.begin()
+        await self.over.pass_through(self.cancel)
+        return self.result()
+
+    def result(self) -> Any:
+        """Return what it returned, or raise what it raised, which is told once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         return self._value
 
-    def fail(self, error: PlantonError) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Wait for it no more."""
         self._error = error
-        self._gate.open()
+        self._end()
 
     def cancel(self) -> None:
         self._guest.host.wake()
         self._scope.cancel()
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._scope.cancel_called
+
     async def _body(self) -> None:
         try:
             with self._scope:
-                value = self._function(*self._args, **self._kwargs)
+                value = self._function()
                 self._value = await value if inspect.isawaitable(value) else value
             if self._scope.cancelled_caught:
                 self._error = PlantonError(f"trio ended before {self._function!r} did")
-        except BaseException as error:  # noqa: ASYNC103  raised by `run`
-            self._error = error
-        self._gate.open()
+        except BaseException as error:  # noqa: ASYNC103  raised by whoever waits
+            self._error = self._to_raise(error)
+        self._end()
+
+    def _end(self) -> None:
+        self._guest.visits.discard(self)
+        for gate in self._gates:
+            gate.open()
 
 
 async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +96,7 @@ async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
         return await function(*args, **kwargs)
     guest = await Guest.join()
     try:
-        return await Visit(guest, function, args, kwargs).run()
+        return await Visit(guest, functools.partial(function, *args, **kwargs)).run()
     finally:
         await guest.leave()  # noqa: ASYNC102  asyncio code, as below
 
@@ -95,16 +120,14 @@ class Stay(AbstractAsyncContextManager[Any]):
             raise AlreadyRunningError(f"{self._manager!r} is entered already: leave it first")
         self._is_in = True
         self._guest = await Guest.join()
-        self._scope, self._leaving = trio.CancelScope(shield=True), trio.Event()
-        self._entered, self._left = Gate(self._guest.loop), Gate(self._guest.loop)
-        self._error: BaseException | None = None
+        self._entered, self._leaving = Gate(), trio.Event()
+        self._visit = Visit(self._guest, self._hold, self._entered, to_raise=self._note_end)
         self._guard: Any = self._guarded()
         try:
             await self._guard.__anext__()
-            self._guest.visits.add(self)
-            self._guest.spawn(self._body)
-            await self._entered.wait(self._give_up)
-            self._raise_error()
+            self._visit.begin()
+            await self._entered.pass_through(self._give_up)
+            self._visit.result()
         except BaseException:
             await self._end()  # noqa: ASYNC102
             raise
@@ -114,36 +137,31 @@ class Stay(AbstractAsyncContextManager[Any]):
         """Leave the manager and wait for its end, however the block ended."""
         await self._end()  # noqa: ASYNC102
         if exc[1] is None:
-            self._raise_error()
+            self._visit.result()
 
     async def leave_early(self) -> None:
         """Leave the manager within the block; a cancellation aborts, and waits for that."""
-        if not self._left.is_open:
+        self._ask_to_leave()
+        await self._visit.over.pass_through(self._abort_soon)
+
+    def _ask_to_leave(self) -> None:
+        if not self._visit.over.is_set():
             self._guest.host.wake()
             self._leaving.set()
-        await self._left.wait(self._abort_soon)
-
-    def fail(self, error: PlantonError) -> None:
-        self._error = error
-        self._open_gates()
-
-    def cancel(self) -> None:
-        self._guest.host.wake()
-        self._scope.cancel()
 
     def _abort(self) -> None:
         """End it without waiting for what it has begun."""
-        self._scope.cancel()
+        self._visit.cancel()
 
     def _abort_soon(self) -> None:
         self._guest.host.wake()
         self._abort()
 
     def _give_up(self) -> None:
-        if self._scope.cancel_called:
+        if self._visit.is_cancelled:
             self._abort_soon()
         else:
-            self.cancel()
+            self._visit.cancel()
 
     async def _guarded(self) -> AsyncGenerator[None, None]:
         """Leave at the end of the loop, at the latest: it closes the generators that it knows."""
@@ -159,33 +177,21 @@ class Stay(AbstractAsyncContextManager[Any]):
         finally:
             if self._is_in:
                 self._is_in = False
-                self._guest.visits.discard(self)
                 await self._guest.leave()  # noqa: ASYNC102
                 if not self._guard.ag_running:
                     await self._guard.aclose()  # noqa: ASYNC102
 
-    async def _body(self) -> None:
-        try:
-            with self._scope:
-                async with self._manager:
-                    self._entered.open()
-                    await self._leaving.wait()
-            if self._scope.cancelled_caught:
-                self._error = PlantonError(f"trio ended before {self._manager!r} did")
-        except BaseException as error:  # noqa: ASYNC103  raised when the block is left
-            self._error = unwrapped(error)
-            if self._entered.is_open:
-                logger.critical("%r has ended: %s", self._manager, error, exc_info=self._error)
-        self._open_gates()
+    async def _hold(self) -> None:
+        """Called by trio."""
+        async with self._manager:
+            self._entered.open()
+            await self._leaving.wait()
 
-    def _open_gates(self) -> None:
-        self._entered.open()
-        self._left.open()
-
-    def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+    def _note_end(self, error: BaseException) -> BaseException:
+        failure = unwrapped(error)
+        if self._entered.is_set():
+            logger.critical("%r has ended: %s", self._manager, error, exc_info=failure)
+        return failure
 
 
 class _Bridge:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import trio
 
 from planton._errors import InvalidArgumentError, PlantonError
-from planton._loop.callbacks import is_async
+from planton._functions import is_async
 from planton.asyncio._guest import Guest
 
 logger = logging.getLogger("planton")

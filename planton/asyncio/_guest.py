@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import trio
 
@@ -22,51 +22,31 @@ BURIAL = 30.0
 _local = threading.local()
 
 
-class Gate:
+class Gate(asyncio.Event):
     """Opens once; asyncio tasks wait until it is open, also when they are cancelled meanwhile."""
 
-    __slots__ = ("_loop", "_waiters", "is_open")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiters: list[asyncio.Future[None]] = []
-        self.is_open = False
-
     def open(self) -> None:
-        """Let all go on that wait; those of a closed loop never will."""
-        self.is_open = True
-        if not self._loop.is_closed():
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        """Let all go on that wait."""
+        try:
+            self.set()
+        except RuntimeError:
+            pass  # their loop is closed, and they never will
 
-    async def wait(self, on_cancel: Callable[[], object]) -> None:
+    async def pass_through(self, on_cancel: Callable[[], object]) -> None:
         """Wait until it is open; call `on_cancel` at each cancellation before that.
 
         Raises:
             asyncio.CancelledError: When it is open, if there was a cancellation.
         """
         cancelled: asyncio.CancelledError | None = None
-        while not self.is_open:
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
+        while not self.is_set():
             try:
-                await waiter
+                await self.wait()
             except asyncio.CancelledError as error:  # noqa: ASYNC103  raised below
                 cancelled = error  # trio has to end what it does first
                 on_cancel()
         if cancelled is not None:
             raise cancelled
-
-
-class Call(Protocol):
-    """Something of trio's that asyncio code waits for."""
-
-    def cancel(self) -> None:
-        """End it."""
-
-    def fail(self, error: PlantonError) -> None:
-        """Wait for it no more: trio is gone."""
 
 
 class Guest:
@@ -76,11 +56,11 @@ class Guest:
         self.loop = loop
         self.host = Host(loop)
         self.hops: set[Any] = set()  # trio tasks that wait for asyncio
-        self.visits: set[Call] = set()  # asyncio tasks that wait for trio
+        self.visits: set[Any] = set()  # asyncio tasks that wait for trio
         self.is_over = False
         self._pid = os.getpid()
         self._users = 0
-        self._ended = Gate(loop)
+        self._ended = Gate()
         self._stop = trio.Event()
         self.host.start(self._main, done=self._done)
         _local.guest = self
@@ -95,7 +75,7 @@ class Guest:
         """Use the guest of the loop that runs, or start it; `leave` it afterwards."""
         loop = _running_loop()
         while (guest := cls._on(loop)) is not None and not guest._users:
-            await guest._ended.wait(_nothing)
+            await guest._ended.pass_through(_nothing)
         guest = guest or cls(loop)
         guest._users += 1
         return guest
@@ -106,7 +86,7 @@ class Guest:
         if not self._users and not self.is_over:
             self.host.wake()
             self._stop.set()
-            await self._ended.wait(_nothing)
+            await self._ended.pass_through(_nothing)
 
     def spawn(self, function: Any) -> None:
         """Start a trio task, in a copy of the caller's context.

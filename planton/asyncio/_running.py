@@ -35,11 +35,10 @@ class Handle(Stay):
             BaseException: What ended the run before, if it was something else.
         """
         if any(hop.is_current for hop in self._guest.hops):
-            self._guest.host.wake()
-            self._leaving.set()
+            self._ask_to_leave()
             return
         await self.leave_early()
-        self._raise_error()
+        self._visit.result()
 
     def wake(self, name: str | None = None) -> None:
         """Attempt a task now, or all of them; see `Planton.wake`.

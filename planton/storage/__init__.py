@@ -1,6 +1,8 @@
 """What storages share, and the port that a database fills."""
 
 from planton._failures import failure_of
+from planton._functions import check_function, is_async
+from planton._listeners import EventListeners
 from planton._loop.log import ErrorLog
 from planton._text import describe
 from planton.storage._arguments import (
@@ -66,6 +68,7 @@ __all__ = [
     "CronTimes",
     "DispatcherRecord",
     "ErrorLog",
+    "EventListeners",
     "Filter",
     "Fires",
     "InstructionOptions",
@@ -89,10 +92,12 @@ __all__ = [
     "are_new",
     "by_kind",
     "caller_of",
+    "check_function",
     "check_version",
     "describe",
     "failure_of",
     "found_by",
+    "is_async",
     "load_migrations",
     "load_sql",
     "load_statements",

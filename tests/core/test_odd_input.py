@@ -475,8 +475,8 @@ def test_a_listener_of_another_event_is_refused():
     for listener, problem in (
         (on_error, "it takes ErrorEvent, and would get InstructionEvent"),
         (Listener().listen, "it takes AttemptEvent, and would get InstructionEvent"),
-        (on_nothing, "it must take one event"),
-        (on_two, "it must take one event"),
+        (on_nothing, "it must take 1 argument"),
+        (on_two, "it must take 1 argument"),
     ):
         with pytest.raises(InvalidArgumentError, match=problem):
             one.on(InstructionEvent, listener)

@@ -159,7 +159,7 @@ def test_delays_say_what_they_are() -> None:
     made = [delays.constant(1), delays.linear(0, 1, 60), delays.exponential(0.1, 60)]
 
     assert [
-        "Constant(seconds=1.0)",
-        "Linear(initial=0.0, step=1.0, maximum=60.0)",
-        "Exponential(initial=0.1, maximum=60.0, factor=2.0, jitter='full')",
+        "constant(1)",
+        "linear(0, 1, 60)",
+        "exponential(0.1, 60, 2, 'full')",
     ] == [repr(delay) for delay in made]

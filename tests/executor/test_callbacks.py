@@ -198,9 +198,9 @@ async def test_callbacks_may_be_plain_functions_or_none_at_all():
 def test_callbacks_are_looked_at():
     """When they are given, and not when there is something to note."""
     for options, word in (
-        ({"complete": 5}, "complete is 5: give a function of 2"),
-        ({"fail": lambda work: None}, "fail is .*: give a function of 3"),
-        ({"heartbeat": lambda: None}, "heartbeat is .*: give a function of 1"),
+        ({"complete": 5}, "complete is 5: give a function"),
+        ({"fail": lambda work: None}, "fail is .*: it must take 3 arguments"),
+        ({"heartbeat": lambda: None}, "heartbeat is .*: it must take 1 argument"),
     ):
         with pytest.raises(InvalidArgumentError, match=word):
             Callbacks(**options)

@@ -594,13 +594,13 @@ class _CallableGenerator:
 @pytest.mark.parametrize(
     ("function", "problem"),
     (
-        (5, "handler is 5: give a function of one"),
-        (_no_argument, "cannot be called with one: give"),
-        (lambda work, other: None, "cannot be called with one: give"),
-        (_generator, "it is a generator: give"),
-        (functools.partial(_generator), "it is a generator: give"),
-        (_async_generator, "it is a generator: give"),
-        (_CallableGenerator(), "it is a generator: give"),
+        (5, "handler is 5: give a function, sync"),
+        (_no_argument, "it must take 1 argument"),
+        (lambda work, other: None, "it must take 1 argument"),
+        (_generator, "it has a `yield`"),
+        (functools.partial(_generator), "it has a `yield`"),
+        (_async_generator, "it has a `yield`"),
+        (_CallableGenerator(), "it has a `yield`"),
     ),
 )
 def test_a_function_that_cannot_be_a_handler_is_refused(function, problem):

@@ -337,7 +337,7 @@ class Generator(Step):
 @pytest.mark.parametrize("step", (NoMethod, NoContext, Generator))
 def test_a_step_that_cannot_be_called_is_refused(step):
     """When it is given, not when there is work."""
-    with pytest.raises(ValueError, match=f"{step.__name__}.*a method `step"):
+    with pytest.raises(ValueError, match=step.__name__):
         Steps(Executor(MemoryStorage()), "Greeter", [step])
 
 
