@@ -84,7 +84,6 @@ def on_terminal(tmp_path):
         ("pause", "STORAGE"),
         ("STORAGE",),
         ("run", "STORAGE"),
-        ("demo", "--storage", "STORAGE"),
         ("demo", "--database", "STORAGE/x"),
     ),
     ids=" ".join,
