@@ -41,7 +41,13 @@ for _command in vars(_operations).values():
     show_default=True,
     help="How many user accounts there are.",
 )
-def demo(database: str, accounts: int) -> None:
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Another storage than that file: postgresql://user@host/database. The e-mails go to a "
+    "folder in the current one, which is called after host and database.",
+)
+def demo(database: str, accounts: int, storage: str | None) -> None:
     """Send a welcome e-mail to every account of a database.
 
     The accounts are claimed straight from their table, 20 at a time; a consumer writes each e-mail
@@ -51,9 +57,9 @@ def demo(database: str, accounts: int) -> None:
     from planton.cli._run import load, run_target
 
     with reported():
-        storage = storage_at(f"sqlite:///{quote(database)}", create=True)
-        send = load("planton_sqlite.demo:demo")
-        run_target("planton demo", lambda: send(storage, accounts))
+        opened = storage_at(storage or f"sqlite:///{quote(database)}", create=True)
+        send = load("planton_executor.demo:demo")
+        run_target("planton demo", lambda: send(opened, accounts))
 
 
 @planton.command(epilog=EXIT_CODES)

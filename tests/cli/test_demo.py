@@ -5,6 +5,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from urllib.parse import unquote
+
+import pytest
 
 
 def outbox(command, folder="planton-demo-outbox"):
@@ -119,3 +122,23 @@ def test_each_database_has_an_outbox_of_its_own(command):
     assert 0 == done.returncode, done.stderr
     assert (command.folder / "other name?.db").exists()
     assert 3 == len(outbox(command, "other name?-outbox"))
+
+
+@pytest.mark.parametrize("url", ("sqlite:///app.db", "sqlite:///other%20name.db"))
+def test_a_sqlite_url_is_a_file(command, url):
+    """Relative to the current folder."""
+    done = command("demo", "--storage", url, "--accounts", "3")
+
+    assert 0 == done.returncode, done.stderr
+    file = command.folder / unquote(url.removeprefix("sqlite:///"))
+    assert file.exists()
+    assert 3 == len(outbox(command, f"{file.stem}-outbox"))
+
+
+@pytest.mark.parametrize("url", ("sqlite:///", "sqlite://app.db"))
+def test_a_url_that_names_no_file_is_a_mistake(command, url):
+    """It says how to write one."""
+    done = command("demo", "--storage", url)
+
+    assert 2 == done.returncode
+    assert "write sqlite:///app.db" in done.stderr

@@ -84,6 +84,7 @@ def on_terminal(tmp_path):
         ("pause", "STORAGE"),
         ("STORAGE",),
         ("run", "STORAGE"),
+        ("demo", "--storage", "STORAGE"),
         ("demo", "--database", "STORAGE/x"),
     ),
     ids=" ".join,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,6 +33,14 @@ def run(tmp_path, postgres_dsn):
     return run
 
 
+def url(dsn):
+    """The same database as a URL, as people write it."""
+    with psycopg.connect(dsn) as connection:
+        info = connection.info
+        host = info.host.replace("/", "%2F")
+        return f"postgresql://{info.user}@/{info.dbname}?host={host}&port={info.port}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_scripts_of_a_page_run(run, postgres_dsn, page):
     """All of them, one after the other."""
@@ -41,10 +50,24 @@ def test_the_scripts_of_a_page_run(run, postgres_dsn, page):
     assert (0, "") == (done.returncode, done.stderr)
 
 
+def test_the_demo_works_as_on_sqlite(run, postgres_dsn, tmp_path):
+    """Every account has its e-mail, also after the demo on SQLite; started again none is sent."""
+    code = "from planton.cli import main; main()"
+    arguments = ("demo", "--storage", url(postgres_dsn), "--accounts", "50")
+    run(code, "demo", "--accounts", "60")
+    first, again = run(code, *arguments), run(code, *arguments)
+
+    assert (0, "", 0) == (first.returncode, first.stderr, again.returncode)
+    assert re.search(r"sent +\S 50 ", first.stdout)
+    assert re.search(r"sent +\S 0 ", again.stdout)
+    (outbox,) = tmp_path.glob("planton-demo-?*-outbox")
+    assert 50 == len(list(outbox.glob("*.eml")))
+
+
 def test_a_server_that_cannot_be_reached_is_told_in_one_line(run):
     """Without the password, with exit code 2."""
     code = "from planton.cli import main; main()"
-    done = run(code, "status", "postgresql://me:secret@127.0.0.1:1/app")
+    done = run(code, "demo", "--storage", "postgresql://me:secret@127.0.0.1:1/app")
 
     assert 2 == done.returncode
     assert "Traceback" not in done.stderr

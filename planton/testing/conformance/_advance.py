@@ -5,7 +5,9 @@ from typing import Any
 from planton.testing.conformance._base import (
     Hooks,
     claim,
+    claim_first,
     claim_one,
+    end_next,
     enqueue,
     fields,
     queue_up,
@@ -19,9 +21,7 @@ class AdvancePromises(Hooks):
 
     async def test_a_claim_goes_on_with_another_payload(self, storage: Any) -> None:
         """Under the same receipt, as if it had just been claimed for the first time."""
-        await enqueue(storage, "task", "a", payload=1, retries=1, timeout=100)
-        task = storage.queue_task("task", lease=30)
-        (first,) = await claim(task)
+        task, first = await claim_first(storage, payload=1, retries=1, timeout=100, lease=30)
         await storage.fail(first.receipt, "broken")
         (second,) = await claim(task)
         await self.advance(storage, 20)
@@ -38,9 +38,7 @@ class AdvancePromises(Hooks):
 
     async def test_after_a_crash_the_next_one_gets_the_last_payload(self, storage: Any) -> None:
         """And knows that somebody had begun with it."""
-        await enqueue(storage, "task", "a", payload=1)
-        task = storage.queue_task("task", lease=30)
-        (first,) = await claim(task)
+        task, first = await claim_first(storage, payload=1, lease=30)
         await storage.advance(first.receipt, 2)
         await self.advance(storage, 31)
         (second,) = await claim(task)
@@ -51,14 +49,11 @@ class AdvancePromises(Hooks):
 
     async def test_work_may_go_on_later(self, storage: Any) -> None:
         """It holds no slot while it waits, and comes as if it was new."""
-        await enqueue(storage, "task", "a", payload=1, priority=3, timeout=50)
         await enqueue(storage, "task", "b", priority=2)
-        task = storage.queue_task("task", lease=30)
-        (first,) = await claim(task)
+        task, first = await claim_first(storage, payload=1, priority=3, timeout=50, lease=30)
         done = await storage.advance(first.receipt, [2], retries=1, run_in=60)
         found = await record(storage, "a")
-        (other,) = await claim(task)
-        await storage.complete(other.receipt)
+        other = await end_next(task, storage.complete)
         await self.advance(storage, 55)
 
         assert (first.receipt,) == done.applied
@@ -74,9 +69,7 @@ class AdvancePromises(Hooks):
 
     async def test_the_time_out_begins_anew_with_each_payload(self, storage: Any) -> None:
         """It is for one delivery of one payload."""
-        await enqueue(storage, "task", "a", timeout=40)
-        task = storage.queue_task("task", lease=30)
-        (claimed,) = await claim(task)
+        task, claimed = await claim_first(storage, timeout=40, lease=30)
         await self.advance(storage, 25)
         await storage.advance(claimed.receipt, 2)
         await self.advance(storage, 25)
@@ -102,19 +95,16 @@ class AdvancePromises(Hooks):
         """When it fails for the first time; no more are given after that."""
         task = await queue_up(storage, "a")
         for number in range(3):
-            (claimed,) = await claim(task)
-            await storage.fail(claimed.receipt, f"broken {number}", retries=2)
+            await end_next(task, storage.fail, f"broken {number}", retries=2)
         found = await record(storage, "a")
 
         assert ("dead", "broken 2", 3) == (found.status, found.error, found.delivery)
 
     async def test_what_the_instruction_brought_goes_first(self, storage: Any) -> None:
         """The one that enqueues knows more than the one that works."""
-        await enqueue(storage, "task", "a", retries=1)
-        task = storage.queue_task("task")
+        task = await queue_up(storage, "a", retries=1)
         for _ in range(2):
-            (claimed,) = await claim(task)
-            await storage.fail(claimed.receipt, "broken", retries=5)
+            await end_next(task, storage.fail, "broken", retries=5)
 
         assert "dead" == (await record(storage, "a")).status
 
@@ -123,8 +113,7 @@ class AdvancePromises(Hooks):
         task = await queue_up(storage, "a")
         for _ in range(2):
             for _ in range(2):
-                (claimed,) = await claim(task)
-                await storage.fail(claimed.receipt, "broken", retries=1)
+                await end_next(task, storage.fail, "broken", retries=1)
 
             assert "dead" == (await record(storage, "a")).status
             await storage.retry("task")

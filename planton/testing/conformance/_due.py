@@ -7,11 +7,11 @@ import trio
 
 from planton._events import InstructionEvent
 from planton._planton import Planton
-from planton.testing.conformance._base import Hooks, attempt, claim, clock, enqueue
+from planton.testing.conformance._base import Hooks, attempt, claim_first, clock, enqueue, queue_up
 
 
 def an_hour(attempt_number: int) -> float:
-    """Give a delay that a storage cannot know: it is a function, which nobody but the core asks."""
+    """Return a delay that a storage cannot know, as nobody but the core calls the function."""
     return 3600.0 if attempt_number else 0.0
 
 
@@ -21,14 +21,12 @@ class DuePromises(Hooks):
     async def test_a_dispatcher_is_there_when_something_becomes_due(self, storage: Any) -> None:
         """Queued for later, failed for now, lost with its consumer, or a time of the calendar."""
         options = {"delay": an_hour, "lease": 1}
-        queued = [storage.queue_task(name, **options) for name in ("later", "failed", "lost")]
         soon = await clock(storage) + timedelta(seconds=1)
-        await enqueue(storage, "later", "a", run_at=soon)
-        for task in queued[1:]:
-            await enqueue(storage, task.name, "a", retries=1)
-        (failed,), (_,) = [await claim(task) for task in queued[1:]]
-        await storage.fail(failed.receipt, "broken", retry_in=1)
-        tasks = [*queued, storage.cron_task("cron", "* * * * * *", **options)]
+        later = await queue_up(storage, "a", task_name="later", run_at=soon, **options)
+        lost, _ = await claim_first(storage, task_name="lost", **options)
+        failed, broken = await claim_first(storage, task_name="failed", retries=1, **options)
+        await storage.fail(broken.receipt, "broken", retry_in=1)
+        tasks = [later, failed, lost, storage.cron_task("cron", "* * * * * *", **options)]
         awaited = {task.name for task in tasks}
         async with Planton(tasks=tasks) as planton, planton.events(InstructionEvent) as stream:
             while awaited:
@@ -40,16 +38,14 @@ class DuePromises(Hooks):
         """The dispatcher cuts its delay to it; the storage need not know how long that is."""
         later = await clock(storage) + timedelta(seconds=100)
         for number, delay in enumerate((3600, 10, an_hour)):
-            task = storage.queue_task(f"task{number}", delay=delay)
-            await enqueue(storage, task.name, "a", run_at=later)
+            name = f"task{number}"
+            task = await queue_up(storage, "a", task_name=name, run_at=later, delay=delay)
 
             _assert_near(100, await attempt(task))
 
     async def test_the_time_of_a_retry_is_told(self, storage: Any) -> None:
         """As that of whatever is queued for later."""
-        task = storage.queue_task("task", delay=an_hour)
-        await enqueue(storage, "task", "a", retries=1)
-        (failed,) = await claim(task)
+        task, failed = await claim_first(storage, retries=1, delay=an_hour)
         await storage.fail(failed.receipt, "broken", retry_in=40)
 
         _assert_near(40, await attempt(task))
@@ -66,9 +62,8 @@ class DuePromises(Hooks):
     async def test_what_is_due_later_is_told_beside_expired_leases(self, storage: Any) -> None:
         """One is taken over, another one ends as dead and frees the only slot."""
         for name, options in (("over", {"concurrency": 2}), ("dead", {"deliveries": 1})):
-            task = storage.queue_task(name, delay=an_hour, lease=30, **options)
-            await enqueue(storage, name, "a")
-            await claim(task)
+            given: dict[str, Any] = {"task_name": name, "delay": an_hour, "lease": 30, **options}
+            task, _ = await claim_first(storage, **given)
             later = await clock(storage) + timedelta(seconds=51)
             await enqueue(storage, name, "b", run_at=later)
             await self.advance(storage, 31)
@@ -79,8 +74,7 @@ class DuePromises(Hooks):
         """At once: the cap has room, by an override, or because consumers had less."""
         await enqueue(storage, "task", *"abcdef")
         later = await clock(storage) + timedelta(seconds=40)
-        await enqueue(storage, "task", "g", run_at=later)
-        task = storage.queue_task("task", concurrency=2, delay=an_hour)
+        task = await queue_up(storage, "g", run_at=later, concurrency=2, delay=an_hour)
         await storage.set_concurrency("task", 8)
         batches = [await attempt(task), await attempt(task, 1), await attempt(task, 5)]
 
@@ -91,20 +85,16 @@ class DuePromises(Hooks):
     async def test_a_time_that_finds_no_slot_is_told_once_there_is_one(self, storage: Any) -> None:
         """While the cap is reached only the end of a lease is; the freed slot wakes the task."""
         later = await clock(storage) + timedelta(seconds=40)
-        task = storage.queue_task("task", delay=an_hour, lease=80)
-        await enqueue(storage, "task", "a")
+        task, claimed = await claim_first(storage, delay=an_hour, lease=80)
         await enqueue(storage, "task", "b", run_at=later)
-        (claimed,) = await claim(task)
 
         _assert_near(80, await attempt(task))
-        await storage.complete(str(claimed.receipt))
+        await storage.complete(claimed.receipt)
         _assert_near(40, await attempt(task))
 
     async def test_what_waits_for_its_own_claim_is_not_due(self, storage: Any) -> None:
         """It was queued again while it is active: the end of the lease is the next time."""
-        task = storage.queue_task("task", delay=an_hour, lease=80, concurrency=3)
-        await enqueue(storage, "task", "a")
-        await claim(task)
+        task, _ = await claim_first(storage, delay=an_hour, lease=80, concurrency=3)
         await enqueue(storage, "task", "a")
         for _ in range(2):
             batch = await attempt(task)
@@ -127,8 +117,7 @@ class DuePromises(Hooks):
         task = storage.queue_task("task", delay=an_hour, concurrency=2)
 
         assert (await attempt(task)).due_in is None
-        await enqueue(storage, "task", "a")
-        (only,) = await claim(task)
+        _, only = await claim_first(storage, delay=an_hour, concurrency=2)
         await storage.complete(only.receipt)
         assert (await attempt(task)).due_in is None
 

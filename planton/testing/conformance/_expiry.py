@@ -7,8 +7,10 @@ from planton.testing.conformance._base import (
     Hooks,
     attempt,
     claim,
+    claim_first,
     clock,
     enqueue,
+    failing,
     names,
     queue_up,
     receipts,
@@ -25,12 +27,11 @@ class ExpiryPromises(Hooks):
         ends: dict[str, Any] = {
             "release": storage.release,
             "give back": None,
-            "fail": lambda receipts: storage.fail(receipts, "broken"),
+            "fail": failing(storage),
         }
         for name, end in ends.items():
-            await enqueue(storage, name, "a", retries=1)
-            task = storage.queue_task(name, lease=30, deliveries=1)
-            (first,) = await claim(task)
+            options: Any = {"retries": 1, "lease": 30, "deliveries": 1}
+            task, first = await claim_first(storage, task_name=name, **options)
             await (task.release([first]) if end is None else end(first.receipt))
 
             assert [("a", "queued")] == await statuses(storage, name), name
@@ -42,12 +43,11 @@ class ExpiryPromises(Hooks):
 
     async def test_used_up_claims_end_whoever_notices(self, storage: Any, other: Any) -> None:
         """Also if this dispatcher does not offer their tags, and however many they are."""
-        await enqueue(storage, "task", "a", "b", "c", tags=["gpu"])
-        able = storage.queue_task("task", tags=["gpu"], concurrency=3, lease=10, deliveries=1)
-        await claim(able)
+        options: Any = {"concurrency": 3, "lease": 10, "deliveries": 1}
+        await claim(await queue_up(storage, "a", "b", "c", tags=["gpu"], **options))
         await enqueue(storage, "task", "d", "e")
         await self.advance(storage, 11)
-        unable = other.queue_task("task", concurrency=3, lease=10, deliveries=1)
+        unable = other.queue_task("task", **options)
 
         assert ["d"] == names(await claim(unable, 1))
         assert [(name, "dead") for name in "abc"] == (await statuses(storage))[:3]
@@ -56,9 +56,7 @@ class ExpiryPromises(Hooks):
 
     async def test_what_is_queued_again_waits_for_a_claim_that_expires(self, storage: Any) -> None:
         """The expired one is delivered again first, never both at the same time."""
-        await enqueue(storage, "task", "a", payload="first")
-        task = storage.queue_task("task", concurrency=5, lease=30)
-        await claim(task)
+        task, _ = await claim_first(storage, payload="first", concurrency=5, lease=30)
         await enqueue(storage, "task", "a", payload="second")
         await self.advance(storage, 31)
         (again,) = await claim(task)
@@ -71,9 +69,7 @@ class ExpiryPromises(Hooks):
 
     async def test_what_is_queued_again_follows_one_that_died(self, storage: Any) -> None:
         """In the very claim that ends the other, whose slot it takes."""
-        await enqueue(storage, "task", "a", payload="first")
-        task = storage.queue_task("task", lease=30, deliveries=1)
-        await claim(task)
+        task, _ = await claim_first(storage, payload="first", lease=30, deliveries=1)
         await enqueue(storage, "task", "a", payload="second")
         await self.advance(storage, 31)
         (second,) = await claim(task)
@@ -85,8 +81,7 @@ class ExpiryPromises(Hooks):
         self, storage: Any, other: Any
     ) -> None:
         """It is the same unit of work: it is queued once, and claimable by whoever offers that."""
-        await enqueue(storage, "task", "a", tags=["gpu"])
-        await claim(storage.queue_task("task", tags=["gpu"], lease=30))
+        await claim_first(storage, tags=["gpu"], lease=30)
         await enqueue(storage, "task", "a", payload="second")
         await self.advance(storage, 31)
         (second,) = await claim(other.queue_task("task", lease=30))
@@ -96,11 +91,9 @@ class ExpiryPromises(Hooks):
 
     async def test_the_count_of_give_backs_begins_anew_with_the_work(self, storage: Any) -> None:
         """`advance` shows that it was delivered; an expired lease does not."""
-        task = storage.queue_task("task", lease=30)
         for name in ("advance", "expire"):
-            await enqueue(storage, "task", name)
-            (claimed,) = await claim(task)
-            await _give_back(task, claimed)
+            task, claimed = await claim_first(storage, name, lease=30)
+            await task.release([claimed])
             (claimed,) = await claim(task)
             if name == "advance":
                 await storage.advance(claimed.receipt, "next")
@@ -108,11 +101,10 @@ class ExpiryPromises(Hooks):
                 await self.advance(storage, 31)
                 (claimed,) = await claim(task)
             before = await clock(storage)
-            await _give_back(task, claimed)
+            await task.release([claimed])
             run_at = (await record(storage, name)).run_at
             pause = timedelta(seconds=0 if name == "advance" else 1)
 
-            assert run_at is not None, name
             assert before <= run_at - pause <= await clock(storage), name
             await self.advance(storage, 2)
             await storage.complete(receipts(await claim(task)))
@@ -141,9 +133,7 @@ class ExpiryPromises(Hooks):
 
     async def test_a_stale_receipt_ends_nothing_beside_a_good_one(self, storage: Any) -> None:
         """Not even if both claims were made together: receipts are compared as a whole."""
-        task = storage.queue_task("task", concurrency=2, lease=30)
-        await enqueue(storage, "task", "a")
-        (late,) = await claim(task)
+        task, late = await claim_first(storage, concurrency=2, lease=30)
         await self.advance(storage, 31)
         await enqueue(storage, "task", "b")
         again, good = await claim(task)
@@ -151,7 +141,3 @@ class ExpiryPromises(Hooks):
 
         assert ((good.receipt,), (late.receipt,)) == (done.applied, done.stale)
         assert [again.instruction] == await storage.get_active_instructions("task")
-
-
-async def _give_back(task: Any, *claims: Any) -> None:
-    await task.release(claims)

@@ -1,6 +1,8 @@
 """Promises of isolation: a bad row, claim or report harms only itself."""
 
 import json
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -11,14 +13,16 @@ from planton._planton import Planton
 from planton.testing._collector import EventCollector
 from planton.testing.conformance._base import (
     Hooks,
+    at_once,
     claim,
+    claim_one,
     enqueue,
+    failing,
     names,
     receipts,
     record,
     statuses,
 )
-from planton.testing.conformance._database import need
 
 # JSON that Python does not read; a table may refuse it.
 UNREADABLE = ("7" * 5000, "[" * 900 + "]" * 900 + " ", f'{{"a": {"9" * 6000}}}')
@@ -29,7 +33,6 @@ class HarmPromises(Hooks):
 
     async def test_a_row_that_cannot_be_read_ends_by_itself(self, storage: Any) -> None:
         """With the reason; those beside it are delivered, and nobody holds its slot."""
-        need(self.has_sql)
         await self.insert(storage, "task", "good", "1")
         unreadable = [payload for payload in UNREADABLE if not _is_readable(payload)]
         for number, payload in enumerate(unreadable):
@@ -46,7 +49,6 @@ class HarmPromises(Hooks):
 
     async def test_a_row_that_cannot_be_read_hides_no_other(self, storage: Any) -> None:
         """From those who look: it is found and counted as any."""
-        need(self.has_sql)
         await self.insert(storage, "task", "bad", UNREADABLE[0])
         await enqueue(storage, "task", "good", payload=1)
         (stats,) = await storage.stats()
@@ -56,7 +58,7 @@ class HarmPromises(Hooks):
 
     async def test_a_statement_that_fails_stops_no_other_task(self, storage: Any) -> None:
         """Nor those whose claims travel in the same call, nor what consumers report meanwhile."""
-        need(self.has_sql)
+        await self.add_rows(storage, 1)
         limit = "%(limit)s" if "%(limit)s" in self.select_sql else ":limit"
         bad = storage.claim_task("bad", sql=f"SELECT NULL LIMIT {limit}", delay=0.01)
         tasks = [storage.queue_task(name, delay=0.01) for name in ("one", "two")]
@@ -82,40 +84,25 @@ class HarmPromises(Hooks):
         """Of those that are made at the same time, and share a commit."""
         await enqueue(storage, "task", *map(str, range(10)))
         claimed = receipts(await claim(storage.queue_task("task", concurrency=10)))
-        answers: dict[str, Any] = {}
 
-        async def report(receipt: str, *results: Any) -> None:
-            try:
-                answers[receipt] = (await storage.complete(receipt, *results)).applied
-            except PlantonError as error:
-                answers[receipt] = type(error)
+        async def report(receipt: str, result: Any) -> Any:
+            with suppress(PlantonError):
+                return (await storage.complete(receipt, result)).applied
 
-        async with trio.open_nursery() as nursery:
-            for number, receipt in enumerate(claimed):
-                nursery.start_soon(report, receipt, {number} if number == 4 else number)
-            nursery.start_soon(report, "no receipt")
+        calls = [partial(report, each, number) for number, each in enumerate(claimed)]
+        calls[4] = partial(report, claimed[4], {4})  # no JSON
+        answers = await at_once(*calls, partial(report, "no receipt", None))
 
-        refused = {claimed[4], "no receipt"}
-        assert {receipt: (receipt,) for receipt in claimed if receipt not in refused} == {
-            receipt: answer for receipt, answer in answers.items() if receipt not in refused
-        }
+        assert {(each,) for each in claimed} - {(claimed[4],)} == {*answers} - {None}
         assert ["4"] == await storage.get_active_instructions("task")
 
     async def test_a_claim_that_reaches_its_end_twice_in_one_commit_ends_once(
         self, storage: Any
     ) -> None:
         """By reports of different kinds at the same time: the first wins."""
-        await enqueue(storage, "task", "a", retries=1)
-        (receipt,) = receipts(await claim(storage.queue_task("task")))
-        done: list[Any] = []
-
-        async def report(function: Any, *arguments: Any) -> None:
-            done.append(await function(receipt, *arguments))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(report, storage.complete)
-            nursery.start_soon(report, storage.fail, "broken")
-            nursery.start_soon(report, storage.release)
+        receipt = (await claim_one(storage, retries=1)).receipt
+        ends = (storage.complete, failing(storage), storage.release)
+        done = await at_once(*(partial(end, receipt) for end in ends))
 
         assert 1 == sum(len(each.applied) for each in done)
         assert 1 == len(await statuses(storage))

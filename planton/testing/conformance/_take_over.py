@@ -1,15 +1,15 @@
 """Promises to consumers behind a broker: the same message twice runs once."""
 
+from functools import partial
 from typing import Any
-
-import trio
 
 from planton.testing.conformance._base import (
     Hooks,
+    at_once,
     claim,
+    claim_first,
     claim_one,
     enqueue,
-    queue_up,
     receipts,
     record,
     refuse_each,
@@ -23,14 +23,8 @@ class TakeOverPromises(Hooks):
     async def test_of_two_that_take_over_one_wins(self, storage: Any, other: Any) -> None:
         """At the same time, in one process or in two; the others hear that theirs is stale."""
         claimed = await claim_one(storage)
-        taken: list[Any] = []
-
-        async def take(each: Any) -> None:
-            taken.append(await each.take_over(claimed.receipt))
-
-        async with trio.open_nursery() as nursery:
-            for each in (storage, storage, other, other):
-                nursery.start_soon(take, each)
+        calls = [partial(each.take_over, claimed.receipt) for each in (storage, other)]
+        taken = await at_once(*calls * 2)
         new = [each.receipts[claimed.receipt] for each in taken if each.receipts]
 
         assert 1 == len(new)
@@ -54,8 +48,7 @@ class TakeOverPromises(Hooks):
 
     async def test_after_its_lease_nothing_is_taken_over(self, storage: Any) -> None:
         """Somebody may have it already: it is delivered again."""
-        task = await queue_up(storage, "a", lease=30)
-        (claimed,) = await claim(task)
+        task, claimed = await claim_first(storage, lease=30)
         await self.advance(storage, 31)
 
         assert (claimed.receipt,) == (await storage.take_over(claimed.receipt)).stale
@@ -94,9 +87,7 @@ class TakeOverPromises(Hooks):
         self, storage: Any
     ) -> None:
         """What it waited in the broker is not counted; the lease is not longer than that time."""
-        await enqueue(storage, "task", "a", timeout=40)
-        task = storage.queue_task("task", lease=30)
-        (claimed,) = await claim(task)
+        task, claimed = await claim_first(storage, timeout=40, lease=30)
         await self.advance(storage, 25)
         (new,) = (await storage.take_over(claimed.receipt, lease=100)).receipts.values()
         await self.advance(storage, 39)

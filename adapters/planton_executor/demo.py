@@ -1,12 +1,15 @@
 """What `planton demo` runs: accounts of a table are claimed, and each is sent an e-mail."""
 
 import os
+import re
 import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -15,39 +18,68 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from planton import AttemptEvent, Planton, delays
-from planton_executor import Executor, Work
-from planton_sqlite._storage import SQLiteStorage
+from planton.storage import Storage
+from planton_executor._events import Work
+from planton_executor._executor import Executor
 
 TASK = "send_user_email"
 CONCURRENCY = 20
 LEASE = 10  # short, so that what a killed demo had claimed is sent soon
 INTERRUPTED = 130
-# Makes the table, and as many accounts as are missing.
+# SQLite and PostgreSQL read all of it. Makes the table, and as many accounts as are missing.
 PREPARE = """
 CREATE TABLE IF NOT EXISTS user_account (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL, claimed_at TEXT, sent_at TEXT
+    id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL,
+    claimed_at timestamp, sent_at timestamp
 );
 CREATE INDEX IF NOT EXISTS user_account_unclaimed ON user_account (id) WHERE claimed_at IS NULL;
 WITH RECURSIVE number (n) AS (
     SELECT count(*) + 1 FROM user_account UNION ALL SELECT n + 1 FROM number WHERE n < {count}
 )
 INSERT INTO user_account (id, name, email)
-SELECT n, 'User ' || n, 'user' || n || '@example.com' FROM number WHERE n <= {count};
+SELECT n, 'User ' || n, 'user' || n || '@example.com' FROM number WHERE n <= {count}
 """
 CLAIM = """
-UPDATE user_account SET claimed_at = datetime(:now, 'unixepoch')
-WHERE id IN (SELECT id FROM user_account WHERE claimed_at IS NULL ORDER BY id LIMIT :limit)
+UPDATE user_account SET claimed_at = CURRENT_TIMESTAMP
+WHERE id IN (SELECT id FROM user_account WHERE claimed_at IS NULL ORDER BY id LIMIT {limit})
 RETURNING id
 """
+FIND = "SELECT name, email FROM user_account WHERE id = {id}"
+SENT = "UPDATE user_account SET sent_at = CURRENT_TIMESTAMP WHERE id = {id} AND sent_at IS NULL"
 COUNT = "SELECT count(*), count(sent_at), count(claimed_at) - count(sent_at) FROM user_account"
+
+
+class Database:
+    """The user's side: a connection of its own to the database of a storage, and an outbox."""
+
+    def __init__(self, storage: Any) -> None:
+        self.limit = ":limit"
+        if hasattr(storage, "conninfo"):
+            import psycopg
+
+            self.db: Any = psycopg.connect(storage.conninfo, autocommit=True)
+            self.limit, info = "%(limit)s", self.db.info
+            place = re.sub(r"[^\w.]+", "-", f"{info.host} {info.port} {info.dbname}").strip("-")
+            self.outbox = Path(f"planton-demo-{place[-100:]}-outbox")
+        else:
+            self.db = sqlite3.connect(storage.path, timeout=60, isolation_level=None)
+            file = Path(os.path.relpath(storage.path))
+            self.outbox = file.with_name(f"{file.stem}-outbox")
+
+    def prepare(self, count: int) -> None:
+        for statement in PREPARE.format(count=count).split(";"):
+            self.db.execute(statement)
+        self.outbox.mkdir(exist_ok=True)
+
+    def execute(self, statement: str, account_id: str) -> Any:
+        return self.db.execute(statement.format(id=int(account_id)))
 
 
 @attrs.define
 class Mailer:
     """Writes each e-mail as a file, once, and counts."""
 
-    db: sqlite3.Connection
-    outbox: trio.Path
+    database: Database
     remaining: int
     advance: Callable[[], object]
     sent: int = 0
@@ -60,22 +92,20 @@ class Mailer:
         self.most_active = max(self.most_active, self.active)
         # Written, noted, and only then reported. Killed in between it is delivered again, and finds
         # the file: nothing is lost, and nothing is sent twice.
-        file = self.outbox / f"account-{work.instruction}.eml"
+        file = trio.Path(self.database.outbox) / f"account-{work.instruction}.eml"
         if not await file.exists():
             unfinished = file.with_suffix(".unfinished")
             await unfinished.write_bytes(self._message(work.instruction))
             await unfinished.replace(file)
             self.sent += 1
-        sent = "UPDATE user_account SET sent_at = datetime() WHERE id = ? AND sent_at IS NULL"
-        self.remaining -= self.db.execute(sent, [work.instruction]).rowcount
+        self.remaining -= self.database.execute(SENT, work.instruction).rowcount
         self.active -= 1
         self.advance()
         if not self.remaining:
             self.done.set()
 
     def _message(self, account_id: str) -> bytes:
-        found = self.db.execute("SELECT name, email FROM user_account WHERE id = ?", [account_id])
-        ((name, address),) = found
+        name, address = self.database.execute(FIND, account_id).fetchone()
         message = EmailMessage()
         message["From"] = "Planton <welcome@example.com>"
         message["To"] = f"{name} <{address}>"
@@ -92,24 +122,20 @@ class Mailer:
 
 
 @asynccontextmanager
-async def demo(storage: SQLiteStorage, count: int) -> AsyncIterator[Planton]:
+async def demo(storage: Storage, count: int) -> AsyncIterator[Planton]:
     """Yield a Planton that sends an e-mail to each of `count` accounts; then sum up."""
-    outbox = _outbox(storage.path)
     began, attempts = time.monotonic(), list[AttemptEvent]()
     async with storage:
         await storage.migrate()
-        with (
-            closing(sqlite3.connect(storage.path, timeout=60, isolation_level=None)) as db,
-            _bar() as bar,
-        ):
-            db.executescript(PREPARE.format(count=count))
-            total, sent, claimed = db.execute(COUNT).fetchone()
-            await outbox.mkdir(exist_ok=True)
+        database = Database(storage)
+        with closing(database.db), _bar() as bar:
+            database.prepare(count)
+            total, sent, claimed = database.db.execute(COUNT).fetchone()
             if claimed:
                 told = f"{claimed} e-mails were claimed by a run that has not sent them: they are "
                 bar.print(f"{told}sent when their lease is over, in {LEASE} s at the most")
             row = bar.add_task("welcome e-mails", total=total, completed=sent)
-            mailer = Mailer(db, outbox, total - sent, lambda: bar.advance(row))
+            mailer = Mailer(database, total - sent, lambda: bar.advance(row))
             planton = _planton(storage, mailer)
             planton.on(AttemptEvent, attempts.append)
             yield planton
@@ -119,18 +145,12 @@ async def demo(storage: SQLiteStorage, count: int) -> AsyncIterator[Planton]:
         sys.exit(INTERRUPTED)
 
 
-def _outbox(path: str) -> trio.Path:
-    """Return the folder for the e-mails of a database: beside it, called after it."""
-    file = trio.Path(os.path.relpath(path))
-    return file.with_name(f"{file.stem}-outbox")
-
-
-def _planton(storage: SQLiteStorage, mailer: Mailer) -> Planton:
+def _planton(storage: Storage, mailer: Mailer) -> Planton:
     executor = Executor(storage, concurrency=CONCURRENCY)
     executor.handler(TASK)(mailer.send)
     task = storage.claim_task(
         TASK,
-        sql=CLAIM,
+        sql=CLAIM.format(limit=mailer.database.limit),
         concurrency=CONCURRENCY,
         lease=LEASE,
         delay=delays.exponential(initial=0.05, maximum=1),
@@ -150,5 +170,5 @@ def _summarise(mailer: Mailer, attempts: int, seconds: float) -> None:
     table.add_row("attempts", str(attempts))
     table.add_row("most active at one time", str(mailer.most_active))
     table.add_row("seconds", f"{seconds:.2f}")
-    table.add_row("outbox", str(mailer.outbox))
+    table.add_row("outbox", str(mailer.database.outbox))
     Console().print(table)
