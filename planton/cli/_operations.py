@@ -8,7 +8,7 @@ import click
 from planton.cli import _types
 from planton.cli._output import span
 from planton.cli._storage import check_known, confirm, confirm_unknown, operation, yes_option
-from planton.cli._types import LARGEST, duration, json_value, moment, text, whole
+from planton.cli._types import LARGEST, duration, json_value, moment, text
 from planton.storage import Status
 
 ENDED = ("succeeded", "failed", "dead")
@@ -43,7 +43,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @click.option("--payload", type=json_value, metavar="JSON", help="What consumers get with it.")
 @click.option(
     "--priority",
-    type=whole(-LARGEST, LARGEST),
+    type=click.IntRange(-LARGEST, LARGEST),
     metavar="N",
     default=0,
     help="High ones are claimed first.",
@@ -57,7 +57,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 )
 @click.option(
     "--retries",
-    type=whole(0, LARGEST),
+    type=click.IntRange(0, LARGEST),
     metavar="N",
     default=0,
     help="How often it is tried again.",
@@ -128,7 +128,7 @@ async def stop(storage: Any, output: Any, timeout: float) -> int:
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
 @click.option(
     "--limit",
-    type=whole(1, LARGEST),
+    type=click.IntRange(1, LARGEST),
     metavar="N",
     default=100,
     show_default=True,
@@ -143,7 +143,7 @@ async def find(
     terminal; --json has all there is. A terminal that is too narrow for the table shows a block for
     each instruction.
     """
-    from planton.cli._output import found_table
+    from planton.cli._output import found_row
 
     if task_name is not None:
         await check_known(storage, task_name)
@@ -151,7 +151,7 @@ async def find(
     if output.is_json:
         output.tell("", instructions=found)
     elif found:
-        output.show(found_table(output, found))
+        output.show(output.table([found_row(output, each) for each in found]))
     else:
         output.tell("nothing found")
     if len(found) == limit:
@@ -192,7 +192,7 @@ async def resume(storage: Any, output: Any, task_name: str) -> None:
 
 @operation("set-concurrency")
 @task_argument
-@click.argument("concurrency", type=_types.concurrency)
+@click.argument("concurrency", metavar="N|default", type=_types.concurrency)
 @yes_option
 async def set_concurrency(
     storage: Any, output: Any, task_name: str, concurrency: int | None, is_sure: bool

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -68,27 +67,6 @@ def text(value: str) -> str:
     return value
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """Return what reads a whole number from `least` to `most`."""
-
-    def read(value: str | int) -> int:
-        try:
-            if least <= (found := int(value)) <= most:
-                return found
-        except ValueError:
-            pass
-        raise click.BadParameter(
-            f"{value!r:.80} is not possible: give a whole number from {least} to {most}"
-        )
-
-    return read
-
-
 def concurrency(value: str) -> int | None:
     """Return a number of at least 1; None, for that of the code, for `default`."""
-    if value == "default":
-        return None
-    if re.fullmatch(r"\d{1,10}", value, re.ASCII) and 1 <= int(value) <= LARGEST:
-        return int(value)
-    remedy = "give a number of at least 1, or `default` for what the code says"
-    raise click.BadParameter(f"{value!r} is no concurrency: {remedy}")
+    return None if value == "default" else click.IntRange(1, LARGEST)(value)
