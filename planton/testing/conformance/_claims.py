@@ -54,12 +54,6 @@ class ClaimPromises(Hooks):
         assert (3, 0) == (len(first.claims), first.active)
         assert (0, 3) == (len(second.claims), second.active)
 
-    async def test_a_claim_is_never_above_its_limit(self, storage: Any) -> None:
-        """Consumers may have room for fewer than the cap allows."""
-        task = await queue_up(storage, *"abcde", concurrency=3)
-
-        assert [2, 1] == [len(await claim(task, 2)), len(await claim(task, 2))]
-
     async def test_two_dispatchers_keep_one_cap(self, storage: Any, other: Any) -> None:
         """However many claim at the same time, nobody gets what another has.
 
@@ -78,14 +72,6 @@ class ClaimPromises(Hooks):
             await other.complete(receipts(claimed))
 
         assert sorted(map(str, range(12))) == sorted(seen)
-
-    async def test_tasks_do_not_share_a_cap(self, storage: Any) -> None:
-        """Each counts its own."""
-        await enqueue(storage, "one", "a")
-        await enqueue(storage, "two", "a")
-        tasks = [storage.queue_task(name) for name in ("one", "two")]
-
-        assert [["a"], ["a"]] == [names(await claim(task)) for task in tasks]
 
     async def test_many_tasks_are_claimed_in_one_call(self, storage: Any) -> None:
         """The answers come in the order of the questions."""

@@ -190,15 +190,6 @@ class DatabasePromises(Hooks):
 
         assert ["1", "1", "2"] == names([claimed, again, second])
 
-    async def test_rows_that_succeeded_are_found_again(self, storage: Any) -> None:
-        """By a plain SELECT of rows that come round, such as what is due every hour."""
-        await self.add_rows(storage, 1)
-        task = storage.claim_task("task", sql=self.select_sql)
-        for _ in range(3):
-            await end_next(task, storage.complete)
-
-        assert [("1", "succeeded")] * 3 == await statuses(storage)
-
     async def test_deliveries_of_rows_can_be_used_up(self, storage: Any) -> None:
         """As of what is queued."""
         await self.add_rows(storage, 1, 2)

@@ -37,7 +37,7 @@ class OperationPromises(Hooks):
     """They are kept in the storage, for all dispatchers to see."""
 
     async def test_a_paused_task_claims_nothing(self, storage: Any, other: Any) -> None:
-        """In no process, not even claims that expired, until it is resumed."""
+        """In no process, not even claims that expired, until it is resumed; others go on."""
         await enqueue(storage, "task", "a", "b")
         tasks = [each.queue_task("task", concurrency=2, lease=30) for each in (storage, other)]
         await claim(tasks[0], 1)
@@ -46,15 +46,10 @@ class OperationPromises(Hooks):
         await self.advance(storage, 31)
 
         assert [[], []] == [await claim(task) for task in tasks]
-        await storage.resume("task")
+        assert "a" == (await claim_one(storage, "another")).instruction
+        for _ in range(2):
+            await storage.resume("task")
         assert ["a", "b"] == sorted(names(await claim(tasks[1])))
-
-    async def test_other_tasks_go_on(self, storage: Any) -> None:
-        """A pause is of one task; to resume one that is not paused changes nothing."""
-        await storage.pause("another")
-        await storage.resume("task")
-
-        assert "a" == (await claim_one(storage)).instruction
 
     async def test_the_concurrency_can_be_overridden(self, storage: Any, other: Any) -> None:
         """In all dispatchers, until it is given back to the code."""
@@ -86,6 +81,7 @@ class OperationPromises(Hooks):
         """The failed and the dead, not the succeeded; they begin anew."""
         task = await end_three(storage)
 
+        assert (0, 0) == (await storage.retry("task", []), await storage.retry("unknown"))
         assert 2 == await storage.retry("task")
         assert 0 == await storage.retry("task")
         assert [("dead", "queued"), ("failed", "queued"), ("succeeded", "succeeded")] == (
@@ -138,12 +134,6 @@ class OperationPromises(Hooks):
         await storage.complete(failed)
 
         assert 0 == await storage.retry("task")
-
-    async def test_a_retry_of_nothing_is_nothing(self, storage: Any) -> None:
-        """No instruction is named, or none has failed."""
-        await end_three(storage)
-
-        assert (0, 0) == (await storage.retry("task", []), await storage.retry("unknown"))
 
     async def test_find_filters(self, storage: Any) -> None:
         """By status, task, instruction, age, and up to a number; the oldest first."""

@@ -60,6 +60,8 @@ class ReportPromises(Hooks):
             done = await report([c, b, a])
 
             assert ((c, a), (b,)) == (done.applied, done.stale), name
+            nothing = await report([])
+            assert ((), ()) == (nothing.applied, nothing.stale), name
 
     async def test_different_reports_may_be_sent_together(self, storage: Any) -> None:
         """Each is answered by itself; a receipt that is none spoils no other report."""
@@ -75,13 +77,6 @@ class ReportPromises(Hooks):
         assert ((b,), (c,)) == (released.applied, released.stale)
         assert 1 == (await record(storage, "a")).result
         assert [] == await storage.report_many([])
-
-    async def test_no_receipts_are_nothing_to_do(self, storage: Any) -> None:
-        """A consumer may report whatever it has."""
-        for report in reports(storage).values():
-            done = await report([])
-
-            assert ((), ()) == (done.applied, done.stale)
 
     async def test_a_stale_receipt_changes_nothing(self, storage: Any) -> None:
         """Once a claim was taken over, all four reports of the one who lost it are refused."""
@@ -138,14 +133,6 @@ class ReportPromises(Hooks):
 
         assert 2 == again.delivery
 
-    async def test_a_lease_is_no_longer_than_the_timeout(self, storage: Any) -> None:
-        """From the claim on."""
-        claimed = await claim_one(storage, timeout=5)
-        found = await record(storage, "a")
-
-        assert abs((found.lease_expires_at - found.claimed_at).total_seconds() - 5) < 0.01
-        assert claimed.delivery == found.delivery
-
     async def test_a_failure_with_retries_left_is_queued_again(self, storage: Any) -> None:
         """At once, with one retry less and the error; when none is left it ends as dead."""
         task, first = await claim_first(storage, retries=1, payload=1, priority=4)
@@ -157,16 +144,6 @@ class ReportPromises(Hooks):
         assert ("queued", 0, "out of paper", 4) == fields(queued, "status retries error priority")
         assert (1, 2) == (second.payload, second.delivery)
         assert ("dead", 0, "out of ink", 2) == fields(dead, "status retries error delivery")
-
-    async def test_a_retry_may_wait(self, storage: Any) -> None:
-        """`retry_in` seconds from the report on."""
-        task, claimed = await claim_first(storage, retries=1)
-        await storage.fail(claimed.receipt, "busy", retry_in=60)
-        await self.advance(storage, 55)
-
-        assert [] == await claim(task)
-        await self.advance(storage, 10)
-        assert 1 == len(await claim(task))
 
     async def test_a_failure_that_is_not_to_be_retried_ends_as_failed(self, storage: Any) -> None:
         """Whatever retries are left."""
