@@ -90,6 +90,14 @@ class Mailer:
     async def send(self, work: Work) -> None:
         self.active += 1
         self.most_active = max(self.most_active, self.active)
+        try:
+            await self._send(work)
+        finally:
+            self.active -= 1
+        if not self.remaining:
+            self.done.set()
+
+    async def _send(self, work: Work) -> None:
         # Written, noted, and only then reported. Killed in between it is delivered again, and finds
         # the file: nothing is lost, and nothing is sent twice.
         file = trio.Path(self.database.outbox) / f"account-{work.instruction}.eml"
@@ -99,10 +107,7 @@ class Mailer:
             await unfinished.replace(file)
             self.sent += 1
         self.remaining -= self.database.execute(SENT, work.instruction).rowcount
-        self.active -= 1
         self.advance()
-        if not self.remaining:
-            self.done.set()
 
     def _message(self, account_id: str) -> bytes:
         name, address = self.database.execute(FIND, account_id).fetchone()
@@ -147,7 +152,8 @@ async def demo(storage: Storage, count: int) -> AsyncIterator[Planton]:
 
 def _planton(storage: Storage, mailer: Mailer) -> Planton:
     executor = Executor(storage, concurrency=CONCURRENCY)
-    executor.handler(TASK)(mailer.send)
+    # What cannot be sent, as the disk is full, is tried again until it can.
+    executor.handler(TASK, retries=1_000_000, retry_delay=1)(mailer.send)
     task = storage.claim_task(
         TASK,
         sql=CLAIM.format(limit=mailer.database.limit),

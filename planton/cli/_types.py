@@ -67,6 +67,15 @@ def text(value: str) -> str:
     return value
 
 
+class Whole(click.IntRange):
+    """A whole number, at least `least`; called N in the help."""
+
+    name = "n"
+
+    def __init__(self, least: int) -> None:
+        super().__init__(least, LARGEST)
+
+
 def concurrency(value: str) -> int | None:
     """Return a number of at least 1; None, for that of the code, for `default`."""
-    return None if value == "default" else click.IntRange(1, LARGEST)(value)
+    return None if value == "default" else Whole(1)(value)

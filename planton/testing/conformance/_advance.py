@@ -179,9 +179,7 @@ class TakeOverPromises(Hooks):
             await self.advance(storage, alive + 2)
             assert 1 == len(await claim(task)), name
 
-    async def test_the_time_that_a_delivery_may_take_begins_with_the_take_over(
-        self, storage: Any
-    ) -> None:
+    async def test_the_timeout_begins_with_the_take_over(self, storage: Any) -> None:
         """What it waited in the broker is not counted; the lease is not longer than that time."""
         task, claimed = await claim_first(storage, timeout=40, lease=30)
         await self.advance(storage, 25)

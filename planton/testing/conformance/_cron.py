@@ -192,9 +192,7 @@ class CronPromises(Hooks):
         assert 1 == len(await claim(heir))
         assert [] == await claim(old)
 
-    async def test_a_version_that_was_away_goes_on_where_it_was(
-        self, storage: Any, other: Any
-    ) -> None:
+    async def test_a_version_that_was_away_misses_nothing(self, storage: Any, other: Any) -> None:
         """Its times are missed times, of which none fires twice, whatever the other has done."""
         old, new = await versions(storage, other, (30, 50), (50,))
         await self.advance(storage, 3 * 3600)

@@ -75,9 +75,7 @@ class DatabasePromises(Hooks):
 
         assert ("a", None, 1) == (claimed.instruction, claimed.payload, claimed.delivery)
 
-    async def test_rows_of_the_users_table_become_instructions(
-        self, storage: Any, other: Any
-    ) -> None:
+    async def test_rows_of_a_table_become_instructions(self, storage: Any, other: Any) -> None:
         """Each once, under the cap, whoever claims."""
         await self.add_rows(storage, *range(1, 8))
         tasks = [
@@ -176,9 +174,7 @@ class DatabasePromises(Hooks):
 
         assert ["1"] == names(await claim(task))
 
-    async def test_a_row_that_succeeded_after_it_had_failed_is_found_again(
-        self, storage: Any
-    ) -> None:
+    async def test_a_success_after_a_failure_counts(self, storage: Any) -> None:
         """A later success counts, however it came about; a later failure does so again."""
         await self.add_rows(storage, 1, 2)
         task = storage.claim_task("task", sql=self.select_sql)

@@ -202,9 +202,7 @@ class ExpiryPromises(Hooks):
         assert ("second", 1) == (second.payload, second.delivery)
         assert [("a", "dead"), ("a", "running")] == await statuses(storage)
 
-    async def test_a_claim_that_is_not_offered_meets_its_successor(
-        self, storage: Any, other: Any
-    ) -> None:
+    async def test_one_not_offered_meets_its_successor(self, storage: Any, other: Any) -> None:
         """It is the same unit of work: it is queued once, and claimable by whoever offers that."""
         await claim_first(storage, tags=["gpu"], lease=30)
         await enqueue(storage, "task", "a", payload="second")

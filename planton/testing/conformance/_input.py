@@ -244,9 +244,7 @@ class HarmPromises(Hooks):
         assert {(each,) for each in claimed} - {(claimed[4],)} == {*answers} - {None}
         assert ["4"] == await storage.get_active_instructions("task")
 
-    async def test_a_claim_that_reaches_its_end_twice_in_one_commit_ends_once(
-        self, storage: Any
-    ) -> None:
+    async def test_a_claim_that_is_ended_twice_in_one_commit_ends_once(self, storage: Any) -> None:
         """By reports of different kinds at the same time: the first wins."""
         receipt = (await claim_one(storage, retries=1)).receipt
         ends = (storage.complete, failing(storage), storage.release)

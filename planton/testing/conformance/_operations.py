@@ -61,13 +61,6 @@ class OperationPromises(Hooks):
         await other.set_concurrency("task", None)
         assert ["c", "d", "e"] == names(await claim(task))
 
-    async def test_an_override_may_be_more_than_the_code_says(self, storage: Any) -> None:
-        """Each claim is still within its own limit, which is the consumers'."""
-        task = await queue_up(storage, *"abc", concurrency=1)
-        await storage.set_concurrency("task", 2)
-
-        assert [["a"], ["b"], []] == [names(await claim(task, 1)) for _ in range(3)]
-
     async def test_pause_and_override_do_not_disturb_each_other(self, storage: Any) -> None:
         """Each is set on its own."""
         task = await queue_up(storage, *"abc", concurrency=3)

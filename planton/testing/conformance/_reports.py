@@ -39,16 +39,20 @@ class ReportPromises(Hooks):
     """A report changes the claim that its receipt names, and no other."""
 
     async def test_a_completed_claim_is_kept_with_its_result(self, storage: Any) -> None:
-        """It is active no more."""
-        claimed = await claim_one(storage)
+        """It is active no more; times are there only where they mean something."""
+        claimed = await claim_one(storage, lease=30)
+        before = await record(storage, "a")
         result = {"rows": [1, None, "ä"]}
         done = await storage.complete(claimed.receipt, result)
         found = await record(storage, "a")
 
+        assert 29.9 < (before.lease_expires_at - before.claimed_at).total_seconds() < 30.1
         assert ((claimed.receipt,), ()) == (done.applied, done.stale)
-        assert ("succeeded", result, None) == (found.status, found.result, found.error)
+        assert ("succeeded", result, None) == fields(found, "status result error")
         assert [] == await storage.get_active_instructions("task")
-        assert found.created_at <= found.claimed_at <= found.ended_at
+        assert found.created_at <= found.claimed_at <= found.ended_at <= await clock(storage)
+        assert (None, None) == fields(before, "run_at ended_at")
+        assert (None, None) == fields(found, "run_at lease_expires_at")
 
     async def test_a_report_may_be_of_many(self, storage: Any) -> None:
         """It tells which were applied and which were stale, in the order of the receipts."""
@@ -168,20 +172,6 @@ class ReportPromises(Hooks):
 
         assert "ValueError" in error
         assert "no such user" in error
-
-    async def test_times_are_those_of_the_storage(self, storage: Any) -> None:
-        """Aware, in UTC, and present only where they mean something."""
-        await enqueue(storage, "task", "a")
-        (claimed,) = await claim(storage.queue_task("task", lease=30))
-        found = await record(storage, "a")
-        now = await clock(storage)
-
-        assert 29.9 < (found.lease_expires_at - found.claimed_at).total_seconds() < 30.1
-        assert found.created_at <= found.claimed_at <= now
-        assert (None, None) == (found.run_at, found.ended_at)
-        await storage.complete(claimed.receipt)
-        ended = await record(storage, "a")
-        assert (None, None) == (ended.run_at, ended.lease_expires_at)
 
     async def test_a_cancelled_report_is_heard_or_not_made(self, storage: Any) -> None:
         """Of each of the reports that end a claim: what is active was not acknowledged."""
