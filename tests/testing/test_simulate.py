@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
 from planton.storage import _fleet
 from planton.testing import MemoryStorage, SimulationError, simulate
-from planton.testing.simulation._many import main
 from planton.testing.simulation._ledger import Ledger
+from planton.testing.simulation._many import main
 from planton.testing.simulation._world import FAULTS
 
 SEEDS = (17, 24, 16, 20, 19, 5, *range(60))  # first those that find what is rare
