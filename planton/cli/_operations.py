@@ -8,7 +8,7 @@ import click
 from planton.cli import _types
 from planton.cli._output import span
 from planton.cli._storage import check_known, confirm, confirm_unknown, operation, yes_option
-from planton.cli._types import LARGEST, Whole, duration, json_value, moment, text
+from planton.cli._types import LARGEST, duration, json_value, moment, text, whole
 from planton.storage import Status
 
 ENDED = ("succeeded", "failed", "dead")
@@ -41,7 +41,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @task_argument
 @click.argument("instruction", type=text)
 @click.option("--payload", type=json_value, metavar="JSON", help="What consumers get with it.")
-@click.option("--priority", type=Whole(-LARGEST), default=0, help="High ones are claimed first.")
+@click.option("--priority", type=whole(-LARGEST), default=0, help="High ones are claimed first.")
 @click.option(
     "--run-at", type=moment, metavar="TIME", help="When it is due, like 2030-12-31T18:00:00+01:00."
 )
@@ -49,7 +49,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @click.option(
     "--tag", "tags", multiple=True, type=text, metavar="TEXT", help="What a task must offer."
 )
-@click.option("--retries", type=Whole(0), default=0, help="How often it is tried again.")
+@click.option("--retries", type=whole(0), default=0, help="How often it is tried again.")
 @click.option("--timeout", type=duration, help="How long one delivery may take.")
 @yes_option
 async def enqueue(
@@ -114,7 +114,7 @@ async def stop(storage: Any, output: Any, timeout: float) -> int:
 @click.option("--task", "task_name", type=text, help="Only of this task.")
 @click.option("--instruction", type=text, help="Only this instruction.")
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
-@click.option("--limit", type=Whole(1), default=100, show_default=True, help="How many at most.")
+@click.option("--limit", type=whole(1), default=100, show_default=True, help="How many at most.")
 async def find(
     storage: Any, output: Any, limit: int, task_name: str | None, **filters: Any
 ) -> None:

@@ -3,12 +3,14 @@
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import click
 
 # The largest integer that every database takes.
 LARGEST = 2**31 - 1
+whole = partial(click.IntRange, max=LARGEST)
 _UNITS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[wdhms])+|\d+(?:\.\d+)?", re.ASCII)
 _PART = re.compile(r"([\d.]+)([wdhms]?)", re.ASCII)
@@ -67,15 +69,6 @@ def text(value: str) -> str:
     return value
 
 
-class Whole(click.IntRange):
-    """A whole number, at least `least`; called N in the help."""
-
-    name = "n"
-
-    def __init__(self, least: int) -> None:
-        super().__init__(least, LARGEST)
-
-
 def concurrency(value: str) -> int | None:
     """Return a number of at least 1; None, for that of the code, for `default`."""
-    return None if value == "default" else Whole(1)(value)
+    return None if value == "default" else whole(1)(value)
