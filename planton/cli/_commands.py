@@ -1,7 +1,6 @@
 """The commands and their options; what they do is in the modules beside this one."""
 
 import logging
-from pathlib import Path
 from urllib.parse import quote
 
 import click
@@ -9,6 +8,7 @@ import click
 from planton.cli import _operations
 from planton.cli._exits import EXIT_CODES, reported
 from planton.cli._group import Commands
+from planton.cli._plugins import storage_at
 from planton.cli._shown import Formatter
 
 
@@ -28,8 +28,8 @@ for _command in vars(_operations).values():
 @planton.command(epilog=EXIT_CODES)
 @click.option(
     "--database",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("planton-demo.db"),
+    type=click.Path(dir_okay=False),
+    default="planton-demo.db",
     show_default=True,
     help="SQLite file; made if it is not there. The e-mails go to a folder beside it, which is "
     "called after it.",
@@ -47,19 +47,19 @@ for _command in vars(_operations).values():
     help="Another storage than that file: postgresql://user@host/database. The e-mails go to a "
     "folder in the current one, which is called after host and database.",
 )
-def demo(database: Path, accounts: int, storage: str | None) -> None:
+def demo(database: str, accounts: int, storage: str | None) -> None:
     """Send a welcome e-mail to every account of a database.
 
     The accounts are claimed straight from their table, 20 at a time; a consumer writes each e-mail
     as an .eml file. Interrupted, even by SIGKILL, and started again it goes on where it stopped
     and sends nothing twice.
     """
-    from planton.cli._demo import outbox_of, run_demo
+    from planton.cli._run import load, run_target
 
     with reported():
-        if storage is None:
-            storage = f"sqlite:///{quote(str(database))}"
-        run_demo(storage, outbox_of(storage), accounts)
+        opened = storage_at(storage or f"sqlite:///{quote(database)}", create=True)
+        send = load("planton_executor.demo:demo")
+        run_target("planton demo", lambda: send(opened, accounts))
 
 
 @planton.command(epilog=EXIT_CODES)
@@ -76,7 +76,7 @@ def run(target: str, log_level: str) -> None:
 
     SIGINT and SIGTERM terminate within the grace period; a second signal stops at once.
     """
-    from planton.cli._run import run_target
+    from planton.cli._run import load, run_target
 
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
@@ -85,4 +85,4 @@ def run(target: str, log_level: str) -> None:
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--log-level") from error
     with reported():
-        run_target(target)
+        run_target(target, load(target))

@@ -41,13 +41,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @task_argument
 @click.argument("instruction", type=text)
 @click.option("--payload", type=json_value, metavar="JSON", help="What consumers get with it.")
-@click.option(
-    "--priority",
-    type=whole(-LARGEST, LARGEST),
-    metavar="N",
-    default=0,
-    help="High ones are claimed first.",
-)
+@click.option("--priority", type=whole(-LARGEST), default=0, help="High ones are claimed first.")
 @click.option(
     "--run-at", type=moment, metavar="TIME", help="When it is due, like 2030-12-31T18:00:00+01:00."
 )
@@ -55,13 +49,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @click.option(
     "--tag", "tags", multiple=True, type=text, metavar="TEXT", help="What a task must offer."
 )
-@click.option(
-    "--retries",
-    type=whole(0, LARGEST),
-    metavar="N",
-    default=0,
-    help="How often it is tried again.",
-)
+@click.option("--retries", type=whole(0), default=0, help="How often it is tried again.")
 @click.option("--timeout", type=duration, help="How long one delivery may take.")
 @yes_option
 async def enqueue(
@@ -126,14 +114,7 @@ async def stop(storage: Any, output: Any, timeout: float) -> int:
 @click.option("--task", "task_name", type=text, help="Only of this task.")
 @click.option("--instruction", type=text, help="Only this instruction.")
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
-@click.option(
-    "--limit",
-    type=whole(1, LARGEST),
-    metavar="N",
-    default=100,
-    show_default=True,
-    help="How many at the most.",
-)
+@click.option("--limit", type=whole(1), default=100, show_default=True, help="How many at most.")
 async def find(
     storage: Any, output: Any, limit: int, task_name: str | None, **filters: Any
 ) -> None:
@@ -143,7 +124,7 @@ async def find(
     terminal; --json has all there is. A terminal that is too narrow for the table shows a block for
     each instruction.
     """
-    from planton.cli._output import found_table
+    from planton.cli._output import found_row
 
     if task_name is not None:
         await check_known(storage, task_name)
@@ -151,7 +132,7 @@ async def find(
     if output.is_json:
         output.tell("", instructions=found)
     elif found:
-        output.show(found_table(output, found))
+        output.show(output.table([found_row(output, each) for each in found]))
     else:
         output.tell("nothing found")
     if len(found) == limit:
@@ -192,7 +173,7 @@ async def resume(storage: Any, output: Any, task_name: str) -> None:
 
 @operation("set-concurrency")
 @task_argument
-@click.argument("concurrency", type=_types.concurrency)
+@click.argument("concurrency", metavar="N|default", type=_types.concurrency)
 @yes_option
 async def set_concurrency(
     storage: Any, output: Any, task_name: str, concurrency: int | None, is_sure: bool

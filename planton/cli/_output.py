@@ -3,10 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import compress
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import click
@@ -19,14 +18,11 @@ from rich.text import Text
 from planton.cli._shown import escaped, printable, wrapped
 from planton.storage import InstructionRecord
 
+Row: TypeAlias = Mapping[str, object]  # cells by the names of their columns
 # So wide that nothing is wrapped where a program may read it.
 _PLAIN_WIDTH = 100_000
 # Lines of a block are at least so long, however narrow the terminal.
 _NARROWEST = 20
-_FOUND = (
-    *("task", "instruction", "status", "delivery", "retries", "tags", "created", "due"),
-    *("claimed", "claimed by", "lease ends", "payload", "result", "error"),
-)
 # On a terminal; elsewhere nothing is cut off.
 _LONGEST = 200
 _STYLES = {"dead": "red", "failed": "red", "lost": "red", "overdue": "red", "paused": "yellow"}
@@ -69,38 +65,36 @@ class Output:
             # Also what is written when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> RenderableType:
+    def table(self, rows: Sequence[Row]) -> RenderableType:
         """Return a table, or a block a row where the terminal is too narrow for it.
 
         A column with nothing in it is left out.
         """
-        is_filled = [any(map(_is_filled, cells)) for cells in zip(*rows, strict=True)]
-        names = list(compress(columns, is_filled))
-        records = [list(compress(row, is_filled)) for row in rows]
-        table = self._table(names, records)
+        columns = [name for name in rows[0] if any(_is_filled(row[name]) for row in rows)]
+        table = self._table(columns, rows)
         options = self.console.options.update(width=_PLAIN_WIDTH)
         is_fitting = Measurement.get(self.console, options, table).maximum <= self.console.width
-        return table if is_fitting else self._blocks(names, records)
+        return table if is_fitting else self._blocks(columns, rows)
 
-    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    def _table(self, columns: Sequence[str], rows: Sequence[Row]) -> Table:
         """Numbers stand to the right."""
         box = SIMPLE_HEAD if self.is_terminal else None
         table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-        for number, column in enumerate(columns):
-            is_number = any(isinstance(row[number], int) for row in rows)
+        for column in columns:
+            is_number = any(isinstance(row[column], int) for row in rows)
             table.add_column(column, justify="right" if is_number else "left")
         for row in rows:
-            table.add_row(*map(_cell, columns, row))
+            table.add_row(*(_cell(column, row[column]) for column in columns))
         return table
 
-    def _blocks(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Text:
+    def _blocks(self, columns: Sequence[str], rows: Sequence[Row]) -> Text:
         margin = 2 + max(map(len, columns))
         width = max(self.console.width - margin, _NARROWEST)
         return Text("\n\n").join(
             Text("\n").join(
-                _field(f"{column:{margin}}", _cell(column, cell), width)
-                for column, cell in zip(columns, row, strict=True)
-                if _is_filled(cell)
+                _field(f"{column:{margin}}", _cell(column, row[column]), width)
+                for column in columns
+                if _is_filled(row[column])
             )
             for row in rows
         )
@@ -162,29 +156,27 @@ def span(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-def found_table(output: Output, found: Sequence[InstructionRecord]) -> RenderableType:
-    longest = _LONGEST if output.is_terminal else None
-    return output.table(_FOUND, [_row(each, longest) for each in found])
-
-
-def _row(found: InstructionRecord, longest: int | None) -> tuple[object, ...]:
+def found_row(output: Output, found: InstructionRecord) -> Row:
     payload, result = (
         None if value is None else to_json(value) for value in (found.payload, found.result)
     )
-    return (
-        found.task_name,
-        found.instruction,
-        found.status,
-        found.delivery,
-        found.retries,
-        ", ".join(found.tags),
-        ago(found.created_at),
-        ago(found.run_at),
-        ago(found.claimed_at),
-        found.claimed_by,
-        ago(found.lease_expires_at),
-        *(_short(each, longest) for each in (payload, result, found.error)),
-    )
+    longest = _LONGEST if output.is_terminal else None
+    return {
+        "task": found.task_name,
+        "instruction": found.instruction,
+        "status": found.status,
+        "delivery": found.delivery,
+        "retries": found.retries,
+        "tags": ", ".join(found.tags),
+        "created": ago(found.created_at),
+        "due": ago(found.run_at),
+        "claimed": ago(found.claimed_at),
+        "claimed by": found.claimed_by,
+        "lease ends": ago(found.lease_expires_at),
+        "payload": _short(payload, longest),
+        "result": _short(result, longest),
+        "error": _short(found.error, longest),
+    }
 
 
 def _short(text: str | None, longest: int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""From the scheme of a URL to what an adapter has for it, by entry points."""
+"""From the scheme of a URL to the storage that an adapter has for it, by entry points."""
 
 import re
 from importlib.metadata import entry_points
@@ -11,23 +11,18 @@ EXTRAS = {"postgresql": "postgres"}
 URLS = "write sqlite:///app.db, or postgresql://user@host/database"
 
 
-def plugin(kind: str, url: str) -> Any:
-    """Return what the group `planton.KIND` has for the scheme of a URL.
+def storage_at(url: str, *, create: bool) -> Any:
+    """Return the storage that a URL names, not yet opened.
 
     The rest of the URL may hold a password, and is not shown.
     """
     scheme, colon, _ = url.partition(":")
-    for entry in entry_points(group=f"planton.{kind}", name=scheme):
+    for entry in entry_points(group="planton.storages", name=scheme):
         try:
-            return entry.load()
+            return entry.load()(url, create=create)
         except ModuleNotFoundError as error:
             remedy = f"pip install 'planton[{EXTRAS.get(scheme, scheme)}]'"
             raise Mistake(f"{error.name} is not installed: {remedy}") from error
     if not (colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)):
         raise Mistake(f"that is no storage URL: {URLS}")
     raise Mistake(f"no storage is installed for {scheme}: {URLS}, pip install 'planton[all]'")
-
-
-def storage_at(url: str, *, create: bool) -> Any:
-    """Return the storage that a URL names, not yet opened."""
-    return plugin("storages", url)(url, create=create)

@@ -22,9 +22,9 @@ from planton.cli._exits import SIGNAL, UNDELIVERED, Mistake, place
 logger = logging.getLogger("planton")
 
 
-def run_target(target: str) -> None:
-    """Run the Planton that `target` is; ends the process with its exit code."""
-    code = trio.run(_run, target, load(target))
+def run_target(target: str, found: object) -> None:
+    """Run a Planton, which `target` was found to be; ends the process with its exit code."""
+    code = trio.run(_run, target, found)
     if code:
         sys.exit(code)
 

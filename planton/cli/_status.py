@@ -11,33 +11,11 @@ from rich.live import Live
 from rich.text import Text
 
 from planton._errors import StorageError
-from planton.cli._output import Output, age, ago, since, span
+from planton.cli._output import Output, Row, age, ago, since, span
 from planton.cli._shown import printable
 from planton.storage import DispatcherRecord, TaskReport, TaskStats
 from planton.storage._fleet import BEAT
 
-_TASKS = (
-    "task",
-    "queued",
-    "running",
-    "succeeded",
-    "failed",
-    "dead",
-    "due for",
-    "paused",
-    "concurrency",
-)
-_DISPATCHERS = ("dispatcher", "state", "started", "seen", "tasks", "version")
-_REPORTS = (
-    "task",
-    "dispatcher",
-    "state",
-    "next attempt",
-    "reported",
-    "wake-ups",
-    "errors",
-    "last error",
-)
 # What a dispatcher said is told with its age when it may have been about to say something else.
 _FRESH = 2 * BEAT
 
@@ -73,54 +51,54 @@ class Overview:
     def parts(self, output: Output) -> list[RenderableType]:
         parts: list[RenderableType] = [Text("no tasks yet"), Text("no dispatcher runs")]
         if self.tasks:
-            parts[0] = output.table(_TASKS, [_task(task) for task in self.tasks])
+            parts[0] = output.table([_task(task) for task in self.tasks])
         if self.dispatchers:
-            parts[1] = output.table(_DISPATCHERS, [_dispatcher(each) for each in self.dispatchers])
+            parts[1] = output.table([_dispatcher(each) for each in self.dispatchers])
         if self.reports:
             names = {each.id: place(each) for each in self.dispatchers}
-            parts.append(output.table(_REPORTS, [_report(each, names) for each in self.reports]))
+            parts.append(output.table([_report(each, names) for each in self.reports]))
         if self.error is not None:
             parts.append(Text(printable(self.error), style="red"))
         return [part for each in parts for part in (each, Text())][:-1]
 
 
-def _task(task: TaskStats) -> tuple[object, ...]:
-    return (
-        task.task_name,
-        task.queued,
-        task.running,
-        task.succeeded,
-        task.failed,
-        task.dead,
-        since(task.oldest_due_at),
-        "paused" if task.paused else None,
-        task.concurrency,
-    )
+def _task(task: TaskStats) -> Row:
+    return {
+        "task": task.task_name,
+        "queued": task.queued,
+        "running": task.running,
+        "succeeded": task.succeeded,
+        "failed": task.failed,
+        "dead": task.dead,
+        "due for": since(task.oldest_due_at),
+        "paused": "paused" if task.paused else None,
+        "concurrency": task.concurrency,
+    }
 
 
-def _dispatcher(each: DispatcherRecord) -> tuple[object, ...]:
-    return (
-        place(each),
-        each.state,
-        ago(each.started_at),
-        f"{span(each.silent_for)} ago",
-        each.tasks,
-        each.version,
-    )
+def _dispatcher(each: DispatcherRecord) -> Row:
+    return {
+        "dispatcher": place(each),
+        "state": each.state,
+        "started": ago(each.started_at),
+        "seen": f"{span(each.silent_for)} ago",
+        "tasks": each.tasks,
+        "version": each.version,
+    }
 
 
-def _report(report: TaskReport, names: dict[str, str]) -> tuple[object, ...]:
+def _report(report: TaskReport, names: dict[str, str]) -> Row:
     status = report.status
-    return (
-        status.name,
-        names.get(report.dispatcher_id, report.dispatcher_id),
-        "overdue" if status.overdue else status.state,
-        _next(report),
-        ago(report.reported_at) if age(report.reported_at) > _FRESH else None,
-        status.wake_ups,
-        status.consecutive_errors or None,
-        status.last_error,
-    )
+    return {
+        "task": status.name,
+        "dispatcher": names.get(report.dispatcher_id, report.dispatcher_id),
+        "state": "overdue" if status.overdue else status.state,
+        "next attempt": _next(report),
+        "reported": ago(report.reported_at) if age(report.reported_at) > _FRESH else None,
+        "wake-ups": status.wake_ups,
+        "errors": status.consecutive_errors or None,
+        "last error": status.last_error,
+    }
 
 
 def _next(report: TaskReport) -> str | None:

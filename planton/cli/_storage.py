@@ -29,49 +29,36 @@ class StorageCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the URL out, if the first argument is one; no task is called like one."""
-        place = self._first_argument(args)
-        takes_arguments = any(isinstance(each, click.Argument) for each in self.params)
-        if place is not None and _URL.match(args[place]):
-            if any(each.split("=")[0] == "--storage" for each in args):
-                raise click.UsageError("the storage is given twice: as an argument, as --storage")
-            args = ["--storage", args[place], *args[:place], *args[place + 1 :]]
-        elif place is not None and not takes_arguments:
-            # Not what it is: it may hold a password.
-            raise click.UsageError(f"the first argument is no storage URL: {URLS}", ctx)
         given = list(args)
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, self._with_url_as_option(ctx, args))
         except click.UsageError as error:
             hint = _hint(error, given)
-            if hint is None:
-                raise
-            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+            raise click.UsageError(f"{error.format_message()}{hint}", ctx) from error
 
-    def _first_argument(self, args: list[str]) -> int | None:
-        """Find the first of `args` that is neither an option nor the value of one."""
-        valued = {
-            name
-            for each in self.params
-            if isinstance(each, click.Option) and not each.is_flag
-            for name in each.opts
-        }
-        is_value = False
-        for place, each in enumerate(args):
-            if not is_value and (not each.startswith("-") or each == "-"):
-                return place
-            if each == "--":
-                return place + 1 if place + 1 < len(args) else None
-            is_value = not is_value and each in valued
-        return None
+    def _with_url_as_option(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = [each for each in self.params if isinstance(each, click.Option)]
+        parser = click.Command(None, params=[*options]).make_parser(ctx)
+        given, others, _ = parser.parse_args([*args])
+        first = others[0] if others else ""
+        if _URL.match(first):
+            if "url" in given:
+                raise click.UsageError("the storage is given twice: as an argument, as --storage")
+            place = args.index(first)
+            return ["--storage", first, *args[:place], *args[place + 1 :]]
+        if first and len(options) == len(self.params):
+            # Not what it is: it may hold a password.
+            raise click.UsageError(f"the first argument is no storage URL: {URLS}", ctx)
+        return args
 
 
-def _hint(error: click.UsageError, args: list[str]) -> str | None:
+def _hint(error: click.UsageError, args: list[str]) -> str:
     """Say what is likely meant, where the words of the parser do not."""
     if isinstance(error, click.NoSuchOption) and any(map(_NEGATIVE.fullmatch, args)):
-        return "No concurrency is below 1; a name that begins with a dash goes behind `--`."
+        return " No concurrency is below 1; a name that begins with a dash goes behind `--`."
     if "extra argument" in error.format_message() and any(map(_URL.match, args)):
-        return "The URL of the storage goes first."
-    return None
+        return " The URL of the storage goes first."
+    return ""
 
 
 def operation(

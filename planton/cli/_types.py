@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import click
 
 # The largest integer that every database takes.
 LARGEST = 2**31 - 1
+whole = partial(click.IntRange, max=LARGEST)
 _UNITS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[wdhms])+|\d+(?:\.\d+)?", re.ASCII)
 _PART = re.compile(r"([\d.]+)([wdhms]?)", re.ASCII)
@@ -68,27 +69,6 @@ def text(value: str) -> str:
     return value
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """Return what reads a whole number from `least` to `most`."""
-
-    def read(value: str | int) -> int:
-        try:
-            if least <= (found := int(value)) <= most:
-                return found
-        except ValueError:
-            pass
-        raise click.BadParameter(
-            f"{value!r:.80} is not possible: give a whole number from {least} to {most}"
-        )
-
-    return read
-
-
 def concurrency(value: str) -> int | None:
     """Return a number of at least 1; None, for that of the code, for `default`."""
-    if value == "default":
-        return None
-    if re.fullmatch(r"\d{1,10}", value, re.ASCII) and 1 <= int(value) <= LARGEST:
-        return int(value)
-    remedy = "give a number of at least 1, or `default` for what the code says"
-    raise click.BadParameter(f"{value!r} is no concurrency: {remedy}")
+    return None if value == "default" else whole(1)(value)

@@ -9,7 +9,6 @@ from planton.testing import MemoryStorage, StorageConformance
 
 
 class TestMemoryStorage(StorageConformance):
-    has_sql = True
     claim_sql = """
     UPDATE item SET claimed = 1
     WHERE id IN (SELECT id FROM item WHERE NOT claimed ORDER BY id LIMIT :limit) RETURNING id

@@ -38,9 +38,6 @@ UPDATE planton_cron SET next_fire_at = next_fire_at - %(by)s
 
 
 class TestPostgresStorage(StorageConformance):
-    has_transactions = True
-    has_locks = True
-    has_sql = True
     claim_sql = CLAIM
     select_sql = SELECT
 

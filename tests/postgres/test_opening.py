@@ -9,7 +9,6 @@ from planton.storage import load_migrations
 from planton.testing.conformance._base import claim, enqueue, names
 from planton_postgres import PostgresStorage
 from planton_postgres._driver import TrioConnection
-from planton_postgres.demo import Accounts
 
 SETTINGS = "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%' ORDER BY name"
 PREPARED = "SELECT name FROM pg_prepared_statements"
@@ -213,25 +212,6 @@ async def test_the_server_may_restart(postgres_server, postgres_dsn):
         await trio.to_thread.run_sync(postgres_server.restart)
 
         assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied
-
-
-async def test_the_users_side_of_the_demo(schema_dsn):
-    """The same as on SQLite."""
-    async with PostgresStorage(schema_dsn) as storage:
-        await storage.migrate()
-        accounts = Accounts(storage)
-        for count in (3, 5):
-            await trio.to_thread.run_sync(accounts.prepare, count)
-        task = storage.claim_task("send", sql=accounts.claim_sql, concurrency=2)
-        claims = await claim(task)
-
-        assert ["1", "2"] == names(claims)
-        assert (5, 5) == accounts.progress("send")
-        await storage.complete([str(each.receipt) for each in claims])
-        assert (5, 3) == accounts.progress("send")
-        assert ("User 1", "user1@example.com") == accounts.find("1")
-        with pytest.raises(LookupError):
-            accounts.find("9")
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,6 @@ UPDATE planton_ended SET created_at = created_at - :seconds, claimed_at = claime
 
 
 class TestSQLiteStorage(StorageConformance):
-    has_transactions = True
-    has_locks = True
-    has_sql = True
     claim_sql = """
     UPDATE item SET claimed = 1
     WHERE id IN (SELECT id FROM item WHERE NOT claimed ORDER BY id LIMIT :limit) RETURNING id

@@ -233,7 +233,7 @@ async def test_good_callbacks_keep_everything(tmp_path, concurrency):
     (
         (CountsBeforeItsTransaction, "cap", "held up at step"),
         (ChoosesBeforeItClaims, "once", "returned again while it is active"),
-        (IgnoresTheLimit, "limit", "asked for 2, schedule returned 3"),
+        (IgnoresTheLimit, "limit", "3 instructions, more than the limit of 2"),
         (ReturnsASet, "limit", "must return a list"),
         (CountsWhatHasEnded, "ended", "the slot is still taken"),
         (ShowsNothing, "shown", "not active afterwards"),

@@ -242,14 +242,14 @@ def test_what_is_broken_is_found(mutation, violation, quiet):
     assert f"python -m planton.testing simulate --seed {seed} --trace" in found[-1]
 
 
-@pytest.mark.parametrize("write", ("renewed", "given_back", "ended"))
-async def test_a_late_write_is_seen_whatever_it_writes(write):
+@pytest.mark.parametrize("kind", ("heartbeat", "release", "fail", "complete"))
+async def test_a_late_write_is_seen_whatever_it_writes(kind):
     """If it is acknowledged; and nothing is written into the books."""
     problems = []
     ledger = Ledger(problems.append, {"task": 1}, {"task": 10.0})
     ledger.enqueued(("task", "a"), retries=0)
     ledger.claimed("task", {"a": "new"})
-    getattr(ledger, write)(("task", "a"), "old")
+    ledger.apply(kind, ("task", "a"), "old")
 
     assert ["late write applied"] == [problem.split(":")[0] for problem in problems]
     assert "new" == ledger.held["task", "a"].receipt

@@ -1,76 +1,34 @@
-"""Dispatchers that are played step by step against callbacks, and what that shows."""
+"""Dispatchers that are played against callbacks, moment by moment, and what that shows."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedInstructionsError
-from planton._events import InstructionEvent
-from planton._loop.answers import claims_of
-from planton._loop.callbacks import Callback
-from planton._loop.entry import Entry
+from planton._events import ErrorEvent, InstructionEvent
+from planton._loop.callbacks import is_async
+from planton._planton import Planton
 from planton._task import Claim, GetActiveInstructions, ScheduleRequest, Task
+from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment
 from planton.testing.callbacks._report import Guarantee
-from planton.testing.callbacks._steps import Steps, call
 
 # More than there ever is.
 EVERYTHING = 1_000_000
 
 
-@attrs.define(eq=False)
-class Dispatcher:
-    """One dispatcher, with callbacks of its own.
-
-    Attributes:
-        context: What its lock yielded; False while another dispatcher is within.
-    """
-
-    entry: Entry
-    context: Any = None
-
-    @classmethod
-    def of(cls, task: object, get_active: GetActiveInstructions | None) -> "Dispatcher":
-        if not isinstance(task, Task):
-            remedy = "give a function that returns a planton.Task, or a context manager of one"
-            raise InvalidArgumentError("dispatcher", task, remedy)
-        return cls(Entry.of(task, get_active))
-
-    @property
-    def schedule(self) -> Callback:
-        return self.entry.schedule
-
-    async def active(self) -> list[str] | None:
-        """Ask what is active; None if nothing tells."""
-        if self.entry.get_active is None:
-            return None
-        return list(await call(self.entry.get_active, self.entry.task.name))
-
-    @asynccontextmanager
-    async def locked(self) -> AsyncIterator[bool]:
-        """Enter the task's lock, if it has one; whether that let it in."""
-        task = self.entry.task
-        if task.lock is None:
-            yield True
-            return
-        async with _as_async(task.lock(task.name)) as self.context:
-            yield self.context is not False
-
-
 @attrs.define(eq=False, kw_only=True)
 class Bench:
-    """Plays dispatchers, and keeps what they claimed and which guarantees they broke.
+    """Keeps what dispatchers claimed and which guarantees they broke.
 
     Attributes:
         held: What was handed out and has not ended, by instruction.
         running: What of it was handed out in this story.
         breaches: Evidence by guarantee.
         spare: Slots that earlier stories hold, by which the concurrency is raised.
-        refused: What was wrong with the last answer of `schedule`, if Planton would refuse it.
     """
 
     make: Callable[[], Any]
@@ -86,7 +44,6 @@ class Bench:
     breaches: dict[Guarantee, tuple[str, str]] = attrs.field(factory=dict)
     spare: int = 0
     outstanding: int = 0
-    refused: UnexpectedInstructionsError | None = None
 
     def note(self, guarantee: Guarantee, evidence: str) -> None:
         """Keep the evidence that a guarantee is broken: of the first story, the last."""
@@ -95,8 +52,8 @@ class Bench:
             self.breaches[guarantee] = (story, evidence)
 
     @asynccontextmanager
-    async def dispatchers(self, count: int) -> AsyncIterator[list[Dispatcher]]:
-        """Give dispatchers that know nothing of each other."""
+    async def dispatchers(self, count: int) -> AsyncIterator[list["Dispatcher"]]:
+        """Yield dispatchers that know nothing of each other."""
         async with AsyncExitStack() as stack:
             made = []
             for _ in range(count):
@@ -105,7 +62,7 @@ class Bench:
                     task = await stack.enter_async_context(task)
                 elif hasattr(task, "__enter__"):
                     task = stack.enter_context(task)
-                made.append(Dispatcher.of(task, self.get_active))
+                made.append(Dispatcher(self, task))
             yield made
 
     async def begin(self, story: str, due: int) -> None:
@@ -135,121 +92,116 @@ class Bench:
         found: set[str] = set()
         async with self.dispatchers(1) as (who,):
             while True:
-                claims = await self.ask(who, EVERYTHING, EVERYTHING)
-                new = {claim.instruction for claim in claims} - found
-                fresh = new - set(self.held)
-                await self.hold(who, claims)
-                found |= new
-                if not fresh:
+                before = set(self.held)
+                found |= (names := await who.attempt(limit=EVERYTHING, concurrency=EVERYTHING))
+                if names <= before:
                     return found
+
+    async def hold(self, event: InstructionEvent, *, runs: bool) -> None:
+        """Be the consumer of a claim; one that `runs` holds one of the task's slots."""
+        if event.instruction in self.held:
+            self.note("once", f"{event.instruction!r} was returned again while it is active")
+        self.held[event.instruction] = event
+        if self.deliver is not None:
+            await done(self.deliver(event))
+        if runs:
+            self.running.add(event.instruction)
+        if len(self.running) > self.concurrency:
+            self.note("cap", f"{len(self.running)} active with concurrency {self.concurrency}")
+
+
+class Dispatcher:
+    """A Planton with callbacks of its own, which makes attempts that can be held up.
+
+    Attributes:
+        refused: What was wrong with the last answer of `schedule`, if Planton refused it.
+    """
+
+    def __init__(self, bench: Bench, task: object) -> None:
+        if not isinstance(task, Task):
+            remedy = "give a function that returns a planton.Task, or a context manager of one"
+            raise InvalidArgumentError("dispatcher", task, remedy)
+        self.task, self._bench = task, bench
+        self.refused: UnexpectedInstructionsError | None = None
+        self._moment, self._errors, self._names = Moment(), list[ErrorEvent](), set[str]()
+        self._limit = self._concurrency = 0
+        self._runs = True
+        played = attrs.evolve(
+            task,
+            schedule=self._schedule if is_async(task.schedule) else self._schedule_in_thread,
+            concurrency=lambda: self._concurrency,
+            capacity=lambda: self._limit,
+            release=self._release,
+            limit=None,
+            timeout=None,
+        )
+        self._planton = Planton(tasks=[played], get_active_instructions=bench.get_active)
+        self._planton.on(InstructionEvent, self._take)
+        self._planton.on(ErrorEvent, self._errors.append)
+
+    async def active(self) -> list[str] | None:
+        """Ask what is active; None if nothing tells."""
+        function: Any = self.get_active
+        if function is None:
+            return None
+        if is_async(function):
+            return list(await function(self.task.name))
+        (answer,) = await trio.to_thread.run_sync(lambda: (function(self.task.name),))
+        return list(await done(answer))
+
+    @property
+    def get_active(self) -> GetActiveInstructions | None:
+        return self.task.get_active_instructions or self._bench.get_active
 
     async def attempt(
         self,
-        who: Dispatcher,
-        steps: Steps | None = None,
-        scope: trio.CancelScope | None = None,
-        pause: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+        moment: Moment | None = None,
+        *,
+        limit: int | None = None,
+        concurrency: int | None = None,
     ) -> set[str]:
-        """Make an attempt: count, pause, claim in `scope`, and hand over; the names."""
-        return await self.take(who, await self.claim(who, steps, scope, pause))
+        """Make an attempt; what it claimed. With a limit of its own it does not count as running.
 
-    async def claim(
-        self,
-        who: Dispatcher,
-        steps: Steps | None = None,
-        scope: trio.CancelScope | None = None,
-        pause: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
-    ) -> list[Claim]:
-        """Count and claim, within the lock if there is one; hand nothing over yet."""
-        claims: list[Claim] = []
-        async with who.locked() as is_in:
-            if is_in:
-                active = await who.active()
-                await pause()
-                limit, concurrency = self.room(who, active)
-                with scope or trio.CancelScope():
-                    if limit > 0:
-                        claims = await self._ask(who, active, limit, concurrency, steps)
-        return claims
+        Raises:
+            Exception: What a callback raised.
+        """
+        bench = self._bench
+        self._moment, self.refused = moment or Moment(), None
+        self._runs, self._limit = limit is None, limit or EVERYTHING
+        self._concurrency = concurrency or bench.concurrency + bench.spare
+        self._names.clear()
+        self._errors.clear()
+        await self._planton.attempt(self.task.name)
+        for each in self._errors:
+            if not isinstance(each.error, UnexpectedInstructionsError):
+                raise each.error
+            bench.note("limit", str(each.error))
+            self.refused = each.error
+        return set(self._names)
 
-    def room(self, who: Dispatcher, active: Sequence[str] | None) -> tuple[int, int]:
-        """Give the limit and the concurrency that Planton would ask with."""
-        concurrency = self.concurrency + self.spare
-        counted = len(active or ()) if who.entry.is_counted else 0
-        return concurrency - counted, concurrency
+    async def _schedule(self, request: ScheduleRequest) -> Any:
+        moment, schedule = self._moment, cast(Callable[..., Any], self.task.schedule)
+        await moment.reach(COUNTED)
+        with moment.scope:
+            return await moment.stepwise(schedule(request))
+        return []
 
-    async def ask(self, who: Dispatcher, limit: int, concurrency: int) -> list[Claim]:
-        """Claim so many, whatever is active."""
-        async with who.locked() as is_in:
-            return await self._ask(who, await who.active(), limit, concurrency) if is_in else []
+    def _schedule_in_thread(self, request: ScheduleRequest) -> Any:
+        return self._moment.call(self.task.schedule, request)
 
-    async def _ask(
-        self,
-        who: Dispatcher,
-        active: Sequence[str] | None,
-        limit: int,
-        concurrency: int,
-        steps: Steps | None = None,
-    ) -> list[Claim]:
-        """Call `schedule`; what Planton would hand over of its answer."""
-        request = ScheduleRequest(
-            task_name=who.entry.task.name,
-            active_instructions=tuple(active or ()) if who.entry.is_counted else (),
-            concurrency=concurrency,
-            limit=limit,
-            attempt_number=0,
-            context=who.context,
-        )
-        answer = await call(who.schedule, request, steps)
-        self.refused = None
-        try:
-            claims = claims_of(who.entry, answer)
-        except UnexpectedInstructionsError as error:
-            self.note("limit", str(error))
-            self.refused = error
-            claims, who.entry.undelivered = who.entry.undelivered, []
-        if len(claims) > limit:
-            self.note("limit", f"asked for {limit}, schedule returned {len(claims)}")
-            await self.hold(who, claims[limit:])
-        return claims[:limit]
+    async def _take(self, event: InstructionEvent) -> None:
+        if not self._names:
+            await self._moment.reach(CLAIMED)
+        self._names.add(event.instruction)
+        await self._bench.hold(event, runs=self._runs)
 
-    async def take(self, who: Dispatcher, claims: Sequence[Claim]) -> set[str]:
-        """Be the consumer of claims, one of those that hold the task's slots."""
-        await self.hold(who, claims)
-        self.running |= (names := {claim.instruction for claim in claims})
-        if len(self.running) > self.concurrency:
-            self.note("cap", f"{len(self.running)} active with concurrency {self.concurrency}")
-        return names
-
-    async def hold(self, who: Dispatcher, claims: Sequence[Claim]) -> None:
+    async def _release(self, claims: Sequence[Claim]) -> None:
+        """Take what was too much, and was claimed all the same."""
         for claim in claims:
-            if claim.instruction in self.held:
-                self.note("once", f"{claim.instruction!r} was returned again while it is active")
-            event = InstructionEvent.of(who.entry.task.name, claim)
-            self.held[claim.instruction] = event
-            if self.deliver is not None:
-                await done(self.deliver(event))
+            self._names.add(claim.instruction)
+            await self._bench.hold(InstructionEvent.of(self.task.name, claim), runs=False)
 
 
-async def done(value: Awaitable[Any] | Any) -> None:
-    """Await what a helper of the user's returned, if it is to be awaited."""
-    if inspect.isawaitable(value):
-        await value
-
-
-@asynccontextmanager
-async def _as_async(manager: Any) -> AsyncIterator[Any]:
-    """Enter a lock as Planton does: a sync one in a worker thread."""
-    if hasattr(type(manager), "__aenter__"):
-        async with manager as context:
-            yield context
-        return
-    context = await trio.to_thread.run_sync(manager.__enter__)
-    try:
-        yield context
-    except BaseException as error:
-        with trio.CancelScope(shield=True):
-            leave = partial(manager.__exit__, type(error), error, error.__traceback__)
-            await trio.to_thread.run_sync(leave)
-        raise
-    await trio.to_thread.run_sync(manager.__exit__, None, None, None)
+async def done(value: Awaitable[Any] | Any) -> Any:
+    """Return what a helper of the user's returned, awaited if it is to be awaited."""
+    return await value if inspect.isawaitable(value) else value

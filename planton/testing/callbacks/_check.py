@@ -67,6 +67,6 @@ async def check_callbacks(
         expire=expire,
     )
     async with bench.dispatchers(1) as (example,):
-        own = example.entry.concurrency or 1
+        own = 1 if callable(example.task.concurrency) else example.task.concurrency
         bench.concurrency = own if concurrency is None else to_count("concurrency", concurrency, 1)
     return await Stories(bench, count, seconds).tell(example)

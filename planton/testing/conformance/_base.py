@@ -1,16 +1,20 @@
 """What the tests of the suite share: the hooks of a storage's own tests, and short helpers."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import trio
 
 from planton._errors import InvalidArgumentError
 from planton._task import Batch, Claim, ScheduleRequest, Task
 from planton.storage import InstructionRecord, Status
+
+# What `enqueue` takes; all else is an option of the task. Tags belong to both.
+ENQUEUED = ("payload", "priority", "run_at", "retries", "timeout", "partition")
 
 
 class Hooks:
@@ -19,17 +23,14 @@ class Hooks:
     `storage` is an open, migrated and empty storage; `other` is a second one on the same data, as
     another process would open it (a storage of one process gives the same object again).
 
+    All hooks but `advance` are capabilities: what needs one that is not given is not promised, and
+    its tests are skipped.
+
     Attributes:
-        has_transactions: `enqueue` takes a `connection`; `transaction` gives one.
-        has_locks: Others can be in the way of a claim; `locked` gives such a one.
-        has_sql: There is `claim_task(sql=…)`, and a table of the user's to claim from.
-        claim_sql: Claims rows of that table, such as `UPDATE … RETURNING id`.
+        claim_sql: Claims rows of the user's table, such as `UPDATE … RETURNING id`.
         select_sql: Finds the rows of that table without a change, the lowest id first.
     """
 
-    has_transactions = False
-    has_locks = False
-    has_sql = False
     claim_sql = ""
     select_sql = ""
 
@@ -46,19 +47,19 @@ class Hooks:
 
         It is committed at the end of the block, rolled back when the block raises.
         """
-        raise NotImplementedError
+        _not_promised("transaction", storage)
 
     def locked(self, storage: Any, task_name: str) -> AbstractAsyncContextManager[Any]:
         """Hold, for as long as the block lasts, a transaction that is in the way of a claim."""
-        raise NotImplementedError
+        _not_promised("locked", storage, task_name)
 
     async def add_rows(self, storage: Any, *ids: int) -> None:
         """Put rows into the user's table; those that are there are to be claimed again."""
-        raise NotImplementedError
+        _not_promised("add_rows", storage, ids)
 
     async def remove_rows(self, storage: Any, *ids: int) -> None:
         """Delete rows of the user's table."""
-        raise NotImplementedError
+        _not_promised("remove_rows", storage, ids)
 
     async def insert(
         self, storage: Any, task_name: str, instruction: str, payload: str | None = None
@@ -69,7 +70,13 @@ class Hooks:
         perhaps one that Python cannot read. A table may refuse that; then nothing is queued, and
         what cannot be there is not promised.
         """
-        raise NotImplementedError
+        _not_promised("insert", storage, task_name, instruction, payload)
+
+
+def _not_promised(hook: str, *_: object) -> NoReturn:
+    import pytest  # late, so that planton.testing works without it
+
+    pytest.skip(f"the storage does not promise this: its tests give no `{hook}`")
 
 
 async def claim(task: Task, limit: int | None = None) -> list[Claim]:
@@ -77,21 +84,8 @@ async def claim(task: Task, limit: int | None = None) -> list[Claim]:
     return [each for each in (await attempt(task, limit)).claims if isinstance(each, Claim)]
 
 
-async def claim_at_once(tasks: Sequence[Task]) -> list[Claim]:
-    """Let dispatchers claim two each at the same time."""
-    claimed: list[Claim] = []
-
-    async def one(task: Task) -> None:
-        claimed.extend(await claim(task, 2))
-
-    async with trio.open_nursery() as nursery:
-        for task in tasks:
-            nursery.start_soon(one, task)
-    return claimed
-
-
-async def attempt(task: Task, limit: int | None = None) -> Batch:
-    """Claim as a dispatcher would, and tell all of the answer."""
+async def attempt(task: Task, limit: int | None = None) -> Any:
+    """Claim as a dispatcher would, and return all of the answer: a `Batch`."""
     schedule: Any = task.schedule
     batch = await schedule(request(task, limit))
     assert isinstance(batch, Batch), "a storage says what was active"
@@ -110,6 +104,25 @@ def request(task: Task, limit: int | None = None) -> ScheduleRequest:
     )
 
 
+async def at_once(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Make calls at the same time, and return their answers, in the order in which they come."""
+    answers: list[Any] = []
+
+    async def make(call: Callable[[], Awaitable[Any]]) -> None:
+        answers.append(await call())
+
+    async with trio.open_nursery() as nursery:
+        for call in calls:
+            nursery.start_soon(make, call)
+    return answers
+
+
+async def claim_at_once(tasks: Sequence[Task]) -> list[Claim]:
+    """Let dispatchers claim two each at the same time."""
+    answers = await at_once(*(partial(claim, task, 2) for task in tasks))
+    return [each for claims in answers for each in claims]
+
+
 def names(claims: Sequence[Claim]) -> list[str]:
     """Return the instructions of claims."""
     return [each.instruction for each in claims]
@@ -126,18 +139,35 @@ async def enqueue(storage: Any, task_name: str, *instructions: str, **options: A
         assert await storage.enqueue(task_name, instruction, **options)
 
 
+async def queue_up(
+    storage: Any, *instructions: str, task_name: str = "task", **options: Any
+) -> Any:
+    """Queue instructions, and make the task that claims them."""
+    given = {name: options.pop(name) for name in ENQUEUED if name in options}
+    if "tags" in options:
+        given["tags"] = options["tags"]
+    await enqueue(storage, task_name, *instructions, **given)
+    return storage.queue_task(task_name, **options)
+
+
+async def claim_first(storage: Any, *instructions: str, **options: Any) -> tuple[Any, Claim]:
+    """Queue instructions, or `a`; return the task that claims them, and the first claim."""
+    task = await queue_up(storage, *instructions or "a", **options)
+    (claimed,) = await claim(task, 1)
+    return task, claimed
+
+
 async def claim_one(storage: Any, task_name: str = "task", **options: Any) -> Claim:
     """Queue an instruction and claim it with a task of its own."""
-    await enqueue(storage, task_name, "a", **options)
-    (claimed,) = await claim(storage.queue_task(task_name, concurrency=10, lease=60))
+    options = {"concurrency": 10, "lease": 60, **options}
+    return (await claim_first(storage, task_name=task_name, **options))[1]
+
+
+async def end_next(task: Task, report: Callable[..., Any], *values: Any, **options: Any) -> Claim:
+    """Claim the next instruction, and report something about it; the claim."""
+    (claimed,) = await claim(task, 1)
+    assert (claimed.receipt,) == (await report(claimed.receipt, *values, **options)).applied
     return claimed
-
-
-async def queue_up(storage: Any, *instructions: str, **options: Any) -> Task:
-    """Queue instructions, and make the task that claims them."""
-    await enqueue(storage, "task", *instructions)
-    task: Task = storage.queue_task("task", **options)
-    return task
 
 
 def fields(record: object, names: str) -> tuple[Any, ...]:
@@ -161,8 +191,8 @@ def failing(storage: Any) -> Any:
     return lambda receipts: storage.fail(receipts, "broken")
 
 
-async def record(storage: Any, instruction: str, task_name: str = "task") -> InstructionRecord:
-    """Return all that the storage knows of an instruction that it has once."""
+async def record(storage: Any, instruction: str, task_name: str = "task") -> Any:
+    """Return the `InstructionRecord` of an instruction that the storage has once."""
     found: list[InstructionRecord] = await storage.find(task_name=task_name)
     (only,) = [each for each in found if each.instruction == instruction]
     return only
@@ -175,10 +205,11 @@ async def statuses(storage: Any, task_name: str = "task") -> list[tuple[str, Sta
 
 
 async def clock(storage: Any) -> datetime:
-    """Tell the time by the storage's own clock; leaves an instruction of the task `clock`."""
+    """Return the time by the storage's own clock; leaves an instruction of the task `clock`."""
     tick = f"tick {len(await storage.find(task_name='clock'))}"
     await storage.enqueue("clock", tick)
-    return (await record(storage, tick, "clock")).created_at
+    now: datetime = (await record(storage, tick, "clock")).created_at
+    return now
 
 
 @contextmanager

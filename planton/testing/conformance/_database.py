@@ -9,6 +9,7 @@ from planton.storage._arguments import to_claimant
 from planton.testing.conformance._base import (
     Hooks,
     claim,
+    end_next,
     enqueue,
     names,
     receipts,
@@ -22,20 +23,11 @@ class RollBackError(Exception):
     """Ends a transaction of the user's."""
 
 
-def need(capability: bool) -> None:
-    """Skip a test of what a storage does not promise."""
-    if not capability:
-        import pytest  # late, so that planton.testing works without it
-
-        pytest.skip("the storage does not promise this")
-
-
 class DatabasePromises(Hooks):
     """The caller's own transactions, transactions in the way, and the user's own tables."""
 
     async def test_enqueue_is_part_of_the_callers_transaction(self, storage: Any) -> None:
         """Committed with it; unseen before."""
-        need(self.has_transactions)
         task = storage.queue_task("task", concurrency=5)
         async with self.transaction(storage) as connection:
             assert await storage.enqueue("task", "a", payload=1, connection=connection)
@@ -46,7 +38,6 @@ class DatabasePromises(Hooks):
 
     async def test_enqueue_is_rolled_back_with_the_callers_transaction(self, storage: Any) -> None:
         """As if it had never been."""
-        need(self.has_transactions)
         with refused(RollBackError):
             async with self.transaction(storage) as connection:
                 await storage.enqueue("task", "a", connection=connection)
@@ -57,7 +48,6 @@ class DatabasePromises(Hooks):
 
     async def test_a_transaction_in_the_way_loses_nothing(self, storage: Any, other: Any) -> None:
         """Claims wait for it or go away empty; afterwards each instruction is claimed once."""
-        need(self.has_locks)
         await enqueue(storage, "task", *"abcd")
         tasks = [each.queue_task("task", concurrency=4) for each in (storage, other)]
         seen: list[str] = []
@@ -80,17 +70,13 @@ class DatabasePromises(Hooks):
 
     async def test_a_plain_insert_queues(self, storage: Any) -> None:
         """Of two columns, from any language; the rest has defaults."""
-        need(self.has_sql)
         await self.insert(storage, "task", "a")
         (claimed,) = await claim(storage.queue_task("task"))
 
         assert ("a", None, 1) == (claimed.instruction, claimed.payload, claimed.delivery)
 
-    async def test_rows_of_the_users_table_become_instructions(
-        self, storage: Any, other: Any
-    ) -> None:
+    async def test_rows_of_a_table_become_instructions(self, storage: Any, other: Any) -> None:
         """Each once, under the cap, whoever claims."""
-        need(self.has_sql)
         await self.add_rows(storage, *range(1, 8))
         tasks = [
             each.claim_task("task", sql=self.claim_sql, concurrency=3) for each in (storage, other)
@@ -106,13 +92,10 @@ class DatabasePromises(Hooks):
 
     async def test_what_comes_back_precedes_the_users_table(self, storage: Any) -> None:
         """Retries, as many as the task says, are taken before new rows."""
-        need(self.has_sql)
         await self.add_rows(storage, 1, 2, 3)
         task = storage.claim_task("task", sql=self.claim_sql, retries=1)
-        (first,) = await claim(task)
-        await storage.fail(first.receipt, "broken")
-        (second,) = await claim(task)
-        await storage.fail(second.receipt, "broken")
+        first = await end_next(task, storage.fail, "broken")
+        second = await end_next(task, storage.fail, "broken")
         (third,) = await claim(task)
 
         assert ["1", "1", "2"] == names([first, second, third])
@@ -121,7 +104,6 @@ class DatabasePromises(Hooks):
 
     async def test_the_users_rows_come_last(self, storage: Any) -> None:
         """In the order in which the statement returns them, after what is queued."""
-        need(self.has_sql)
         await self.add_rows(storage, 1, 2, 3)
         await enqueue(storage, "task", "a")
         task = storage.claim_task("task", sql=self.select_sql, concurrency=9)
@@ -130,7 +112,6 @@ class DatabasePromises(Hooks):
 
     async def test_a_row_that_is_claimed_again_while_it_is_active_waits(self, storage: Any) -> None:
         """The user's statement has marked it as claimed: it runs after the claim in hand."""
-        need(self.has_sql)
         await self.add_rows(storage, 1)
         task = storage.claim_task("task", sql=self.claim_sql, concurrency=5)
         (first,) = await claim(task)
@@ -138,8 +119,7 @@ class DatabasePromises(Hooks):
 
         assert [] == await claim(task)
         await storage.complete(first.receipt)
-        (second,) = await claim(task)
-        await storage.complete(second.receipt)
+        second = await end_next(task, storage.complete)
 
         assert ["1", "1"] == names([first, second])
         assert [] == await claim(task)
@@ -147,7 +127,6 @@ class DatabasePromises(Hooks):
 
     async def test_rows_that_disappear_when_the_work_is_done(self, storage: Any) -> None:
         """A plain SELECT finds what is active again and again, and none is claimed twice."""
-        need(self.has_sql)
         await self.add_rows(storage, 1, 2, 3, 4)
         task = storage.claim_task("task", sql=self.select_sql, concurrency=2)
         first = await claim(task)
@@ -162,13 +141,10 @@ class DatabasePromises(Hooks):
         self, storage: Any, other: Any
     ) -> None:
         """A plain SELECT leaves them out, until they are retried or forgotten."""
-        need(self.has_sql)
         await self.add_rows(storage, 1, 2, 3, 4)
         task, again = [each.claim_task("task", sql=self.select_sql) for each in (storage, other)]
-        (dead,) = await claim(task)
-        await storage.fail(dead.receipt, "broken")
-        (failed,) = await claim(again)
-        await storage.fail(failed.receipt, "broken", retry=False)
+        dead = await end_next(task, storage.fail, "broken")
+        failed = await end_next(again, storage.fail, "broken", retry=False)
         (done,) = await claim(task)
         await self.remove_rows(storage, 3)
         await storage.complete(done.receipt)
@@ -177,8 +153,7 @@ class DatabasePromises(Hooks):
         assert ["1", "2", "3", "4"] == names([dead, failed, done, last])
         await storage.retry("task", ["2"])
         await storage.complete(last.receipt)
-        (retried,) = await claim(task)
-        await storage.complete(retried.receipt)
+        retried = await end_next(task, storage.complete)
         await self.remove_rows(storage, 2, 4)
 
         assert (["2"], []) == (names([retried]), await claim(task))
@@ -187,54 +162,32 @@ class DatabasePromises(Hooks):
 
     async def test_a_row_that_failed_twice_is_found_again_after_a_retry(self, storage: Any) -> None:
         """By a plain SELECT: none of its failures is left."""
-        need(self.has_sql)
         await self.add_rows(storage, 1)
         task = storage.claim_task("task", sql=self.select_sql)
         for _ in range(2):
-            (claimed,) = await claim(task)
-            await storage.fail(claimed.receipt, "broken")
+            await end_next(task, storage.fail, "broken")
             await enqueue(storage, "task", "1")
-        (again,) = await claim(task)
-        await storage.fail(again.receipt, "broken")
+        await end_next(task, storage.fail, "broken")
         assert [] == await claim(task)
         await storage.retry("task", ["1"])
-        (retried,) = await claim(task)
-        await storage.complete(retried.receipt)
+        await end_next(task, storage.complete)
 
         assert ["1"] == names(await claim(task))
 
-    async def test_a_row_that_succeeded_after_it_had_failed_is_found_again(
-        self, storage: Any
-    ) -> None:
+    async def test_a_success_after_a_failure_counts(self, storage: Any) -> None:
         """A later success counts, however it came about; a later failure does so again."""
-        need(self.has_sql)
         await self.add_rows(storage, 1, 2)
         task = storage.claim_task("task", sql=self.select_sql)
-        (claimed,) = await claim(task)
-        await storage.fail(claimed.receipt, "broken")
+        await end_next(task, storage.fail, "broken")
         await enqueue(storage, "task", "1")
-        (claimed,) = await claim(task)
-        await storage.complete(claimed.receipt)
-        (again,) = await claim(task)
-        await storage.fail(again.receipt, "broken")
+        claimed = await end_next(task, storage.complete)
+        again = await end_next(task, storage.fail, "broken")
         (second,) = await claim(task)
 
         assert ["1", "1", "2"] == names([claimed, again, second])
 
-    async def test_rows_that_succeeded_are_found_again(self, storage: Any) -> None:
-        """By a plain SELECT of rows that come round, such as what is due every hour."""
-        need(self.has_sql)
-        await self.add_rows(storage, 1)
-        task = storage.claim_task("task", sql=self.select_sql)
-        for _ in range(3):
-            (claimed,) = await claim(task)
-            await storage.complete(claimed.receipt)
-
-        assert [("1", "succeeded")] * 3 == await statuses(storage)
-
     async def test_deliveries_of_rows_can_be_used_up(self, storage: Any) -> None:
         """As of what is queued."""
-        need(self.has_sql)
         await self.add_rows(storage, 1, 2)
         task = storage.claim_task("task", sql=self.claim_sql, lease=30, deliveries=1)
         await claim(task)
@@ -245,7 +198,6 @@ class DatabasePromises(Hooks):
 
     async def test_a_statement_without_limit_is_refused(self, storage: Any) -> None:
         """It could claim too much."""
-        need(self.has_sql)
         with refused(InvalidQueryError, "task", "limit"):
             storage.claim_task("task", sql="SELECT 1")
         for sql in (None, b"SELECT 1"):

@@ -127,9 +127,7 @@ class FleetPromises(Hooks):
         assert ["b"] == [each.host for each in await other.dispatchers()]
         assert [second] == [each.dispatcher_id for each in await other.decisions()]
 
-    async def test_what_dispatchers_say_can_be_read_elsewhere(
-        self, storage: Any, other: Any
-    ) -> None:
+    async def test_what_dispatchers_say_is_read_elsewhere(self, storage: Any, other: Any) -> None:
         """The last of it, of one task or of all, until a task is gone."""
         first, second = await enter(storage), await enter(storage)
         await beat(storage, first, "task", "other")

@@ -1,5 +1,6 @@
 """Promises to consumers: what they report by receipt, and what becomes of late reports."""
 
+from functools import partial
 from typing import Any
 
 import trio
@@ -7,13 +8,15 @@ import trio
 from planton._errors import InvalidArgumentError
 from planton.testing.conformance._base import (
     Hooks,
+    at_once,
     claim,
+    claim_first,
     claim_one,
     clock,
+    end_next,
     enqueue,
     failing,
     fields,
-    queue_up,
     receipts,
     record,
     statuses,
@@ -36,18 +39,20 @@ class ReportPromises(Hooks):
     """A report changes the claim that its receipt names, and no other."""
 
     async def test_a_completed_claim_is_kept_with_its_result(self, storage: Any) -> None:
-        """It is active no more."""
-        claimed = await claim_one(storage)
+        """It is active no more; times are there only where they mean something."""
+        claimed = await claim_one(storage, lease=30)
+        before = await record(storage, "a")
         result = {"rows": [1, None, "ä"]}
         done = await storage.complete(claimed.receipt, result)
         found = await record(storage, "a")
 
+        assert 29.9 < (before.lease_expires_at - before.claimed_at).total_seconds() < 30.1
         assert ((claimed.receipt,), ()) == (done.applied, done.stale)
-        assert ("succeeded", result, None) == (found.status, found.result, found.error)
+        assert ("succeeded", result, None) == fields(found, "status result error")
         assert [] == await storage.get_active_instructions("task")
-        assert found.ended_at is not None
-        assert found.claimed_at is not None
-        assert found.created_at <= found.claimed_at <= found.ended_at
+        assert found.created_at <= found.claimed_at <= found.ended_at <= await clock(storage)
+        assert (None, None) == fields(before, "run_at ended_at")
+        assert (None, None) == fields(found, "run_at lease_expires_at")
 
     async def test_a_report_may_be_of_many(self, storage: Any) -> None:
         """It tells which were applied and which were stale, in the order of the receipts."""
@@ -59,6 +64,8 @@ class ReportPromises(Hooks):
             done = await report([c, b, a])
 
             assert ((c, a), (b,)) == (done.applied, done.stale), name
+            nothing = await report([])
+            assert ((), ()) == (nothing.applied, nothing.stale), name
 
     async def test_different_reports_may_be_sent_together(self, storage: Any) -> None:
         """Each is answered by itself; a receipt that is none spoils no other report."""
@@ -75,18 +82,9 @@ class ReportPromises(Hooks):
         assert 1 == (await record(storage, "a")).result
         assert [] == await storage.report_many([])
 
-    async def test_no_receipts_are_nothing_to_do(self, storage: Any) -> None:
-        """A consumer may report whatever it has."""
-        for report in reports(storage).values():
-            done = await report([])
-
-            assert ((), ()) == (done.applied, done.stale)
-
     async def test_a_stale_receipt_changes_nothing(self, storage: Any) -> None:
         """Once a claim was taken over, all four reports of the one who lost it are refused."""
-        await enqueue(storage, "task", "a", retries=3)
-        task = storage.queue_task("task", lease=30)
-        (late,) = await claim(task)
+        task, late = await claim_first(storage, retries=3, lease=30)
         await self.advance(storage, 31)
         (current,) = await claim(task)
         before = await record(storage, "a")
@@ -115,8 +113,7 @@ class ReportPromises(Hooks):
 
     async def test_a_heartbeat_renews_the_lease(self, storage: Any, other: Any) -> None:
         """By the seconds of its task, from now; the receipt stays the same."""
-        task = await queue_up(storage, "a", lease=30)
-        (claimed,) = await claim(task)
+        task, claimed = await claim_first(storage, lease=30)
         for _ in range(3):
             await self.advance(storage, 25)
 
@@ -127,9 +124,7 @@ class ReportPromises(Hooks):
 
     async def test_no_heartbeat_goes_beyond_the_timeout(self, storage: Any) -> None:
         """A handler that hangs and keeps beating loses its claim when its time is up."""
-        await enqueue(storage, "task", "a", timeout=40)
-        task = storage.queue_task("task", lease=30)
-        (claimed,) = await claim(task)
+        task, claimed = await claim_first(storage, timeout=40, lease=30)
         await self.advance(storage, 25)
         await storage.heartbeat(claimed.receipt)
         await self.advance(storage, 10)
@@ -142,42 +137,17 @@ class ReportPromises(Hooks):
 
         assert 2 == again.delivery
 
-    async def test_a_lease_is_no_longer_than_the_timeout(self, storage: Any) -> None:
-        """From the claim on."""
-        claimed = await claim_one(storage, timeout=5)
-        found = await record(storage, "a")
-
-        assert found.lease_expires_at is not None
-        assert found.claimed_at is not None
-        assert abs((found.lease_expires_at - found.claimed_at).total_seconds() - 5) < 0.01
-        assert claimed.delivery == found.delivery
-
     async def test_a_failure_with_retries_left_is_queued_again(self, storage: Any) -> None:
         """At once, with one retry less and the error; when none is left it ends as dead."""
-        await enqueue(storage, "task", "a", retries=1, payload=1, priority=4)
-        task = storage.queue_task("task")
-        (first,) = await claim(task)
+        task, first = await claim_first(storage, retries=1, payload=1, priority=4)
         await storage.fail(first.receipt, "out of paper")
         queued = await record(storage, "a")
-        (second,) = await claim(task)
-        await storage.fail(second.receipt, "out of ink")
+        second = await end_next(task, storage.fail, "out of ink")
         dead = await record(storage, "a")
 
         assert ("queued", 0, "out of paper", 4) == fields(queued, "status retries error priority")
         assert (1, 2) == (second.payload, second.delivery)
         assert ("dead", 0, "out of ink", 2) == fields(dead, "status retries error delivery")
-
-    async def test_a_retry_may_wait(self, storage: Any) -> None:
-        """`retry_in` seconds from the report on."""
-        await enqueue(storage, "task", "a", retries=1)
-        task = storage.queue_task("task")
-        (claimed,) = await claim(task)
-        await storage.fail(claimed.receipt, "busy", retry_in=60)
-        await self.advance(storage, 55)
-
-        assert [] == await claim(task)
-        await self.advance(storage, 10)
-        assert 1 == len(await claim(task))
 
     async def test_a_failure_that_is_not_to_be_retried_ends_as_failed(self, storage: Any) -> None:
         """Whatever retries are left."""
@@ -203,22 +173,6 @@ class ReportPromises(Hooks):
         assert "ValueError" in error
         assert "no such user" in error
 
-    async def test_times_are_those_of_the_storage(self, storage: Any) -> None:
-        """Aware, in UTC, and present only where they mean something."""
-        await enqueue(storage, "task", "a")
-        (claimed,) = await claim(storage.queue_task("task", lease=30))
-        found = await record(storage, "a")
-        now = await clock(storage)
-
-        assert found.claimed_at is not None
-        assert found.lease_expires_at is not None
-        assert 29.9 < (found.lease_expires_at - found.claimed_at).total_seconds() < 30.1
-        assert found.created_at <= found.claimed_at <= now
-        assert (None, None) == (found.run_at, found.ended_at)
-        await storage.complete(claimed.receipt)
-        ended = await record(storage, "a")
-        assert (None, None) == (ended.run_at, ended.lease_expires_at)
-
     async def test_a_cancelled_report_is_heard_or_not_made(self, storage: Any) -> None:
         """Of each of the reports that end a claim: what is active was not acknowledged."""
         for number, report in enumerate((storage.complete, storage.release, failing(storage))):
@@ -237,14 +191,8 @@ class ReportPromises(Hooks):
     async def test_two_reports_of_one_claim_end_it_once(self, storage: Any, other: Any) -> None:
         """Whoever comes second is told that he is late."""
         claimed = await claim_one(storage)
-        done: list[Any] = []
-
-        async def report(complete: Any) -> None:
-            done.append(await complete(claimed.receipt))
-
-        async with trio.open_nursery() as nursery:
-            for each in (storage, other, storage, other):
-                nursery.start_soon(report, each.complete)
+        calls = [partial(each.complete, claimed.receipt) for each in (storage, other)]
+        done = await at_once(*calls * 2)
 
         assert 1 == sum(len(each.applied) for each in done)
         assert [("a", "succeeded")] == await statuses(storage)

@@ -1,18 +1,15 @@
 """One suite for all storages: every promise of `planton.storage` as a test."""
 
-from planton.testing.conformance._advance import AdvancePromises
+from planton.testing.conformance._advance import AdvancePromises, TakeOverPromises
 from planton.testing.conformance._claims import ClaimPromises
 from planton.testing.conformance._cron import CronPromises
 from planton.testing.conformance._database import DatabasePromises
-from planton.testing.conformance._due import DuePromises
-from planton.testing.conformance._expiry import ExpiryPromises
+from planton.testing.conformance._due import DuePromises, ExpiryPromises
 from planton.testing.conformance._fleet import FleetPromises
-from planton.testing.conformance._harm import HarmPromises
-from planton.testing.conformance._input import InputPromises
+from planton.testing.conformance._input import HarmPromises, InputPromises
 from planton.testing.conformance._operations import OperationPromises
 from planton.testing.conformance._queue import QueuePromises
 from planton.testing.conformance._reports import ReportPromises
-from planton.testing.conformance._take_over import TakeOverPromises
 
 
 class StorageConformance(

@@ -10,7 +10,6 @@ import trio
 from planton.storage import Claimed, ClaimRequest, Receipt, Report
 
 Key: TypeAlias = tuple[str, str]
-Note: TypeAlias = Callable[[Key, str], None]
 _ROUNDED = 1e-3  # dates are floats, too
 
 
@@ -37,7 +36,7 @@ class Ledger:
     open: set[Key] = attrs.field(factory=set)
     held: dict[Key, Held] = attrs.field(factory=dict)
     delivered: set[str] = attrs.field(factory=set)
-    intended: dict[str, tuple[Note, Key]] = attrs.field(factory=dict)
+    intended: dict[str, tuple[str, Key]] = attrs.field(factory=dict)
     counts: Counter[str] = attrs.field(factory=Counter)
     settled: trio.Event = attrs.field(factory=trio.Event)
 
@@ -79,15 +78,14 @@ class Ledger:
             most = self.concurrency[task_name]
             self.fail(f"cap exceeded: {active} active of {task_name}, concurrency {most}")
 
-    def intend(self, key: Key, receipt: str, note: Note) -> None:
-        """Something is about to be reported: `note` it once it is committed."""
-        self.intended[receipt] = note, key
+    def intend(self, kind: str, key: Key, receipt: str) -> None:
+        """Something is about to be reported: it counts once it is committed."""
+        self.intended[receipt] = kind, key
 
     def acknowledged(self, receipt: str) -> None:
         """What was reported by a receipt is committed; the first word of it counts."""
         if receipt in self.intended:
-            note, key = self.intended.pop(receipt)
-            note(key, receipt)
+            self.apply(*self.intended.pop(receipt), receipt)
 
     def handed_over(self, key: Key, receipt: str) -> None:
         if receipt in self.delivered:
@@ -95,36 +93,25 @@ class Ledger:
         self.delivered.add(receipt)
         self.counts["deliveries"] += 1
 
-    def renewed(self, key: Key, receipt: str) -> None:
-        if self._is_current(key, receipt, "heartbeat"):
-            self.held[key].until = trio.current_time() + self.leases[key[0]]
-
-    def given_back(self, key: Key, receipt: str) -> None:
-        if self._is_current(key, receipt, "release"):
-            del self.held[key]
-
-    def failed(self, key: Key, receipt: str) -> None:
-        """A failure was acknowledged: it ends what has no retries left."""
-        if self.retries[key]:
-            self.retries[key] -= 1
-            self.given_back(key, receipt)
+    def apply(self, kind: str, key: Key, receipt: str) -> None:
+        """A report is committed; a failure with retries left is a release."""
+        held = self.held.get(key)
+        if held is None or held.receipt != receipt:
+            self.fail(f"late write applied: {kind} of {' '.join(key)}, which was given to another")
+        elif kind == "heartbeat":
+            held.until = trio.current_time() + self.leases[key[0]]
         else:
-            self.ended(key, receipt)
-
-    def ended(self, key: Key, receipt: str) -> None:
-        if self._is_current(key, receipt, "end"):
             del self.held[key]
-            self.open.discard(key)
-            self.counts["ends"] += 1
+            if kind == "fail" and self.retries[key]:
+                self.retries[key] -= 1
+            elif kind != "release":
+                self._end(key)
+
+    def _end(self, key: Key) -> None:
+        self.open.discard(key)
+        self.counts["ends"] += 1
         if not self.open:
             self.settled.set()
-
-    def _is_current(self, key: Key, receipt: str, what: str) -> bool:
-        held = self.held.get(key)
-        if held is not None and held.receipt == receipt:
-            return True
-        self.fail(f"late write applied: {what} of {' '.join(key)}, which was given to another")
-        return False
 
 
 def to_text(receipt: Receipt) -> str:

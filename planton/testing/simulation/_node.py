@@ -113,8 +113,8 @@ class Node:
         world.reach_storage()
         for claim in claims:
             world.log(self.name, f"releases {plan.name} {claim.instruction}")
-            key, receipt = (plan.name, claim.instruction), str(claim.receipt)
-            world.ledger.intend(key, receipt, world.ledger.given_back)
+            key = (plan.name, claim.instruction)
+            world.ledger.intend("release", key, str(claim.receipt))
         await release(claims)
 
     async def _serve(self, planton: Planton, *, task_status: "trio.TaskStatus[None]") -> None:

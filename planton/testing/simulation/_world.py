@@ -1,9 +1,8 @@
 """The world of a simulation: a storage, nodes that dispatch, consumers, and what befalls them."""
 
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -13,7 +12,7 @@ from planton._errors import StorageError
 from planton._events import InstructionEvent
 from planton._planton import Planton
 from planton.storage import Acknowledged
-from planton.testing.simulation._ledger import Ledger, Note
+from planton.testing.simulation._ledger import Ledger
 
 # How likely it is that a fault strikes where it can.
 FAULTS = {
@@ -205,37 +204,28 @@ class World:
             while work > 0:
                 await trio.sleep(min(work, lease * pace))
                 work -= lease * pace
-                done = await self._report(who, event, self.storage.heartbeat, self.ledger.renewed)
+                done = await self._report(who, event, "heartbeat")
                 if done.stale:
                     return
         await self._end(who, event)
 
     async def _end(self, who: str, event: InstructionEvent) -> None:
-        ending = self.rng.choice(("complete",) * 3 + ("fail", "release") * self.is_faulty)
-        fail = partial(self.storage.fail, error="oh", retry_in=self.rng.uniform(0, 5))
-        reports: dict[str, tuple[Callable[..., Any], Note]] = {
-            "complete": (self.storage.complete, self.ledger.ended),
-            "fail": (fail, self.ledger.failed),
-            "release": (self.storage.release, self.ledger.given_back),
-        }
-        done = await self._report(who, event, *reports[ending])
+        kind = self.rng.choice(("complete",) * 3 + ("fail", "release") * self.is_faulty)
+        failure = {"error": "oh", "retry_in": self.rng.uniform(0, 5)}
+        done = await self._report(who, event, kind, **(failure if kind == "fail" else {}))
         stale = " is stale" if done.stale else ""
-        self.log(who, f"{ending} {event.task_name} {event.instruction}{stale}")
+        self.log(who, f"{kind} {event.task_name} {event.instruction}{stale}")
         self.ledger.counts["stale"] += len(done.stale)
 
     async def _report(
-        self,
-        who: str,
-        event: InstructionEvent,
-        report: Callable[[Any], Awaitable[Acknowledged]],
-        note: Note,
+        self, who: str, event: InstructionEvent, kind: str, **values: Any
     ) -> Acknowledged:
         key, receipt = (event.task_name, event.instruction), str(event.receipt)
         while True:
             try:
                 self.reach_storage()
-                self.ledger.intend(key, receipt, note)
-                done = await report(receipt)
+                self.ledger.intend(kind, key, receipt)
+                done: Acknowledged = await getattr(self.storage, kind)(receipt, **values)
             except StorageError:
                 self.log(who, f"cannot report {' '.join(key)}")
                 await trio.sleep(1)
