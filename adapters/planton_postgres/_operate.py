@@ -48,8 +48,8 @@ def _refuse_others(names: Sequence[str], ended: set[str], living: set[str]) -> N
 
 def to_record(row: Sequence[Any]) -> InstructionRecord:
     """Read a row of the statement `find`; one that cannot be read in full hides no other."""
-    (name, instruction, status, payload, priority, tags, retries, timeout, delivery) = row[:9]
-    result, error, claimed_by, *times = row[9:]
+    name, instruction, status, payload, priority, tags, retries, timeout, partition = row[:9]
+    delivery, result, error, claimed_by, *times = row[9:]
     created_at, run_at, claimed_at, lease_expires_at, ended_at = map(to_time, times)
     assert created_at is not None, "the column is NOT NULL"
     return InstructionRecord(
@@ -61,6 +61,7 @@ def to_record(row: Sequence[Any]) -> InstructionRecord:
         tags=tuple(map(str, _from_json(tags))),
         retries=retries,
         timeout=timeout,
+        partition=partition,
         delivery=delivery,
         result=_from_json(result),
         error=error,

@@ -11,6 +11,7 @@ from planton.storage._arguments import (
     to_json,
     to_name,
     to_number,
+    to_partition,
 )
 from planton.storage._backend import (
     Answer,
@@ -100,5 +101,6 @@ __all__ = [
     "to_json",
     "to_name",
     "to_number",
+    "to_partition",
     "to_rows",
 ]
