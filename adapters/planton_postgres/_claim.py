@@ -107,7 +107,7 @@ class Claim:
             rows=claimed,
             active=state["active"],
             concurrency=state["cap"],
-            outcome="limited" if state["is_full"] and not claimed else None,
+            outcome="limited" if state.get("is_full") and not claimed else None,
             due_in=self._due_in(state),
             error=self._error(state["problem"]),
         )
@@ -136,7 +136,7 @@ class Claim:
     def _due_in(self, state: dict[str, Any]) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
         has_slots = state["held"] < state["cap"]
-        if has_slots and (state["claimed"] >= self.request.limit or state["moved"]):
+        if has_slots and (state["claimed"] >= self.request.limit or state.get("moved")):
             return 0.0
         times = [state["first_expiry"]]
         if has_slots:

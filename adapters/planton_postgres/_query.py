@@ -25,7 +25,7 @@ class Query:
 
     Attributes:
         task_name: Task that it belongs to.
-        sql: Claims or finds up to `%(limit)s` rows; returns the instruction and perhaps its partition.
+        sql: Claims or finds up to `%(limit)s` rows; returns their instructions, also partitions.
     """
 
     task_name: str

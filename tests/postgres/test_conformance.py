@@ -43,6 +43,8 @@ class TestPostgresStorage(StorageConformance):
     has_sql = True
     claim_sql = CLAIM
     select_sql = SELECT
+    partition_claim_sql = f"{CLAIM.rstrip()}, id / 10"
+    partition_select_sql = SELECT.replace("SELECT id", "SELECT id, id / 10", 1)
 
     @pytest.fixture
     async def storage(self, schema_dsn):

@@ -25,6 +25,8 @@ class Hooks:
         has_sql: There is `claim_task(sql=…)`, and a table of the user's to claim from.
         claim_sql: Claims rows of that table, such as `UPDATE … RETURNING id`.
         select_sql: Finds the rows of that table without a change, the lowest id first.
+        partition_claim_sql: As `claim_sql`, with a second column, the partition: `id / 10`.
+        partition_select_sql: As `select_sql`, with the same second column.
     """
 
     has_transactions = False
@@ -32,6 +34,8 @@ class Hooks:
     has_sql = False
     claim_sql = ""
     select_sql = ""
+    partition_claim_sql = ""
+    partition_select_sql = ""
 
     async def advance(self, storage: Any, seconds: float) -> None:
         """Let time pass for all that is stored.

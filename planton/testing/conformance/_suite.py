@@ -10,6 +10,7 @@ from planton.testing.conformance._fleet import FleetPromises
 from planton.testing.conformance._harm import HarmPromises
 from planton.testing.conformance._input import InputPromises
 from planton.testing.conformance._operations import OperationPromises
+from planton.testing.conformance._partitions import PartitionPromises
 from planton.testing.conformance._queue import QueuePromises
 from planton.testing.conformance._reports import ReportPromises
 from planton.testing.conformance._take_over import TakeOverPromises
@@ -19,6 +20,7 @@ class StorageConformance(
     ClaimPromises,
     ExpiryPromises,
     QueuePromises,
+    PartitionPromises,
     ReportPromises,
     TakeOverPromises,
     AdvancePromises,
