@@ -22,7 +22,7 @@ class Kafka:
 
     A confirmation means that all in-sync replicas have the message; `min.insync.replicas` of the
     topic says how many these are at least. A partition belongs to one consumer of the group, so
-    what that has no slot for waits for it. The key of a message, which chooses that partition, is the
+    what that has no slot for waits for it. The key of a message, which chooses it, is the
     partition of the instruction; its receipt if it has none.
 
     Args:

@@ -165,19 +165,19 @@ class Claim:
         ring = self._execute("ring", turn=turn)
         members: Iterable[str] = (partition for (partition,) in ring)
         while len(due) < room:
-            served = []
+            others = []
             for partition in members:
-                found = self._due_of(partition, min(quota, room - len(due)), taken[partition])
-                if found:
+                if found := self._due_of(partition, quota, taken[partition]):
                     due += found
                     taken[partition] += len(found)
-                    served.append(partition)
-                if len(due) == room:
+                    turn = partition
+                if len(found) == quota:
+                    others.append(partition)
+                if len(due) >= room:
                     break
-            if not served:
+            if not others:
                 break
-            members, turn = served, served[-1]
-            quota = max(1, (room - len(due)) // len(served))
+            members, quota = others, max(1, (room - len(due)) // len(others))
         ring.close()
         if turn != self.turn:
             self._execute("keep_turn", turn=turn)

@@ -132,7 +132,7 @@ INSERT INTO planton_active (
 SELECT :token, {row}, delivery + 1, failures, undelivered, error, created_at, :now, :claimed_by, :lease,
     :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
-ORDER BY due.key
+ORDER BY priority DESC, run_at, pending.id
 RETURNING id, instruction, payload, delivery, timeout, "partition";
 
 -- name: drop_due

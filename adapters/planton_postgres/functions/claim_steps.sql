@@ -368,7 +368,7 @@ BEGIN
                     mode := planton_mode_by_traces(before);
                     CONTINUE WHEN mode = 'locks';
                 END IF;
-                PERFORM planton_requeue_active(task, given, retries);
+                PERFORM planton_requeue_active(task, given, owners, retries);
                 IF most IS NOT NULL THEN
                     moved := planton_requeue_beyond(
                         task, given, owners, names, retries, most, partitions
@@ -465,15 +465,17 @@ END $planton$;
 -- A statement that marks will not return these again: what is active is queued, and comes when that
 -- claim has ended. Not for long: somebody's open transaction may have queued it; then the statement is
 -- undone.
-CREATE OR REPLACE FUNCTION planton_requeue_active(task text, given text[], granted integer)
+CREATE OR REPLACE FUNCTION planton_requeue_active(
+    task text, given text[], owners text[], granted integer
+)
 RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
 AS $planton$
 BEGIN
     INSERT INTO planton_pending (task_name, instruction, partition, retries)
-    SELECT active.task_name, active.instruction, active.partition, granted
-    FROM planton_active AS active
-    WHERE active.task_name = task AND active.instruction = ANY (given)
+    SELECT active.task_name, active.instruction, each.owner, granted
+    FROM unnest(given, owners) AS each (instruction, owner) JOIN planton_active AS active
+        ON active.task_name = task AND active.instruction = each.instruction
     ORDER BY active.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
 END $planton$;
 
