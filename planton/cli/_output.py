@@ -24,8 +24,8 @@ _PLAIN_WIDTH = 100_000
 # Lines of a block are at least so long, however narrow the terminal.
 _NARROWEST = 20
 _FOUND = (
-    *("task", "instruction", "status", "delivery", "retries", "tags", "created", "due"),
-    *("claimed", "claimed by", "lease ends", "payload", "result", "error"),
+    *("task", "instruction", "status", "delivery", "retries", "tags", "partition"),
+    *("created", "due", "claimed", "claimed by", "lease ends", "payload", "result", "error"),
 )
 # On a terminal; elsewhere nothing is cut off.
 _LONGEST = 200
@@ -178,6 +178,7 @@ def _row(found: InstructionRecord, longest: int | None) -> tuple[object, ...]:
         found.delivery,
         found.retries,
         ", ".join(found.tags),
+        found.partition,
         ago(found.created_at),
         ago(found.run_at),
         ago(found.claimed_at),

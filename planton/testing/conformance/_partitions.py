@@ -240,7 +240,7 @@ class PartitionPromises(Hooks):
         task = storage.claim_task(
             "task", sql=self.partition_claim_sql, concurrency=4, partition_concurrency=2, retries=1
         )
-        first = await attempt(task)
+        first: Any = await attempt(task)
 
         assert [("1", "0"), ("2", "0")] == _owned(first.claims)
         assert 0 == first.due_in
@@ -264,7 +264,7 @@ class PartitionPromises(Hooks):
         task = storage.claim_task(
             "task", sql=self.partition_select_sql, concurrency=4, partition_concurrency=2
         )
-        first = await attempt(task)
+        first: Any = await attempt(task)
 
         assert [("10", "1"), ("21", "2"), ("31", "3"), ("11", "1")] == _owned(first.claims)
         assert [] == await storage.find(status="queued")
