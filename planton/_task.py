@@ -73,6 +73,7 @@ class Claim:
         lease: Seconds until the claim expires unless a heartbeat renews it; None if it does not
             expire.
         timeout: Seconds that this delivery may take, heartbeats or not; None for no limit.
+        partition: Whose work it is: a tenant, a host, a customer; empty for none.
         claimed_at: When it was claimed, by trio's clock of this process; None if the claim was
             made elsewhere or its maker does not say. It is not compared.
 
@@ -90,6 +91,9 @@ class Claim:
     delivery: int = attrs.field(default=1, metadata={IN_JSON: lambda value: is_int(value, 1)})
     lease: float | None = attrs.field(default=None, metadata={IN_JSON: _is_optional_seconds})
     timeout: float | None = attrs.field(default=None, metadata={IN_JSON: _is_optional_seconds})
+    partition: str = attrs.field(
+        default="", metadata={IN_JSON: lambda value: isinstance(value, str)}
+    )
     claimed_at: float | None = attrs.field(default=None, eq=False, repr=False)
 
     @instruction.validator

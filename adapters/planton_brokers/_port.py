@@ -34,10 +34,13 @@ class Message:
     Attributes:
         id: The receipt of its claim: a broker that can drops what has the same id as before.
         body: The event, as JSON.
+        key: The partition of the instruction; empty for none. A broker that can gives the messages
+            of one key to one consumer, in their order.
     """
 
     id: str
     body: str
+    key: str = ""
 
 
 @attrs.frozen

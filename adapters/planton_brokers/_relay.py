@@ -162,7 +162,7 @@ class Relay:
             remedy = "give the task lease=relay.transit, or the relay a shorter transit: "
             problem = "a message that rests in the broker for longer is delivered again"
             raise InvalidArgumentError("lease", event.lease, remedy + problem)
-        return Message(event.receipt, event.to_json())
+        return Message(event.receipt, event.to_json(), event.partition)
 
     @asynccontextmanager
     async def consumer(self, executor: "Executor", *, lease: float = 60.0) -> AsyncIterator[None]:

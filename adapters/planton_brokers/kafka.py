@@ -22,7 +22,8 @@ class Kafka:
 
     A confirmation means that all in-sync replicas have the message; `min.insync.replicas` of the
     topic says how many these are at least. A partition belongs to one consumer of the group, so
-    what that has no slot for waits for it.
+    what that has no slot for waits for it. The key of a message, which chooses it, is the
+    partition of the instruction; its receipt if it has none.
 
     Args:
         servers: Where to begin, such as `"localhost:9092"`.
@@ -91,9 +92,8 @@ class _Connection:
 
         for number, message in enumerate(messages):
             note_this = partial(note, number)
-            self._producer.produce(
-                self._topic, message.body.encode(), message.id, on_delivery=note_this
-            )
+            key = (message.key or message.id).encode()
+            self._producer.produce(self._topic, message.body.encode(), key, on_delivery=note_this)
         while len(answers) < len(messages):
             self._producer.poll(_WAIT)
         return [answers[number] for number in range(len(messages))]

@@ -1,6 +1,7 @@
 """RabbitMQ, by pika's connection for asyncio, in a thread."""
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 # Seconds that the goodbye to the server may take.
 _GOODBYE = 2.0
+_KEY_LENGTH = 255  # bytes of a routing key
 # So many messages are pushed at a time at most.
 _MOST = 1000
 # It logs every connection that fails as several errors; a relay says it once, in one.
@@ -38,6 +40,9 @@ class RabbitMQ:
         url: Of the server, such as `"amqp://guest:guest@localhost:5672/%2F"`.
         queue: Its name.
         queue_type: What is declared if it is not there; None for a queue that you have declared.
+        exchange: One that you have declared and bound, such as a consistent-hash exchange: messages
+            are sent to it, with the partition as the routing key, or the receipt if there is none.
+            By default they are sent to the queue itself.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -49,10 +54,12 @@ class RabbitMQ:
         *,
         queue: str = "planton",
         queue_type: Literal["quorum", "classic"] | None = "quorum",
+        exchange: str | None = None,
     ) -> None:
         if queue_type not in ("quorum", "classic", None):
             raise InvalidArgumentError("queue_type", queue_type, "give quorum, classic or None")
         self._url, self._queue, self._type = url, to_name(queue), queue_type
+        self._exchange = "" if exchange is None else to_name(exchange, "exchange")
 
     def __str__(self) -> str:
         return f"RabbitMQ queue {self._queue!r} at {without_password(self._url)}"
@@ -61,7 +68,7 @@ class RabbitMQ:
     async def connect(self) -> AsyncIterator[Connection]:
         """Connect, and declare the queue."""
         async with loop_thread() as thread:
-            channel = _Channel(self._queue)
+            channel = _Channel(self._queue, self._exchange)
             try:
                 await thread.call(channel.open, self._url, self._type)
                 yield ThreadConnection(thread, channel)
@@ -73,8 +80,8 @@ class RabbitMQ:
 class _Channel:
     """A channel of its own connection; all of it runs in the loop of its thread."""
 
-    def __init__(self, queue: str) -> None:
-        self._queue = queue
+    def __init__(self, queue: str, exchange: str) -> None:
+        self._queue, self._exchange = queue, exchange
         self._sent = 0
         self._unconfirmed: dict[int, asyncio.Future[Exception | None]] = {}
         self._connection: Any = None
@@ -117,7 +124,8 @@ class _Channel:
         properties = pika.BasicProperties(
             message_id=message.id, content_type="application/json", delivery_mode=2
         )
-        self._channel.basic_publish("", self._queue, message.body, properties, mandatory=True)
+        key = _routing_key(message) if self._exchange else self._queue
+        self._channel.basic_publish(self._exchange, key, message.body, properties, mandatory=True)
         self._sent += 1
         answer = self._unconfirmed[self._sent] = asyncio.get_running_loop().create_future()
         return answer
@@ -190,3 +198,9 @@ class _Channel:
         if self._lost.done():
             raise self._lost.result()
         return answer.result()
+
+
+def _routing_key(message: Message) -> str:
+    """Return the key; for one that is too long another one that is always the same."""
+    key = message.key or message.id
+    return key if len(key.encode()) <= _KEY_LENGTH else hashlib.sha256(key.encode()).hexdigest()

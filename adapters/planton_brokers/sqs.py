@@ -1,6 +1,8 @@
 """Amazon SQS, by boto3 in worker threads."""
 
+import hashlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +22,7 @@ _MANY, _LARGE = 10, 250_000
 _CALLS, _TIMEOUT = 8, 5
 # Seconds that a call waits for a message: it cannot be cut off, and the end waits for it.
 _WAIT = 2
+_GROUP = re.compile("[!-~]{1,128}")
 # What makes a queue of many short groups fast, and drops repeats by the id that is given.
 _FIFO = {
     "FifoQueue": "true",
@@ -31,8 +34,9 @@ _FIFO = {
 class SQS:
     """A FIFO queue of Amazon SQS, which drops repeats within five minutes by the receipt.
 
-    A confirmation means that several data centres have the message. Each message is a group of
-    its own, so that none waits for another.
+    A confirmation means that several data centres have the message. The partition of an
+    instruction is its message group; without one each message is a group of its own, so that none
+    waits for another.
 
     Args:
         queue: Its name, which ends in `.fifo`; it is made if it is not there.
@@ -97,7 +101,7 @@ class _Connection:
                 {
                     "Id": str(number),
                     "MessageBody": message.body,
-                    "MessageGroupId": message.id,
+                    "MessageGroupId": _group_of(message),
                     "MessageDeduplicationId": message.id,
                 }
                 for number, message in enumerate(batch)
@@ -130,6 +134,12 @@ class _Connection:
                 for number, each in enumerate(received[first : first + _MANY])
             ]
             await self._call("delete_message_batch", Entries=entries)
+
+
+def _group_of(message: Message) -> str:
+    """Return its group; for a key that SQS does not take one that is always the same."""
+    name = message.key or message.id
+    return name if _GROUP.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()
 
 
 def _batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

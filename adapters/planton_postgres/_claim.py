@@ -73,6 +73,7 @@ class Claim:
             "claimed_by": rule.claimed_by,
             "token": self._token,
             "keeps": rule.keeps,
+            "partition_concurrency": rule.partition_concurrency,
             "passed": bounds.passed if self._uses_bounds else {},
             "is_alone": is_alone,
         }
@@ -99,16 +100,14 @@ class Claim:
         state = json.loads(rows[-1][3])
         self._learn(state)
         token = self._token
-        claimed = [
-            ClaimedRow((row_id, token), instruction, payload, delivery, timeout)
-            for _, row_id, instruction, payload, delivery, timeout in rows[:-1]
-        ]
+        claimed = [ClaimedRow((row_id, token), *rest) for _, row_id, *rest in rows[:-1]]
         rescued = sum(row[0] == "rescued" for row in rows[:-1])
         claimed[:rescued] = sorted(claimed[:rescued], key=lambda row: row.receipt)
         return Claimed(
             rows=claimed,
             active=state["active"],
             concurrency=state["cap"],
+            outcome="limited" if state.get("is_full") and not claimed else None,
             due_in=self._due_in(state),
             error=self._error(state["problem"]),
         )
@@ -137,7 +136,7 @@ class Claim:
     def _due_in(self, state: dict[str, Any]) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
         has_slots = state["held"] < state["cap"]
-        if has_slots and state["claimed"] >= self.request.limit:
+        if has_slots and (state["claimed"] >= self.request.limit or state.get("moved")):
             return 0.0
         times = [state["first_expiry"]]
         if has_slots:

@@ -12,9 +12,9 @@ from planton_postgres._driver import TrioConnection
 _PARAMETER = re.compile(r"%(?:(%)|\((\w+)\)[sbt])")
 _STRAY = re.compile(r"%(?!%|\(\w+\)[sbt])")
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
-# What planton_given binds: integer, text[], timestamptz.
-_PLACES = {"limit": "$1", "active": "$2::text[]", "now": "$3"}
-_TYPES = (23, 1009, 1184)
+# What planton_run binds: integer, text[], timestamptz, text[].
+_PLACES = {"limit": "$1", "active": "$2::text[]", "now": "$3", "full": "$4::text[]"}
+_TYPES = (23, 1009, 1184, 1009)
 # Classes of SQLSTATE that tell of the statement, and not of the server or of other transactions.
 _OF_THE_STATEMENT = ("0A", "21", "22", "23", "25", "2B", "2D", "34", "3F", "42", "44", "P0", "PL")
 
@@ -25,7 +25,7 @@ class Query:
 
     Attributes:
         task_name: Task that it belongs to.
-        sql: Claims or finds up to `%(limit)s` rows and returns one column, the instruction.
+        sql: Claims or finds up to `%(limit)s` rows; returns their instructions, also partitions.
     """
 
     task_name: str
@@ -62,7 +62,7 @@ class Query:
         """Have the server parse it, and look at its columns; nothing is run.
 
         Raises:
-            InvalidQueryError: If it is not valid, or returns no column or several.
+            InvalidQueryError: If it is not valid, or returns no column or more than two.
         """
         try:
             columns = await connection.describe(self.statement, _TYPES)
@@ -70,9 +70,10 @@ class Query:
             if not is_of_the_statement(error.sqlstate):
                 raise
             raise self._error(f"cannot be run ({_flat(str(error))})") from error
-        if len(columns) != 1:
+        if len(columns) not in (1, 2):
             given = ", ".join(name for name, _ in columns) or "none (an UPDATE needs RETURNING)"
-            raise self._error(f"must give one column, the instruction; it gives {given}")
+            problem = "must give one column, the instruction, or a second one, its partition"
+            raise self._error(f"{problem}; it gives {given}")
 
     def problem(self, problem: dict[str, Any]) -> Exception:
         """Return the error for what went wrong while it ran."""

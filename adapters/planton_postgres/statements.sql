@@ -8,7 +8,7 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 COMMIT;
 
 -- name: claim
-SELECT kind, id, instruction, payload, delivery, timeout
+SELECT kind, id, instruction, payload, delivery, timeout, partition
 FROM planton_claim(%(task_name)s, %(request)s::jsonb);
 
 -- name: introduce
@@ -105,18 +105,19 @@ WITH given AS (
         -- By way of text: a program may have made its driver write JSON by itself.
         SELECT * FROM ROWS FROM (json_to_recordset(CAST(CAST(%(new)s AS text) AS json)) AS (
             task_name text, instruction text, payload text, priority integer, run_at timestamptz,
-            tags text[], retries integer, timeout double precision
+            tags text[], retries integer, timeout double precision, partition text
         )) WITH ORDINALITY AS each (
-            task_name, instruction, payload, priority, run_at, tags, retries, timeout, place
+            task_name, instruction, payload, priority, run_at, tags, retries, timeout, partition,
+            place
         )
         ORDER BY place
     ) AS each
 )
 INSERT INTO planton_pending (
-    id, task_name, instruction, payload, priority, run_at, tags, retries, timeout
+    id, task_name, instruction, payload, priority, run_at, tags, retries, timeout, partition
 )
 SELECT id, task_name, instruction, payload::json, priority, coalesce(run_at, statement_timestamp()),
-       tags, retries, timeout
+       tags, retries, timeout, partition
 FROM given ORDER BY task_name, instruction
 ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING task_name, instruction;
@@ -197,7 +198,7 @@ SELECT count(*) FROM gone;
 -- name: find
 -- Of equally old ones those first that have come further.
 SELECT task_name, instruction, status, payload::text, priority, to_json(tags)::text, retries, timeout,
-       delivery, result::text, error, extract(epoch FROM created_at)::double precision, extract(epoch FROM run_at)::double precision, extract(epoch FROM claimed_at)::double precision, claimed_by,
+       partition, delivery, result::text, error, extract(epoch FROM created_at)::double precision, extract(epoch FROM run_at)::double precision, extract(epoch FROM claimed_at)::double precision, claimed_by,
        extract(epoch FROM lease_expires_at)::double precision, extract(epoch FROM ended_at)::double precision
 FROM planton_instruction
 WHERE (%(status)s::text IS NULL OR status = %(status)s)

@@ -9,7 +9,7 @@ from planton import InvalidArgumentError, InvalidQueryError, Task
 from planton.storage import ClaimOptions, Storage
 
 # What the storage binds at each claim, as the parameters of its SQL are written.
-_PARAMETERS = ("limit", "active", "now")
+_PARAMETERS = ("limit", "active", "now", "full")
 _STYLES = {"sqlite": ("sqlite", ":{}"), "postgresql": ("postgresql+psycopg", "%({})s")}
 
 
@@ -25,9 +25,10 @@ def claim_task(
     Args:
         storage: Where claims are kept: on the same database as the tables of the statement.
         name: Name of the task.
-        statement: `update(…).returning(…)` or `select(…)`, with one column. It has
-            `bindparam("limit")`, and may have `bindparam("active")` and `bindparam("now")`; all
-            other values of it become part of the SQL, once, written by SQLAlchemy.
+        statement: `update(…).returning(…)` or `select(…)`, with one column, the instruction, or a
+            second one, the partition. It has `bindparam("limit")`, and may have
+            `bindparam("active")`, `bindparam("now")` and `bindparam("full")`; all other values of
+            it become part of the SQL, once, written by SQLAlchemy.
         **options: Those of `Storage.claim_task`, and of `Task`.
 
     Raises:

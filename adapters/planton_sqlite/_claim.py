@@ -9,8 +9,10 @@ import json
 import math
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, load_statements
@@ -19,6 +21,7 @@ from planton_sqlite._query import Query
 
 CLAIM = load_statements(__package__, "claim.sql")
 _HIGHEST = 2**63 - 1
+_MOST = 2**31 - 1
 _LAST_DAY = 253402300799.0  # the last second that a datetime holds: what is due later never is
 
 
@@ -31,6 +34,7 @@ class Claim:
     is_paused: bool
     concurrency: int  # the one in force
     changes: int  # counted by the triggers of `wake_on_change`
+    turn: str  # the partition that was served last
     active = 0  # before
     held = 0  # by now, expired ones included
 
@@ -43,6 +47,9 @@ class Claim:
         self._clock = clock
         self._rows: list[ClaimedRow] = []
         self._next_due: list[float] = []
+        self._most = request.rule.partition_concurrency
+        self._partitions: dict[str, int] = {}  # how many of each are active by now
+        self._moved = 0  # how many were given and wait for room in their partition
         self._parameters: dict[str, Any] = {
             "task_name": self._rule.task_name,
             "claimed_by": self._rule.claimed_by,
@@ -59,9 +66,10 @@ class Claim:
         """Claim up to what the cap and the limit leave room for."""
         self._lock()
         if self.is_paused:
-            return self._claimed(outcome="paused")
+            return self._paused()
         self._count()
         self._rescue()
+        self._count_partitions()
         self._take()
         error = self._ask()
         self._fire()
@@ -71,8 +79,9 @@ class Claim:
         """Return what a claim that finds nothing would; None if it may find something."""
         self._lock()
         if self.is_paused:
-            return self._claimed(outcome="paused")
+            return self._paused()
         self._count()
+        self._count_partitions()
         if self._first_expiry <= self._now:
             return None
         if self._room > 0 and (self._rule.statement is not None or self._is_due()):
@@ -83,8 +92,9 @@ class Claim:
 
     def _lock(self) -> None:
         # Without a row nothing is overridden.
-        row = self._execute("task").fetchone() or (False, None, 0)
-        self.is_paused, override, self.changes = bool(row[0]), row[1], row[2]
+        row = self._execute("task").fetchone() or (False, None, 0, "")
+        is_paused, override, self.changes, self.turn = row
+        self.is_paused = bool(is_paused)
         self.concurrency = self._request.concurrency if override is None else override
 
     # 2. count what is active; the time is read after that
@@ -94,6 +104,10 @@ class Claim:
         self.held = self.active
         self._first_expiry = math.inf if first_expiry is None else first_expiry
         self._now = self._parameters["now"] = self._clock()
+
+    def _count_partitions(self) -> None:
+        if self._most is not None:
+            self._partitions = dict(self._execute("partitions").fetchall())
 
     # 3. rescue claims whose lease is over
 
@@ -118,42 +132,118 @@ class Claim:
         held: int = self.held
         return min(self._request.limit - len(self._rows), self.concurrency - held)
 
-    # 5. take due rows of the queue, priority by priority
+    # 5. take due rows of the queue: with partitions, these take turns; else priority by priority
 
     def _take(self) -> None:
-        level, levels = _HIGHEST, []
-        due: list[int] = []
         room = self._room
-        while len(due) < room:
-            (level,) = self._execute("next_level", level=level).fetchone()
-            if level is None:
-                break
-            levels.append(level)
-            found = self._execute("due", level=level, room=room - len(due))
-            due += [row_id for (row_id,) in found]
+        due = self._take_by_priority(room) if self._most is None else self._take_turns(room)
         if due:
             ids = json.dumps(due)
             self._record(self._execute("record_due", ids=ids).fetchall())
             self._execute("drop_due", ids=ids)
         if len(due) < room:
-            for level in levels:
-                self._note_due(level, self._now)
+            self._next_due.append(self._first_due(self._now))
+
+    def _take_by_priority(self, room: int) -> list[int]:
+        due: list[int] = []
+        for level in self._levels():
+            if len(due) >= room:
+                break
+            found = self._execute("due", level=level, room=room - len(due))
+            due += [row_id for (row_id,) in found]
+        return due
+
+    def _take_turns(self, room: int) -> list[int]:
+        """Take of partition after partition, from the one after that which was served last on.
+
+        First each that has room and something due gives one, then those that did give as many as
+        each of them may: how long a backlog is gives nobody more.
+        """
+        due: list[int] = []
+        taken: Counter[str] = Counter()
+        turn, quota = self.turn, 1
+        ring = self._execute("ring", turn=turn)
+        members: Iterable[str] = (partition for (partition,) in ring)
+        while len(due) < room:
+            others = []
+            for partition in members:
+                if found := self._due_of(partition, quota, taken[partition]):
+                    due += found
+                    taken[partition] += len(found)
+                    turn = partition
+                if len(found) == quota:
+                    others.append(partition)
+                if len(due) >= room:
+                    break
+            if not others:
+                break
+            members, quota = others, max(1, (room - len(due)) // len(others))
+        ring.close()
+        if turn != self.turn:
+            self._execute("keep_turn", turn=turn)
+        self._partitions = dict(taken + Counter(self._partitions))
+        return due
+
+    def _due_of(self, partition: str, number: int, taken: int = 0) -> list[int]:
+        """Return due rows of a partition that has room, besides those that were taken."""
+        if not partition:
+            rows = (
+                row for level in self._levels() for row in self._execute("due_of_none", level=level)
+            )
+            return [row_id for (row_id,) in islice(rows, taken, taken + number)]
+        room = min(number, self._room_of(partition) - taken)
+        if room <= 0:
+            return []
+        found = self._execute("due_of_partition", partition=partition, room=room, taken=taken)
+        return [row_id for (row_id,) in found]
+
+    def _room_of(self, partition: str) -> float:
+        if self._most is None or not partition:
+            return math.inf
+        return self._most - self._partitions.get(partition, 0)
 
     def _is_due(self) -> bool:
+        if self._most is None:
+            first = self._first_due(-math.inf)
+            is_due = first <= self._now
+        else:
+            first = self._first_due(self._now)
+            ring = self._execute("ring", turn=self.turn)
+            is_due = any(self._due_of(partition, 1) for (partition,) in ring)
+            ring.close()
+        times = [first]
+        if self._rule.cron is not None:
+            times.append(self._kept_times().get(self._rule.cron.key, self._now))
+        self._next_due += times
+        return is_due or any(time <= self._now for time in times)
+
+    def _is_limited(self) -> bool:
+        """Tell whether nothing was found for what is due is of partitions that are full."""
+        is_full = any(self._room_of(partition) <= 0 for partition in self._partitions)
+        return (
+            is_full
+            and not self._rows
+            and self._room > 0
+            and self._first_due(-math.inf) <= self._now
+        )
+
+    def _levels(self) -> Iterator[int]:
+        """Return the priorities of what is queued, the highest first."""
         level = _HIGHEST
         while True:
             (level,) = self._execute("next_level", level=level).fetchone()
             if level is None:
-                break
-            self._note_due(level, -math.inf)
-        if self._rule.cron is not None:
-            self._next_due.append(self._kept_times().get(self._rule.cron.key, self._now))
-        return any(time <= self._now for time in self._next_due)
+                return
+            yield level
 
-    def _note_due(self, level: int, after: float) -> None:
-        row = self._execute("next_due", level=level, after=after).fetchone()
-        if row is not None and row[0] <= _LAST_DAY:
-            self._next_due.append(row[0])
+    def _first_due(self, after: float) -> float:
+        """Return when the first that is due after some time is due."""
+        found = (
+            self._execute("next_due", level=level, after=after).fetchone()
+            for level in self._levels()
+        )
+        times = [row[0] for row in found if row is not None and row[0] <= _LAST_DAY]
+        return min(times, default=math.inf)
 
     # 6. ask the user's own statement for the room that is left; fires of a cron task
 
@@ -170,13 +260,18 @@ class Claim:
                 raise  # a full disk, or OR ROLLBACK in the statement: nothing of the claim is left
             self._connection.execute("ROLLBACK TO ask")
             self._connection.execute("RELEASE ask")
-            self._rows, self.held = rows, held
+            self._rows, self.held, self._moved = rows, held, 0
             return error
         self._connection.execute("RELEASE ask")
         return None
 
     def _claim_given(self, query: Query) -> None:
-        parameters = {"active": json.dumps(self._names("active")), "now": self._now}
+        full = [name for name in self._partitions if self._room_of(name) <= 0]
+        parameters = {
+            "active": json.dumps(self._names("active")),
+            "now": self._now,
+            "full": json.dumps(full),
+        }
         if not query.is_marking(self._connection):
             self._claim_found(query, parameters)
             return
@@ -184,24 +279,43 @@ class Claim:
         if self.changes:
             # What a claim changes in the user's table does not wake its own task.
             self._execute("note_changes", changes=self.changes)
-        taken = self._record_given(given)
-        if rest := [name for name in given if name not in taken]:
-            self._execute("requeue_given", instructions=json.dumps(rest))
+        known = () if self._most is None else set(self._names("known", given=_pairs(given)))
+        new = {name: owner for name, owner in given.items() if name not in known}
+        within = dict(self._within_room(new))
+        self._moved = len(new) - len(within)
+        taken = self._record_given({name: owner for name, owner in new.items() if name in within})
+        if rest := {name: owner for name, owner in given.items() if name not in taken}:
+            self._execute("requeue_given", given=_pairs(rest))
 
     def _claim_found(self, query: Query, parameters: dict[str, Any]) -> None:
         """Claim rows of a plain SELECT, which finds them again while they are left out here."""
         left_out = set(self._names("left_out"))
-        limit, most = self._room + self.held, self._room + len(left_out)
+        limit = self._room + self.held
+        # A partition has any number of rows beyond its room.
+        most = self._room + len(left_out) if self._most is None else _MOST
         while True:
             found = query.run(self._connection, {**parameters, "limit": limit})
-            new = [name for name in found if name not in left_out]
-            if len(new) >= self._room or len(found) < limit or limit >= most:
-                self._record_given(new[: self._room])
+            new = {name: owner for name, owner in found.items() if name not in left_out}
+            within = self._within_room(new)
+            if len(within) >= self._room or len(found) < limit or limit >= most:
+                self._record_given({name: new[name] for name, _ in within[: self._room]})
                 return
             limit = min(limit * 32, most)
 
-    def _names(self, statement: str) -> list[str]:
-        return [name for (name,) in self._execute(statement)]
+    def _within_room(self, given: Mapping[str, str]) -> list[tuple[str, int]]:
+        """Return those for which their partitions have room: one of each before a second one."""
+        if self._most is None:
+            return [(name, 0) for name in given]
+        turns: Counter[str] = Counter()
+        within = []
+        for name, partition in given.items():
+            turns[partition] += 1
+            if turns[partition] <= self._room_of(partition):
+                within.append((name, turns[partition]))
+        return sorted(within, key=lambda each: each[1])
+
+    def _names(self, statement: str, **parameters: Any) -> list[str]:
+        return [name for (name,) in self._execute(statement, **parameters)]
 
     def _fire(self) -> None:
         times, room = self._rule.cron, self._room
@@ -211,7 +325,7 @@ class Claim:
         now = _to_datetime(self._now)
         next_at = kept.get(times.key) or times.first(kept, now)
         fires = times.fires(next_at, now, room)
-        self._record_given(self._fired(fires))
+        self._record_given(dict.fromkeys(self._fired(fires), ""))
         if kept.get(times.key) != fires.next_at:
             self._execute("keep_time", cron=times.key, next_fire_at=fires.next_at.timestamp())
             self._execute("forget_expressions")
@@ -233,10 +347,10 @@ class Claim:
 
     # 7. record each with a new receipt
 
-    def _record_given(self, instructions: Sequence[str]) -> set[str]:
-        if not instructions:
+    def _record_given(self, given: Mapping[str, str]) -> set[str]:
+        if not given:
             return set()
-        rows = self._execute("record_given", instructions=json.dumps(instructions)).fetchall()
+        rows = self._execute("record_given", given=_pairs(given)).fetchall()
         self._record(rows)
         return {instruction for _, instruction, *_ in rows}
 
@@ -247,24 +361,25 @@ class Claim:
     def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Note claims, in the order of their ids: RETURNING promises none."""
         token = self._parameters["token"]
-        for row_id, instruction, payload, delivery, timeout in sorted(rows):
-            row = ClaimedRow((row_id, token), instruction, payload, delivery, timeout)
-            self._rows.append(row)
+        self._rows += [ClaimedRow((row_id, token), *rest) for row_id, *rest in sorted(rows)]
 
-    def _claimed(self, *, outcome: Any = None, error: Exception | None = None) -> Claimed:
+    def _paused(self) -> Claimed:
+        return Claimed(concurrency=self.concurrency, outcome="paused")
+
+    def _claimed(self, *, error: Exception | None = None) -> Claimed:
         return Claimed(
             rows=self._rows,
-            active=None if outcome else self.active,
+            active=self.active,
             concurrency=self.concurrency,
-            outcome=outcome,
-            due_in=None if outcome else self._due_in(),
+            outcome="limited" if self._is_limited() else None,
+            due_in=self._due_in(),
             error=error,
         )
 
     def _due_in(self) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
         has_slots = self.held < self.concurrency
-        if has_slots and len(self._rows) >= self._request.limit:
+        if has_slots and (len(self._rows) >= self._request.limit or self._moved):
             return 0.0
         if self._first_expiry <= self._now:  # some were over: look at what is left
             self._first_expiry = self._next_expiry()
@@ -278,6 +393,10 @@ class Claim:
 
     def _execute(self, statement: str, **parameters: Any) -> sqlite3.Cursor:
         return self._connection.execute(CLAIM[statement], {**self._parameters, **parameters})
+
+
+def _pairs(given: Mapping[str, str]) -> str:
+    return json.dumps(list(given.items()))
 
 
 def _to_datetime(seconds: float) -> datetime:

@@ -2,17 +2,18 @@
 
 import re
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from planton import InvalidArgumentError, InvalidQueryError
-from planton.storage import to_instruction
+from planton.storage import to_instruction, to_partition
 from planton_sqlite._open import is_of_database
 
 _PARAMETER = re.compile(r"[:@$]([A-Za-z_]\w*)")
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_KNOWN = {"limit": 1, "active": "[]", "now": 0.0}
+_KNOWN = {"limit": 1, "active": "[]", "now": 0.0, "full": "[]"}
 # What a statement within the claim may not do: the transaction is the claim's.
 _FORBIDDEN = {
     sqlite3.SQLITE_TRANSACTION: "end or begin a transaction",
@@ -67,23 +68,26 @@ class Query:
         self._check_columns(max((p2 for opcode, p2 in steps if opcode == "ResultRow"), default=0))
         return any(opcode == "Transaction" and p2 for opcode, p2 in steps)
 
-    def run(self, connection: sqlite3.Connection, parameters: dict[str, Any]) -> list[str]:
-        """Run the statement; return the instructions, each once."""
+    def run(self, connection: sqlite3.Connection, parameters: dict[str, Any]) -> dict[str, str]:
+        """Run the statement; return the instructions, each once, with their partitions."""
         factory, connection.text_factory = connection.text_factory, bytes
         try:
             cursor = connection.execute(self.sql, parameters)
             self._check_columns(len(cursor.description or ()))
-            values = [value for (value,) in cursor]
+            rows = cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             if is_of_database(error):
                 raise
             raise self._failed(connection, error) from error
         finally:
             connection.text_factory = factory
-        if len(values) > parameters["limit"]:
-            given = f"gave {len(values)} instructions"
+        if len(rows) > parameters["limit"]:
+            given = f"gave {len(rows)} instructions"
             raise self._error(f"{given}, more than its :limit of {parameters['limit']}")
-        return list(dict.fromkeys(map(self._to_instruction, values)))
+        found: dict[str, str] = {}
+        for value, *owner in rows:
+            found.setdefault(self._to_instruction(value), self._to_partition(*owner))
+        return found
 
     def _failed(self, connection: sqlite3.Connection, error: Exception) -> InvalidQueryError:
         if connection.in_transaction:
@@ -93,15 +97,22 @@ class Query:
     def _to_instruction(self, value: object) -> str:
         if value is None:
             raise self._error("gave a NULL: an instruction must name its work")
+        return self._checked(value, "instruction", to_instruction)
+
+    def _to_partition(self, value: object = None) -> str:
+        return "" if value is None else self._checked(value, "partition", to_partition)
+
+    def _checked(self, value: object, kind: str, check: Callable[[str], str]) -> str:
         try:
-            return to_instruction(value.decode() if isinstance(value, bytes) else str(value))
+            return check(value.decode() if isinstance(value, bytes) else str(value))
         except (UnicodeDecodeError, InvalidArgumentError) as error:
-            raise self._error(f"gave {value!r:.60}, which is no instruction: {error}") from error
+            raise self._error(f"gave {value!r:.60}, which is no {kind}: {error}") from error
 
     def _check_columns(self, count: int) -> None:
-        if count != 1:
+        if count not in (1, 2):
             given = count or "none (an UPDATE needs RETURNING)"
-            raise self._error(f"must give one column, the instruction; it gives {given}")
+            problem = "must give one column, the instruction, or a second one, its partition"
+            raise self._error(f"{problem}; it gives {given}")
 
     def _error(self, problem: str) -> InvalidQueryError:
         return InvalidQueryError(self.task_name, self.sql, problem)

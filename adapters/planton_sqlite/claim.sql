@@ -11,8 +11,13 @@ task_name, instruction, payload, priority, tags, retries, timeout, "partition"
     ))
 )
 
+-- part: after
+(
+    SELECT "partition" FROM planton_pending INDEXED BY planton_pending_partition
+    WHERE task_name = :task_name AND "partition" <> '' AND "partition" >
+
 -- name: task
-SELECT paused_at IS NOT NULL, concurrency, changes FROM planton_task WHERE task_name = :task_name;
+SELECT paused_at IS NOT NULL, concurrency, changes, turn FROM planton_task WHERE task_name = :task_name;
 
 -- name: count
 SELECT count(*), min(lease_expires_at) FROM planton_active WHERE task_name = :task_name;
@@ -60,7 +65,7 @@ WHERE id IN (
     WHERE task_name = :task_name AND lease_expires_at <= :now
     ORDER BY lease_expires_at, id LIMIT :room
 )
-RETURNING id, instruction, payload, delivery, timeout;
+RETURNING id, instruction, payload, delivery, timeout, "partition";
 
 -- name: expired
 SELECT count(*) FROM planton_active WHERE task_name = :task_name AND lease_expires_at <= :now;
@@ -74,6 +79,43 @@ SELECT id FROM planton_pending INDEXED BY planton_pending_due
 WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND {is_offered}
   AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
 ORDER BY run_at, id LIMIT :room;
+
+-- name: partitions
+SELECT "partition", count(*) FROM planton_active
+WHERE task_name = :task_name AND "partition" <> '' GROUP BY "partition";
+
+-- name: ring
+-- Partitions, from name to name through the index, once around; what has none is one of them. It
+-- begins after the one that was served last, by whichever dispatcher.
+WITH RECURSIVE ring (lap, "partition", next) AS (
+    SELECT 0, :turn, {after} :turn ORDER BY "partition" LIMIT 1)
+    UNION ALL
+    SELECT iif(next IS NULL, 1, lap), coalesce(next, ''),
+        {after} coalesce(ring.next, '') ORDER BY "partition" LIMIT 1)
+    FROM ring WHERE lap = 0 OR next <= :turn
+)
+SELECT "partition" FROM ring LIMIT -1 OFFSET 1;
+
+-- name: due_of_partition
+SELECT id FROM planton_pending INDEXED BY planton_pending_partition
+WHERE task_name = :task_name AND "partition" = :partition AND "partition" <> ''
+  AND run_at <= :now AND {is_offered}
+  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+ORDER BY priority DESC, run_at, id LIMIT :room OFFSET :taken;
+
+-- name: due_of_none
+-- What has no partition: of a priority it is looked for among the first thousand; a longer look would
+-- cost as much as others have queued.
+SELECT id FROM (
+    SELECT * FROM planton_pending INDEXED BY planton_pending_due
+    WHERE task_name = :task_name AND priority = :level AND run_at <= :now
+    ORDER BY run_at, id LIMIT 1000
+) WHERE "partition" = '' AND {is_offered}
+  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name);
+
+-- name: keep_turn
+INSERT INTO planton_task (task_name, turn) VALUES (:task_name, :turn)
+ON CONFLICT (task_name) DO UPDATE SET turn = excluded.turn;
 
 -- name: next_due
 -- Of what is not active: the end of that claim wakes the task, or its lease is over sooner.
@@ -90,8 +132,8 @@ INSERT INTO planton_active (
 SELECT :token, {row}, delivery + 1, failures, undelivered, error, created_at, :now, :claimed_by, :lease,
     :now + min(:lease, coalesce(timeout, :lease))
 FROM json_each(:ids) AS due JOIN planton_pending AS pending ON pending.id = due.value
-ORDER BY due.key
-RETURNING id, instruction, payload, delivery, timeout;
+ORDER BY priority DESC, run_at, pending.id
+RETURNING id, instruction, payload, delivery, timeout, "partition";
 
 -- name: drop_due
 DELETE FROM planton_pending WHERE id IN (SELECT value FROM json_each(:ids));
@@ -106,21 +148,31 @@ WHERE task_name = :task_name AND status <> 'succeeded' AND NOT superseded;
 -- name: record_given
 -- What the source of the task gave; nothing twice.
 INSERT INTO planton_active (
-    token, task_name, instruction, retries, delivery, created_at, claimed_at, claimed_by, lease,
-    lease_expires_at
+    token, task_name, instruction, "partition", retries, delivery, created_at, claimed_at, claimed_by,
+    lease, lease_expires_at
 )
-SELECT :token, :task_name, given.value, :retries, 1, :now, :now, :claimed_by, :lease, :now + :lease
-FROM json_each(:instructions) AS given
-WHERE given.value NOT IN (SELECT instruction FROM planton_pending WHERE task_name = :task_name)
+SELECT :token, :task_name, given.value ->> 0, given.value ->> 1, :retries, 1, :now, :now, :claimed_by,
+    :lease, :now + :lease
+FROM json_each(:given) AS given
+WHERE given.value ->> 0 NOT IN (SELECT instruction FROM planton_pending WHERE task_name = :task_name)
 ORDER BY given.key
 ON CONFLICT (task_name, instruction) DO NOTHING
-RETURNING id, instruction, payload, delivery, timeout;
+RETURNING id, instruction, payload, delivery, timeout, "partition";
+
+-- name: known
+-- What was given and is active or queued.
+SELECT value ->> 0 FROM json_each(:given) AS given WHERE EXISTS (
+    SELECT 1 FROM planton_active WHERE task_name = :task_name AND instruction = given.value ->> 0
+    UNION ALL
+    SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = given.value ->> 0
+);
 
 -- name: requeue_given
 -- A statement that has marked a row as claimed will not give it again: while that instruction is
--- active it waits here.
-INSERT INTO planton_pending (task_name, instruction, retries, run_at, created_at)
-SELECT :task_name, given.value, :retries, :now, :now FROM json_each(:instructions) AS given
+-- active, or its partition full, it waits here.
+INSERT INTO planton_pending (task_name, instruction, "partition", retries, run_at, created_at)
+SELECT :task_name, given.value ->> 0, given.value ->> 1, :retries, :now, :now
+FROM json_each(:given) AS given
 WHERE true
 ON CONFLICT (task_name, instruction) DO NOTHING;
 

@@ -10,11 +10,11 @@ GROUP BY instruction
 
 -- name: enqueue
 INSERT INTO planton_pending (
-    task_name, instruction, payload, priority, run_at, tags, retries, timeout, created_at
+    task_name, instruction, payload, priority, run_at, tags, retries, timeout, "partition", created_at
 )
 SELECT value ->> 'task_name', value ->> 'instruction', value ->> 'payload', value ->> 'priority',
     coalesce(value ->> 'run_at', :now), value -> 'tags', value ->> 'retries', value ->> 'timeout',
-    :now
+    value ->> 'partition', :now
 FROM json_each(:new) WHERE true ORDER BY key
 ON CONFLICT (task_name, instruction) DO NOTHING RETURNING task_name, instruction;
 
@@ -78,21 +78,22 @@ SELECT changes();
 
 -- name: find
 -- Of equally old ones those first that have come further.
-SELECT task_name, instruction, status, payload, priority, tags, retries, timeout, delivery, result,
-    error, created_at, run_at, claimed_at, claimed_by, lease_expires_at, ended_at
+SELECT task_name, instruction, status, payload, priority, tags, retries, timeout,
+    "partition", delivery, result, error, created_at, run_at, claimed_at, claimed_by,
+    lease_expires_at, ended_at
 FROM (
     SELECT task_name, instruction, 'queued' AS status, payload, priority, tags, retries, timeout,
-        delivery, NULL AS result, error, NULL AS claimed_by, created_at, run_at, NULL AS claimed_at,
-        NULL AS lease_expires_at, NULL AS ended_at, 2 AS stage, id
+        "partition", delivery, NULL AS result, error, NULL AS claimed_by, created_at, run_at,
+        NULL AS claimed_at, NULL AS lease_expires_at, NULL AS ended_at, 2 AS stage, id
     FROM planton_pending
     UNION ALL
     SELECT task_name, instruction, 'running', payload, priority, tags, retries, timeout,
-        delivery, NULL, error, claimed_by, created_at, NULL, claimed_at, lease_expires_at, NULL, 1,
-        id
+        "partition", delivery, NULL, error, claimed_by, created_at, NULL, claimed_at, lease_expires_at,
+        NULL, 1, id
     FROM planton_active
     UNION ALL
     SELECT task_name, instruction, status, payload, priority, tags, retries, timeout,
-        delivery, result, error, claimed_by, created_at, NULL, claimed_at, NULL, ended_at, 0, id
+        "partition", delivery, result, error, claimed_by, created_at, NULL, claimed_at, NULL, ended_at, 0, id
     FROM planton_ended
 )
 WHERE (:status IS NULL OR status = :status)

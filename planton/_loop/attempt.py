@@ -306,5 +306,5 @@ def _take_batch(attempt: Attempt, batch: Batch) -> None:
 SOURCE_SAYS = {
     "locked": "another dispatcher is claiming",
     "paused": "in the source",
-    "limited": "by a rate, a hold or another limit of the source",
+    "limited": "what is due waits for a limit of the source, such as full partitions",
 }

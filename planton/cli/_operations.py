@@ -51,6 +51,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 )
 @click.option("--retries", type=whole(0), default=0, help="How often it is tried again.")
 @click.option("--timeout", type=duration, help="How long one delivery may take.")
+@click.option("--partition", metavar="TEXT", default="", help="Whose work it is.")
 @yes_option
 async def enqueue(
     storage: Any,

@@ -168,6 +168,7 @@ def found_row(output: Output, found: InstructionRecord) -> Row:
         "delivery": found.delivery,
         "retries": found.retries,
         "tags": ", ".join(found.tags),
+        "partition": found.partition,
         "created": ago(found.created_at),
         "due": ago(found.run_at),
         "claimed": ago(found.claimed_at),

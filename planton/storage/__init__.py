@@ -13,6 +13,7 @@ from planton.storage._arguments import (
     to_json,
     to_name,
     to_number,
+    to_partition,
 )
 from planton.storage._backend import (
     Answer,
@@ -109,5 +110,6 @@ __all__ = [
     "to_json",
     "to_name",
     "to_number",
+    "to_partition",
     "to_rows",
 ]

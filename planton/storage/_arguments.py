@@ -22,7 +22,7 @@ Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "dead"]
 
 MOST = 2**31 - 1  # of an integer column
 LONGEST = 1e9  # seconds, some thirty years; an interval holds not much more
-NAME_LENGTH = 500  # bytes in UTF-8 of a task's name or a tag
+NAME_LENGTH = 500  # bytes in UTF-8 of a task's name, a tag or a partition
 INSTRUCTION_LENGTH = 2000  # bytes; indexes have both, and a row of an index has 2,704 at most
 PAYLOAD_LENGTH = 16 * 1024 * 1024  # characters of JSON
 DEPTH = 200  # of JSON; Python's reader gives up at about a thousand levels
@@ -100,6 +100,13 @@ def to_strings(argument: str, value: object, longest: int = NAME_LENGTH) -> tupl
         if all(isinstance(string, str) for string in strings):
             return tuple(to_text(argument, string, longest) for string in strings)
     raise InvalidArgumentError(argument, value, "give a list of str")
+
+
+def to_partition(value: object) -> str:
+    """Return a partition; an empty one is none."""
+    if isinstance(value, str) and not value:
+        return ""
+    return to_text("partition", value, NAME_LENGTH, 'give a str, such as "acme", or "" for none')
 
 
 def to_key(value: object) -> str:

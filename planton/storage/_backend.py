@@ -61,6 +61,8 @@ class Rule:
         key: Only queued instructions LIKE this; case counts, a backslash escapes.
         tags: Only queued instructions all of whose tags are among these.
         statement: The user's own SQL, if the task has some.
+        partition_concurrency: How many of one partition may be active at most, whoever claimed
+            them; None if partitions are not looked at.
         cron: The times of a cron task.
         keeps: Whether what ends goes to the history.
     """
@@ -73,6 +75,7 @@ class Rule:
     key: str = "%"
     tags: tuple[str, ...] = ()
     statement: str | None = None
+    partition_concurrency: int | None = None
     cron: CronTimes | None = None
     keeps: bool = True
 
@@ -104,6 +107,7 @@ class ClaimedRow(NamedTuple):
         payload: JSON text, perhaps of somebody who wrote SQL: it may be anything.
         delivery: How often it has been handed out.
         timeout: Seconds that this delivery may take.
+        partition: Whose work it is; empty for none.
     """
 
     receipt: Receipt
@@ -111,6 +115,7 @@ class ClaimedRow(NamedTuple):
     payload: str | None
     delivery: int
     timeout: float | None
+    partition: str
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -122,17 +127,19 @@ class Claimed:
             first), time and arrival, then what the source of the task gave, in its order.
         active: How many were active before; None if it did not get to count.
         concurrency: The concurrency in force: that of the code, or what overrides it.
-        outcome: Why nothing was claimed, if another dispatcher is claiming or the task is paused.
+        outcome: Why nothing was claimed, if another dispatcher is claiming, the task is paused, or
+            what is due is of partitions that are full.
         due_in: Seconds until an attempt may find something: the first lease ends; unless the cap
             is reached, something queued becomes due or a time fires; 0 when the limit, not the cap,
-            ended the claim. None if nothing is to come.
+            ended the claim, or when a statement gave rows beyond the room of their partition. None
+            if nothing is to come: the end of a claim makes room in its partition, and wakes.
         error: What was wrong with the user's statement. It claimed nothing; `rows` are kept.
     """
 
     rows: Sequence[ClaimedRow] = ()
     active: int | None = None
     concurrency: int
-    outcome: Literal["locked", "paused"] | None = None
+    outcome: Literal["locked", "paused", "limited"] | None = None
     due_in: float | None = None
     error: Exception | None = None
 
@@ -149,6 +156,7 @@ class NewInstruction:
     tags: tuple[str, ...] = ()
     retries: int = 0
     timeout: float | None = None
+    partition: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -92,8 +92,9 @@ class Backend(ABC):
     def check_statement(self, task_name: str, sql: str) -> None:
         """Raise `InvalidQueryError` for what can be known to be wrong with a user's statement.
 
-        The parameters `limit`, `active` and `now` may be used, `limit` must be. What only the
-        database can say comes with the first claim, before anything is changed.
+        The parameters `limit`, `active`, `now` and `full` (the partitions that have no room) may
+        be used, `limit` must be; a second column is the partition. What only the database can say
+        comes with the first claim, before anything is changed.
         """
 
     @abstractmethod

@@ -65,6 +65,7 @@ class InstructionRecord:
         tags: What a dispatcher must offer to claim it.
         retries: How many are left.
         timeout: Seconds that one delivery may take, heartbeats or not; None for no limit.
+        partition: Whose work it is; empty for none.
         delivery: How often it has been handed out.
         result: What `complete` was given.
         error: What the last `fail` was given, or why it is dead.
@@ -85,6 +86,7 @@ class InstructionRecord:
     tags: tuple[str, ...]
     retries: int
     timeout: float | None
+    partition: str
     delivery: int
     result: Any
     error: str | None

@@ -128,7 +128,7 @@ class Schedule:
             claims,
             active=claimed.active,
             next_in=None
-            if claimed.outcome or not terms.may_rest or claims
+            if claimed.outcome in ("locked", "paused") or not terms.may_rest or claims
             else self._storage.rest(),
             due_in=self._due_in(terms, claimed, claims),
             concurrency=claimed.concurrency,
@@ -198,6 +198,7 @@ def _read(
                 delivery=row.delivery,
                 lease=lease,
                 timeout=row.timeout,
+                partition=row.partition,
                 claimed_at=claimed_at,
             )
         )

@@ -32,6 +32,7 @@ class ClaimOptions(TaskOptions, total=False):
     retries: int
     lease: float | timedelta
     deliveries: int | None
+    partition_concurrency: int | None
 
 
 class Sources(Base):
@@ -50,6 +51,7 @@ class Sources(Base):
         retries: int = 0,
         lease: float | timedelta = 60.0,
         deliveries: int | None = None,
+        partition_concurrency: int | None = None,
         **options: Unpack[TaskOptions],
     ) -> Task:
         """Make a task that claims from the user's own tables.
@@ -59,16 +61,22 @@ class Sources(Base):
 
         Args:
             name: Name of the task.
-            sql: A statement that returns one column, the instruction: `UPDATE … RETURNING id`,
+            sql: A statement that returns the instruction: `UPDATE … RETURNING id`,
                 which marks what it returns as claimed, or `SELECT id`, whose rows disappear when
                 the work is done. Rows that a SELECT finds again, because they are active, queued
-                or failed for good, are left out and do not hide those behind them. Its parameters
-                are `limit` (how many may be claimed; required), `active` (the active instructions)
-                and `now`: `:limit` on SQLite, `%(limit)s` on PostgreSQL.
+                or failed for good, are left out and do not hide those behind them. A second column
+                is the partition, NULL for none. Its parameters are `limit` (how many may be
+                claimed; required), `active` (the active instructions), `now` and `full` (the
+                partitions that are full): `:limit` on SQLite, `%(limit)s` on PostgreSQL.
             retries: How often an instruction is queued again after it failed.
             lease: Seconds, or a timedelta, that a claim lasts without a heartbeat.
             deliveries: How often the lease of an instruction may expire; at the last time it ends
                 as dead. None for no limit.
+            partition_concurrency: How many of one partition may be active at most, over the whole
+                fleet; what has no partition is not limited. Of a SELECT the rows beyond that are
+                left out, and each claim takes one of each partition before a second one; of a
+                statement that marks what it returns they wait in the queue, where partitions take
+                turns. None: partitions are not looked at.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
 
         Raises:
@@ -81,7 +89,12 @@ class Sources(Base):
             remedy = "give a str: UPDATE … RETURNING id, or SELECT id"
             raise InvalidArgumentError("sql", sql, remedy)
         rule = self._rule(
-            name, lease, deliveries, statement=sql, retries=to_count("retries", retries)
+            name,
+            lease,
+            deliveries,
+            partition_concurrency,
+            statement=sql,
+            retries=to_count("retries", retries),
         )
         # A schedule of its own: only this task waits for the statement.
         schedule = self._new(Schedule(self))
@@ -98,6 +111,7 @@ class Sources(Base):
         tags: Sequence[str] = (),
         lease: float | timedelta = 60.0,
         deliveries: int | None = None,
+        partition_concurrency: int | None = None,
         **options: Unpack[TaskOptions],
     ) -> Task:
         r"""Make a task that claims what `enqueue`, or plain SQL, put into the queue.
@@ -111,6 +125,10 @@ class Sources(Base):
             tags: Only instructions all of whose tags are among these.
             lease: See `claim_task`.
             deliveries: See `claim_task`.
+            partition_concurrency: How many of one partition may be active at most, over the whole
+                fleet; partitions take turns then, and the order is that within each. What has no
+                partition is not limited, and takes turns as one. None: partitions are not looked
+                at.
             **options: Fields of `Task`: concurrency, delay, capacity, timeout.
 
         Raises:
@@ -118,9 +136,10 @@ class Sources(Base):
             InvalidArgumentError: If another argument cannot be used.
         """
         offered = to_strings("tags", tags)
-        return self._add_shared(
-            self._rule(name, lease, deliveries, key=to_key(key), tags=offered), options
+        rule = self._rule(
+            name, lease, deliveries, partition_concurrency, key=to_key(key), tags=offered
         )
+        return self._add_shared(rule, options)
 
     def cron_task(
         self,
@@ -160,12 +179,18 @@ class Sources(Base):
         times = CronTimes.of(expression, timezone=timezone, misfire=misfire, fold=fold, gap=gap)
         return self._add_shared(self._rule(name, lease, deliveries, cron=times), options)
 
-    def _rule(self, name: str, lease: Any, deliveries: Any, **rest: Any) -> Rule:
+    def _rule(
+        self, name: str, lease: Any, deliveries: Any, partition_concurrency: Any = None, **rest: Any
+    ) -> Rule:
+        most = partition_concurrency
+        if most is not None:
+            most = to_count("partition_concurrency", most, 1)
         return Rule(
             task_name=to_name(name, "name"),
             claimed_by=self.name,
             lease=to_number("lease", lease, above=0),
             deliveries=None if deliveries is None else to_count("deliveries", deliveries, 1),
+            partition_concurrency=most,
             keeps=self._retention != 0,
             **rest,
         )

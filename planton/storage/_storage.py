@@ -14,6 +14,7 @@ from planton.storage._arguments import (
     to_json,
     to_name,
     to_number,
+    to_partition,
     to_priority,
     to_status,
     to_strings,
@@ -42,6 +43,7 @@ class QueueOptions(TypedDict, total=False):
     tags: Sequence[str]
     retries: int
     timeout: float | None
+    partition: str
 
 
 class InstructionOptions(QueueOptions, total=False):
@@ -86,6 +88,7 @@ class Storage(Consumers, Sources):
         tags: Sequence[str] = (),
         retries: int = 0,
         timeout: float | None = None,
+        partition: str = "",
         connection: Any = None,
     ) -> bool:
         """Queue an instruction; return False, and change nothing, if it is queued already.
@@ -101,6 +104,9 @@ class Storage(Consumers, Sources):
             tags: What a dispatcher must offer to claim it.
             retries: How often it is queued again after it failed.
             timeout: Seconds that one delivery may take, heartbeats or not.
+            partition: Whose work it is: a tenant, a host, a customer. A task with a
+                `partition_concurrency` lets partitions take turns, and a relay gives it to the
+                broker as the key of the message.
             connection: A connection of the caller's to the same database, in whose transaction it
                 is queued: nobody sees it before the caller commits, and a rollback takes it back.
                 Of psycopg, psycopg2, asyncpg, sqlite3, sqlite_utils, aiosqlite, SQLAlchemy (also a
@@ -120,6 +126,7 @@ class Storage(Consumers, Sources):
             tags=tags,
             retries=retries,
             timeout=timeout,
+            partition=partition,
         )
         return (await self._enqueue([new], connection))[0]
 
@@ -365,6 +372,7 @@ def _new(
     tags: object = (),
     retries: object = 0,
     timeout: object = None,
+    partition: object = "",
 ) -> NewInstruction:
     """Check what `enqueue` was given."""
     return NewInstruction(
@@ -376,6 +384,7 @@ def _new(
         tags=to_strings("tags", tags),
         retries=to_count("retries", retries),
         timeout=None if timeout is None else to_number("timeout", timeout, above=0),
+        partition=to_partition(partition),
     )
 
 

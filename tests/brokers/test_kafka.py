@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 
+from planton_brokers import Message
 from planton_brokers.kafka import Kafka
 from planton_brokers.testing import BrokerConformance
 
@@ -37,3 +38,16 @@ class TestKafka(BrokerConformance):
     @pytest.mark.slow
     async def test_several_may_send_at_the_same_time(self, broker):
         await super().test_several_may_send_at_the_same_time(broker)
+
+
+async def test_the_partition_of_an_instruction_is_the_key(kafka_servers):
+    """So the messages of a tenant are in one partition of the topic, in their order."""
+    topic = uuid.uuid4().hex
+    broker = Kafka(kafka_servers, topic=topic, group=topic, options=QUICK)
+    async with broker.connect() as connection:
+        await connection.send([Message("1.1", "a", "acme"), Message("2.2", "b")])
+        received = []
+        while len(received) < 2:
+            received += await connection.receive(2)
+
+    assert {b"a": b"acme", b"b": b"2.2"} == {each.body: each.tag.key() for each in received}

@@ -1,10 +1,13 @@
 """RabbitMQ, on a real server."""
 
 import uuid
+from contextlib import closing
 
+import pika
 import pytest
 
-from planton_brokers.rabbitmq import RabbitMQ
+from planton_brokers import Message
+from planton_brokers.rabbitmq import RabbitMQ, _routing_key
 from planton_brokers.testing import BrokerConformance
 
 
@@ -16,3 +19,26 @@ class TestRabbitMQ(BrokerConformance):
     def broker(self, rabbitmq_port, request):
         url = f"amqp://127.0.0.1:{rabbitmq_port}"
         return RabbitMQ(url, queue=uuid.uuid4().hex, queue_type=request.param)
+
+
+@pytest.mark.parametrize("partition", ("acme", "ä" * 200))
+async def test_the_partition_of_an_instruction_is_the_routing_key(rabbitmq_port, partition):
+    """At an exchange that binds it to a queue; what has no partition goes by its receipt."""
+    url = f"amqp://127.0.0.1:{rabbitmq_port}"
+    queue, others, exchange = (uuid.uuid4().hex for _ in range(3))
+    message = Message("1.1", "a", partition)
+    with closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+        channel = connection.channel()
+        channel.exchange_declare(exchange, "direct")
+        for name, key in ((queue, _routing_key(message)), (others, "2.2")):
+            channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
+            channel.queue_bind(name, exchange, key)
+    async with RabbitMQ(url, queue=queue, exchange=exchange).connect() as connection:
+        assert [None, None] == await connection.send([message, Message("2.2", "b")])
+        received = await connection.receive(5)
+        await connection.acknowledge(received)
+    async with RabbitMQ(url, queue=others).connect() as connection:
+        other = await connection.receive(5)
+        await connection.acknowledge(other)
+
+    assert [[b"a"], [b"b"]] == [[each.body for each in found] for found in (received, other)]

@@ -108,6 +108,26 @@ async def test_two_consumers_that_hold_the_same_message_execute_it_once():
     assert ["a"] == one.done + other.done
 
 
+async def test_a_partition_keeps_its_order_through_the_broker():
+    """With two consumers, of which one is slow, and messages that come twice."""
+    one, other = Bench(seconds=0.1), Bench(seconds=3.0)
+    other.executor.storage, other.done = one.storage, one.done
+    other.relay = Relay(one.broker)
+    options = {"concurrency": 100, "lease": one.relay.transit, "partition_concurrency": 1}
+    task = one.storage.queue_task("task", delay=10.0, **options)
+    names = [f"{partition}{number}" for number in range(6) for partition in "abc"]
+    async with Planton(tasks=[task], storages=[one.storage], consumers=[one.relay]):
+        for name in names:
+            await one.storage.enqueue("task", name, partition=name[0])
+        async with one.relay.consumer(one.executor), other.relay.consumer(other.executor):
+            for _ in range(60):
+                await trio.sleep(0.5)
+                one.broker.waiting.extend(one.broker.waiting)
+
+    assert sorted(names) == sorted(one.done, key=lambda name: name[0])
+    assert names != one.done
+
+
 async def test_a_claim_is_renewed_from_its_take_over_on():
     """A handler may take longer than the lease of the consumer, and than the transit."""
     one = Bench(seconds=1000, transit=100)

@@ -75,6 +75,7 @@ def test_what_is_enqueued_is_found(app):
     """With all that it was given."""
     told = app("enqueue", URL, "resize", "cat.png", "--yes", "--payload", '{"width": 200}')
     options = ("--priority", "-3", "--tag", "gpu", "--tag", "big", "--retries", "2")
+    options += ("--partition", "acme")
     again = read(app("enqueue", URL, "resize", "cat.png", "--json"))
     later = read(app("enqueue", URL, "resize", "dog.png", "--in", "1h30m", *options, "--json"))
     cat, dog = read(app("find", URL, "--json"))["instructions"]
@@ -87,12 +88,14 @@ def test_what_is_enqueued_is_found(app):
         cat["status"],
     )
     assert (-3, ["gpu", "big"], 2) == (dog["priority"], dog["tags"], dog["retries"])
+    assert ("", "acme") == (cat["partition"], dog["partition"])
     assert dog["run_at"] > cat["run_at"]
     plain = app("find", URL, "--task", "resize")
     header, first, _ = plain.stdout.splitlines()
     assert ["task", "instruction", "status"] == header.split()[:3]
     assert ["resize", "cat.png", "queued"] == first.split()[:3]
     assert " in 1 h" in plain.stdout
+    assert " acme " in plain.stdout
 
 
 def test_an_instruction_may_look_like_a_url(app):

@@ -8,8 +8,13 @@ from typing import Any
 
 import attrs
 
+OWNERS = {"1": "odd", "3": "odd"}  # the partitions of some items
 LOST = "its lease expired, and its deliveries are used up: {}"
 FAILED = ("failed", "dead")
+
+
+def owner_of(item: str) -> str:
+    return OWNERS.get(item, "")
 
 
 @attrs.frozen(kw_only=True)
@@ -24,6 +29,7 @@ class Rule:
     deliveries: int | None = None
     retries: int = 0
     source: str = "queue"
+    partition_concurrency: int | None = None
 
     def offers(self, row: "Row") -> bool:
         return row.instruction.startswith(self.prefix) and {*row.tags} <= {*self.tags}
@@ -41,6 +47,7 @@ class Row:
     tags: tuple[str, ...] = ()
     retries: int = 0
     timeout: float | None = None
+    partition: str = ""
     delivery: int = 0
     result: Any = None
     error: str | None = None
@@ -66,6 +73,7 @@ class Model:
         self.items: dict[int, bool] = {}
         self.paused: set[str] = set()
         self.override: dict[str, int] = {}
+        self.turn: dict[str, str] = {}  # by task, the partition that was served last
 
     def having(self, task: str, *statuses: str) -> list[Row]:
         found = [row for row in self.rows if row.task == task and row.status in statuses]
@@ -104,11 +112,15 @@ class Model:
         claimed = self._rescue(rule, limit, cap)
         for row in self._due(rule, self._room(rule, limit - len(claimed), cap)):
             claimed.append(self._start(row, rule, self.next()))
-        for name in self._ask(rule, self._room(rule, limit - len(claimed), cap)):
-            row = Row(task=rule.task, instruction=name, created_at=self.now, retries=rule.retries)
+        given, beyond = self._ask(rule, self._room(rule, limit - len(claimed), cap))
+        for name in given:
+            more = {"retries": rule.retries, "partition": owner_of(name)}
+            row = Row(task=rule.task, instruction=name, created_at=self.now, **more)
             self.rows.append(row)
             claimed.append(self._start(row, rule, self.next()))
-        return claimed, active, self._due_in(rule, len(claimed) >= limit, cap)
+        for name in beyond:
+            self.enqueue(rule.task, name, retries=rule.retries, partition=owner_of(name))
+        return claimed, active, self._due_in(rule, beyond or len(claimed) >= limit, cap)
 
     def _rescue(self, rule: Rule, limit: int, cap: int) -> list[Row]:
         expired = []
@@ -137,7 +149,37 @@ class Model:
 
     def _due(self, rule: Rule, room: int) -> list[Row]:
         due = [row for row in self._waiting(rule) if row.run_at <= self.now]
-        return sorted(due, key=lambda row: (-row.priority, row.run_at, row.number))[:room]
+        due.sort(key=lambda row: (-row.priority, row.run_at, row.number))
+        if rule.partition_concurrency is None:
+            return due[:room]
+        taken = self._turns(rule, due, room)
+        return sorted(taken, key=due.index)
+
+    def _turns(self, rule: Rule, due: Sequence[Row], room: int) -> list[Row]:
+        """Take one of each partition, then of those that gave as many as each of them may."""
+        turn = self.turn.get(rule.task, "")
+        owners = sorted({row.partition for row in due}, key=lambda name: (not name > turn, name))
+        left = {name: [row for row in due if row.partition == name] for name in owners}
+        left = {name: rows[: self._room_of(rule, name, room)] for name, rows in left.items()}
+        taken: list[Row] = []
+        quota = 1
+        while len(taken) < room and any(left.values()):
+            gave = []
+            for name in [name for name, rows in left.items() if rows]:
+                some = left[name][: min(quota, room - len(taken))]
+                taken, left[name] = taken + some, left[name][len(some) :]
+                self.turn[rule.task] = name if some else self.turn.get(rule.task, "")
+                gave += [name] if len(some) == quota else []
+            left = {name: left[name] for name in gave}
+            quota = max(1, (room - len(taken)) // max(1, len(gave)))
+        return taken
+
+    def _room_of(self, rule: Rule, partition: str, room: int) -> int:
+        if rule.partition_concurrency is None or not partition:
+            return room
+        running = self.having(rule.task, "running")
+        active = sum(row.partition == partition for row in running)
+        return max(rule.partition_concurrency - active, 0)
 
     def _start(self, row: Row, rule: Rule, number: int) -> Row:
         row.status, row.lease, row.delivery = "running", rule.lease, row.delivery + 1
@@ -149,21 +191,33 @@ class Model:
         row.expires_at = self.now + min(row.lease, row.timeout or row.lease)
         return row
 
-    def _ask(self, rule: Rule, room: int) -> list[str]:
-        """Return what the user's own statement gives that is not on its way already."""
+    def _ask(self, rule: Rule, room: int) -> tuple[list[str], list[str]]:
+        """Return what the user's own statement gives that is not on its way already.
+
+        First that for which there is room in its partition, then what waits in the queue for it.
+        """
         living = self.names(rule.task, "running", "queued")
         if rule.source == "marks":
             given = [item for item, is_marked in sorted(self.items.items()) if not is_marked][:room]
             self.items |= dict.fromkeys(given, True)
-            for name in map(str, given):
-                self.enqueue(rule.task, name, retries=rule.retries) if name in living else None
-            return [str(item) for item in given if str(item) not in living]
+            for name in [name for name in map(str, given) if name in living]:
+                self.enqueue(rule.task, name, retries=rule.retries, partition=owner_of(name))
+            return self._within(rule, [str(item) for item in given if str(item) not in living])
         failed = (row for row in self.having(rule.task, *FAILED) if not row.superseded)
         left_out = {*living, *(row.instruction for row in failed)}
         found = sorted(self.items) if rule.source == "finds" else []
-        return [str(item) for item in found if str(item) not in left_out][:room]
+        return [str(item) for item in found if str(item) not in left_out][:room], []
 
-    def _due_in(self, rule: Rule, is_limited: bool, cap: int) -> float | None:
+    def _within(self, rule: Rule, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        turns = [[owner_of(each) for each in names[:place]] for place in range(len(names))]
+        is_within = [
+            before.count(owner_of(name)) < self._room_of(rule, owner_of(name), len(names))
+            for name, before in zip(names, turns, strict=True)
+        ]
+        pairs = list(zip(names, is_within, strict=True))
+        return [name for name, ok in pairs if ok], [name for name, ok in pairs if not ok]
+
+    def _due_in(self, rule: Rule, is_limited: object, cap: int) -> float | None:
         active = self.having(rule.task, "running")
         times = [row.expires_at for row in active if row.expires_at > self.now]
         if len(active) < cap:

@@ -40,18 +40,25 @@ STEPS = 60
 # ends before what it takes could blur that.
 LONGEST = 0.8
 INSTRUCTIONS = ("a1", "a2", "b1", "b2")
-MARKS = "UPDATE item SET marked = 1 WHERE id IN ({}) RETURNING id"
-FINDS = "SELECT id FROM item ORDER BY id LIMIT :limit"
+OWNER = "CASE WHEN id IN (1, 3) THEN 'odd' END"
+MARKS = f"UPDATE item SET marked = 1 WHERE id IN ({{}}) RETURNING id, {OWNER}"
+FINDS = f"SELECT id, {OWNER} FROM item ORDER BY id LIMIT :limit"
 RULES = {
     "plain": model.Rule(task="queue", concurrency=2, lease=25),
     "gpu": model.Rule(task="queue", concurrency=2, lease=45, tags=("gpu",), deliveries=2),
     "keyed": model.Rule(task="queue", concurrency=3, lease=25, prefix="a", deliveries=1),
+    "turns": model.Rule(task="turns", concurrency=5, lease=25, partition_concurrency=2),
+    "single": model.Rule(task="turns", concurrency=4, lease=45, partition_concurrency=1),
     "marks": model.Rule(task="marks", concurrency=2, lease=25, retries=1, source="marks"),
+    "owned": model.Rule(
+        task="marks", concurrency=4, lease=25, source="marks", partition_concurrency=1
+    ),
     "finds": model.Rule(task="finds", concurrency=2, lease=25, deliveries=2, source="finds"),
 }
-TASKS = ("queue", "marks", "finds")
+TASKS = ("queue", "turns", "marks", "finds")
+PARTITIONS = ("", "", "x", "y", "odd")
 FIELDS = ("task_name", "instruction", "status", "payload", "priority", "tags", "retries", "timeout")
-FIELDS += ("delivery", "result", "error")
+FIELDS += ("partition", "delivery", "result", "error")
 
 
 @attrs.define
@@ -133,6 +140,7 @@ class Game:
     def make_task(self, rule: Any) -> Any:
         options = {"concurrency": rule.concurrency, "lease": rule.lease}
         options["deliveries"] = rule.deliveries
+        options["partition_concurrency"] = rule.partition_concurrency
         if rule.source == "queue":
             return self.storage.queue_task(
                 rule.task, tags=rule.tags, key=f"{rule.prefix}%", **options
@@ -165,6 +173,7 @@ class Game:
             "tags": rng.choice(((), (), ("gpu",), ("gpu", "eu"))),
             "retries": rng.choice((0, 0, 1, 2)),
             "timeout": rng.choice((None, None, 15, 35)),
+            "partition": rng.choice(PARTITIONS),
         }
         run_in = rng.choice((0, 0, 0, -7, 5.5, 15.5, 45.5))  # no ties with other times
         run_at = self.subject.now() + timedelta(seconds=run_in) if run_in else None

@@ -14,6 +14,8 @@ class TestMemoryStorage(StorageConformance):
     WHERE id IN (SELECT id FROM item WHERE NOT claimed ORDER BY id LIMIT :limit) RETURNING id
     """
     select_sql = "SELECT id FROM item ORDER BY id LIMIT :limit"
+    partition_claim_sql = f"{claim_sql.rstrip()}, id / 10"
+    partition_select_sql = "SELECT id, id / 10 FROM item ORDER BY id LIMIT :limit"
 
     @pytest.fixture
     def storage(self) -> MemoryStorage:

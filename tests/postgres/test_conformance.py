@@ -40,6 +40,8 @@ UPDATE planton_cron SET next_fire_at = next_fire_at - %(by)s
 class TestPostgresStorage(StorageConformance):
     claim_sql = CLAIM
     select_sql = SELECT
+    partition_claim_sql = f"{CLAIM.rstrip()}, id / 10"
+    partition_select_sql = SELECT.replace("SELECT id", "SELECT id, id / 10", 1)
 
     @pytest.fixture
     async def storage(self, schema_dsn):

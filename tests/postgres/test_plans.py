@@ -52,6 +52,7 @@ def warm(connection):
         with connection.transaction(force_rollback=True):
             connection.execute(SQL["claim"], claim_of(100), prepare=True)
             connection.execute(SQL["claim"], claim_of(9, "rows", statement=ROWS), prepare=True)
+            connection.execute(SQL["claim"], claim_of(9, **OWNED), prepare=True)
             connection.execute(SQL["look"], {"asked": ASKED}, prepare=True)
             for kind, values in REPORTS.items():
                 connection.execute(SQL[kind], reports([1], values), prepare=True)
@@ -103,6 +104,12 @@ def explain(connection, name, parameters):
     return plan["Actual Rows"], plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], read
 
 
+OWNED = {"task_name": "owned", "partition_concurrency": 2}
+PARTITIONS = """
+INSERT INTO planton_task (task_name) VALUES ('owned');
+INSERT INTO planton_pending (task_name, instruction, partition, priority)
+SELECT 'owned', n, 'p' || n % 500, n % 3 FROM generate_series(1, 20000) AS n
+"""
 ROWS = "SELECT id FROM account ORDER BY id LIMIT %(limit)s"
 ASKED = '[{"place": 0, "task_name": "task", "key": "%", "tags": [], "cron": null}]'
 
@@ -138,6 +145,17 @@ def test_a_claim_reads_what_it_takes(backlog, limit, options):
     assert (1 if is_in_vain else limit + 1) == found[0]
     assert [] == found[2]
     assert found[1] < PLENTY or is_in_vain
+
+
+@pytest.mark.parametrize("limit", (1, 100, 700))
+def test_a_claim_of_partitions_reads_what_it_takes(backlog, limit):
+    """From one to the next through their index, not all that is queued."""
+    with backlog.transaction(force_rollback=True):
+        backlog.execute(PARTITIONS)
+        found = explain(backlog, "claim", claim_of(limit, **OWNED))
+
+    assert (limit + 1, []) == (found[0], found[2])
+    assert found[1] < PLENTY + limit * 80
 
 
 def test_a_claim_counts_what_is_active_of_its_own_task_above_its_bound(backlog):

@@ -31,6 +31,8 @@ class TestSQLiteStorage(StorageConformance):
     WHERE id IN (SELECT id FROM item WHERE NOT claimed ORDER BY id LIMIT :limit) RETURNING id
     """
     select_sql = "SELECT id FROM item ORDER BY id LIMIT :limit"
+    partition_claim_sql = f"{claim_sql.rstrip()}, id / 10"
+    partition_select_sql = "SELECT id, id / 10 FROM item ORDER BY id LIMIT :limit"
 
     @pytest.fixture
     async def storage(self, tmp_path: Path) -> AsyncIterator[SQLiteStorage]:

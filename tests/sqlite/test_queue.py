@@ -8,7 +8,7 @@ import pytest
 import sqlite_utils
 import trio
 
-from planton import InstructionEvent, InvalidArgumentError, Planton
+from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, Planton
 from planton.storage import _base
 from planton.testing import EventCollector
 from planton.testing.conformance._base import claim, enqueue, names, receipts
@@ -150,6 +150,7 @@ PARAMETERS = dict.fromkeys(
     ("now", "level", "after", "room", "deliveries", "lease", "token", "claimed_by"), 1
 )
 PARAMETERS |= {"task_name": "send", "key": "*", "tags": "[]", "ids": "[]", "rows": "[]"}
+PARAMETERS |= {"turn": "", "partition": "a", "taken": 0, "given": "[]"}
 PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_than": 1, "limit": 1}
 
 
@@ -160,6 +161,9 @@ PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_tha
         (CLAIM, "next_level", "planton_pending_due (task_name=? AND priority<?)"),
         (CLAIM, "due", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
         (CLAIM, "next_due", "planton_pending_due (task_name=? AND priority=? AND run_at>?)"),
+        (CLAIM, "ring", "planton_pending_partition (task_name=? AND partition>?)"),
+        (CLAIM, "due_of_partition", "planton_pending_partition (task_name=? AND partition=?)"),
+        (CLAIM, "due_of_none", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
         (CLAIM, "count", "planton_active_lease (task_name=?)"),
         (CLAIM, "expired", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
         (CLAIM, "rescue", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
@@ -211,3 +215,48 @@ async def test_the_last_end_of_an_instruction_counts(storage, rows):
     assert 2 == await storage.retry("send")
     assert [("b",), ("c",)] == rows("SELECT instruction FROM planton_pending ORDER BY 1")
     assert 1 == await storage.retry("send", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "partition"),
+    (("id, 'ä'", "ä"), ("id, id", "1"), ("id, NULL", ""), ("id, ''", ""), ("id", "")),
+)
+async def test_the_second_column_is_the_partition(storage, rows, columns, partition):
+    """Whatever its type; NULL is none, and so is no second column."""
+    rows("CREATE TABLE thing (id INTEGER PRIMARY KEY)")
+    rows("INSERT INTO thing VALUES (1)")
+    task = storage.claim_task("t", sql=f"DELETE FROM thing WHERE id <= :limit RETURNING {columns}")
+
+    assert [partition] == [each.partition for each in await claim(task)]
+
+
+async def test_a_second_column_that_is_no_partition_is_refused(storage, rows):
+    """And nothing of the statement is left."""
+    rows("CREATE TABLE thing (id INTEGER PRIMARY KEY)")
+    rows("INSERT INTO thing VALUES (1)")
+    sql = "DELETE FROM thing WHERE id <= :limit RETURNING "
+
+    with pytest.raises(InvalidQueryError, match="a second one, its partition; it gives 3"):
+        storage.claim_task("t", sql=f"{sql} id, 'a', 'b'")
+    task = storage.claim_task("t", sql=f"{sql} id, hex(zeroblob(300))")
+    with pytest.raises(InvalidQueryError, match="is no partition"):
+        await claim(task)
+    assert [(1,)] == rows("SELECT id FROM thing")
+
+
+async def test_a_statement_may_leave_out_full_partitions(storage, rows):
+    """By a parameter; then nothing of theirs goes to the queue."""
+    rows("CREATE TABLE thing (id INTEGER PRIMARY KEY, owner TEXT)")
+    for number in range(1, 10):
+        rows(f"INSERT INTO thing VALUES ({number}, 'big')")
+    rows("INSERT INTO thing VALUES (10, 'small')")
+    sql = """
+    DELETE FROM thing WHERE id IN (
+        SELECT id FROM thing WHERE owner NOT IN (SELECT value FROM json_each(:full))
+        ORDER BY id LIMIT :limit
+    ) RETURNING id, owner
+    """
+    task = storage.claim_task("t", sql=sql, concurrency=9, partition_concurrency=2)
+
+    assert [["1", "2"], ["10"]] == [names(await claim(task, 2)) for _ in range(2)]
+    assert [] == await storage.find(status="queued")

@@ -8,7 +8,8 @@
 -- statement. Nothing in it waits for another transaction, but for that statement.
 CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
 RETURNS TABLE (
-    kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision
+    kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision,
+    partition text
 )
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $planton$
 #variable_conflict use_column
@@ -39,7 +40,11 @@ DECLARE
     began timestamptz;
     took interval;
     walked bigint;                  -- how many index entries it read, dead rows included
+    partitions jsonb;               -- by name: how many of it are active by now
+    is_full boolean := false;       -- nothing was found, for what is due is of full partitions
     given text[] := '{}';
+    owners text[];                  -- the partition of each that was given
+    moved integer := 0;             -- how many were given and wait for room in their partition
     mode text;
     problem jsonb;
     seqscan text := current_setting('enable_seqscan');
@@ -59,7 +64,7 @@ BEGIN
         "limit" integer, concurrency integer, lease double precision, deliveries integer,
         key text, tags text[], claimed_by text, token bigint, keeps boolean,
         passed jsonb,
-        statement text, mode text, retries integer,
+        statement text, mode text, retries integer, partition_concurrency integer,
         cron text, kept timestamptz, fires timestamptz[], next_fire_at timestamptz,
         is_alone boolean
     );
@@ -122,7 +127,7 @@ BEGIN
             LIMIT greatest(0, least(asked."limit", cap - (held - count))) FOR UPDATE SKIP LOCKED
         ))
         RETURNING 'rescued', rescued.id, rescued.instruction, rescued.payload::text,
-                  rescued.delivery, rescued.timeout;
+                  rescued.delivery, rescued.timeout, rescued.partition;
         GET DIAGNOSTICS claimed = ROW_COUNT;
         SELECT min(left_over.lease_expires_at) FILTER (WHERE left_over.lease_expires_at > clock),
                coalesce(array_agg(left_over.instruction), '{}')
@@ -133,12 +138,23 @@ BEGIN
     -- 4. room
     room := least(asked."limit" - claimed, cap - held);
 
-    -- 5. take due rows of the queue, priority by priority. What is active stays there. What was
-    -- taken before is passed over: its dead rows stay in the index while a snapshot is held open.
+    -- 5. take due rows of the queue. What is active stays there. With partitions, these take turns;
+    -- else priority by priority. What was taken before is passed over: its dead rows stay in the
+    -- index while a snapshot is held open.
+    IF asked.partition_concurrency IS NOT NULL THEN
+        partitions := planton_partitions(task, ids_from);
+        IF room > 0 THEN
+            SELECT taken.partitions, taken.due, taken.next_due, taken.is_full
+            INTO partitions, due, next_due, is_full
+            FROM planton_take_turns(
+                task, asked.partition_concurrency, partitions, asked.key, asked.tags, names, clock, room
+            ) AS taken;
+        END IF;
+    END IF;
     passed := asked.passed;
     began := clock_timestamp();
     walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass);
-    WHILE room > cardinality(due) LOOP
+    WHILE asked.partition_concurrency IS NULL AND room > cardinality(due) LOOP
         level := planton_next_level(task, level, passed);
         EXIT WHEN level IS NULL;
         levels := levels + 1;
@@ -183,8 +199,12 @@ BEGIN
                 set_config('enable_bitmapscan', bitmapscan, true),
                 set_config('plan_cache_mode', plan_cache_mode, true),
                 set_config('planton.claims', task, true);
-        SELECT answer.given, answer.mode, answer.problem INTO given, mode, problem
-        FROM planton_ask(task, asked.statement, mode, room, names, clock, asked.retries) AS answer;
+        SELECT answer.given, answer.owners, answer.moved, answer.mode, answer.problem
+        INTO given, owners, moved, mode, problem
+        FROM planton_ask(
+            task, asked.statement, mode, room, names, clock, asked.retries,
+            asked.partition_concurrency, partitions
+        ) AS answer;
         PERFORM set_config('enable_seqscan', 'off', true),
                 set_config('enable_bitmapscan', 'off', true),
                 set_config('plan_cache_mode', 'force_generic_plan', true);
@@ -220,7 +240,7 @@ BEGIN
         FROM gone WINDOW in_order AS (ORDER BY gone.priority DESC, gone.run_at, gone.id)
         ORDER BY gone.priority DESC, gone.run_at, gone.id
         RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
-                  recorded.delivery, recorded.timeout;
+                  recorded.delivery, recorded.timeout, recorded.partition;
         GET DIAGNOSTICS count = ROW_COUNT;
         claimed := claimed + count;
         held := held + count;
@@ -228,20 +248,20 @@ BEGIN
     IF cardinality(given) > 0 THEN
         RETURN QUERY
         INSERT INTO planton_active AS recorded (
-            id, token, task_name, instruction, retries, delivery, created_at, claimed_at,
+            id, token, task_name, instruction, partition, retries, delivery, created_at, claimed_at,
             claimed_by, lease, lease_expires_at
         )
         SELECT ids[cardinality(due) + each.place], asked.token, task, each.instruction,
-               asked.retries, 1, recorded_at, recorded_at, asked.claimed_by, asked.lease,
+               coalesce(each.owner, ''), asked.retries, 1, recorded_at, recorded_at, asked.claimed_by, asked.lease,
                recorded_at + asked.lease * interval '1 second'
-        FROM unnest(given) WITH ORDINALITY AS each (instruction, place)
+        FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
         WHERE each.instruction NOT IN (
             SELECT pending.instruction FROM planton_pending AS pending
             WHERE pending.task_name = task AND pending.instruction = ANY (given)
         )
         ORDER BY each.place ON CONFLICT (task_name, instruction) DO NOTHING
         RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
-                  recorded.delivery, recorded.timeout;
+                  recorded.delivery, recorded.timeout, recorded.partition;
         GET DIAGNOSTICS count = ROW_COUNT;
         claimed := claimed + count;
         held := held + count;
@@ -252,7 +272,7 @@ BEGIN
         -- Kept in the database, where it is as true as the rows that it is about.
         UPDATE planton_task AS task_row SET ids_from = lowest WHERE task_row.task_name = task;
     END IF;
-    IF claimed = 0 AND active = held AND asked.is_alone
+    IF claimed = 0 AND active = held AND moved = 0 AND asked.is_alone
         AND asked.statement IS NULL AND asked.cron IS NULL
     THEN
         -- Nothing was changed, and nothing else shares the commit: no need to wait for the disk.
@@ -262,7 +282,7 @@ BEGIN
     id := NULL;
     payload := jsonb_build_object(
         'active', active, 'held', held, 'claimed', claimed, 'cap', cap, 'mode', mode,
-        'problem', problem, 'passed', passed,
+        'problem', problem, 'passed', passed, 'moved', moved, 'is_full', is_full,
         'walked', walked - cardinality(due), 'took', extract(epoch FROM took),
         'clock', extract(epoch FROM clock_timestamp()),
         'first_expiry', extract(epoch FROM nullif(first_expiry, 'infinity')),

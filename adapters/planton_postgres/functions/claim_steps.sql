@@ -96,6 +96,169 @@ BEGIN
     );
 END $planton$;
 
+-- When the next instruction of any priority is due after some time.
+CREATE OR REPLACE FUNCTION planton_first_due(
+    task text, key text, tags text[], after timestamptz
+)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
+DECLARE
+    level integer := NULL;
+    first timestamptz := NULL;
+BEGIN
+    FOR levels IN 1..32 LOOP
+        level := planton_next_level(task, level, '{}');
+        IF level IS NULL THEN
+            RETURN first;
+        END IF;
+        first := least(first, planton_next_due(task, level, key, tags, after));
+    END LOOP;
+    RETURN least(first, planton_next_due_of_rest(task, level, after));
+END $planton$;
+
+-- How many of each partition are active.
+CREATE OR REPLACE FUNCTION planton_partitions(task text, ids_from bigint)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $planton$
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT coalesce(jsonb_object_agg(counted.partition, counted.number), '{}') FROM (
+            SELECT active.partition, count(*) AS number FROM planton_active AS active
+            WHERE active.task_name = task AND active.id + 0 >= ids_from AND active.partition <> ''
+            GROUP BY active.partition
+        ) AS counted
+    );
+END $planton$;
+
+-- The names of those that have no room.
+CREATE OR REPLACE FUNCTION planton_full(partitions jsonb, most integer)
+RETURNS text[] LANGUAGE sql IMMUTABLE AS $planton$
+    SELECT ARRAY(
+        SELECT own.key FROM jsonb_each_text(partitions) AS own WHERE own.value::integer >= most
+    )
+$planton$;
+
+-- Take due rows of a task with partitions. They stand in a ring, by name; what has none is one of
+-- them and has room for all. It begins after the one that was served last, by whichever dispatcher.
+-- First each that has room and something due gives one, then those that did give as many as each
+-- of them may: how long a backlog is gives nobody more. None takes part that has `most` active.
+CREATE OR REPLACE FUNCTION planton_take_turns(
+    task text, most integer, INOUT partitions jsonb, key text, tags text[], names text[],
+    clock timestamptz, room integer, OUT due tid[], OUT next_due timestamptz, OUT is_full boolean
+)
+LANGUAGE plpgsql AS $planton$
+#variable_conflict use_variable
+DECLARE
+    turn text;                      -- who was served last
+    served text := NULL;
+    members text[] := NULL;         -- who takes part; all in the first turn
+    quota integer := 1;             -- what each gives in this turn
+BEGIN
+    SELECT own.turn INTO turn FROM planton_task AS own WHERE own.task_name = task;
+    due := '{}';
+    WHILE room > cardinality(due) AND members IS DISTINCT FROM '{}' LOOP
+        WITH RECURSIVE ring AS (
+            -- From name to name through the index, once around.
+            SELECT 0 AS lap, turn COLLATE "C" AS partition WHERE members IS NULL
+            UNION ALL
+            SELECT CASE WHEN next.partition IS NULL THEN 1 ELSE ring.lap END,
+                   coalesce(next.partition, '')
+            FROM ring CROSS JOIN LATERAL (
+                SELECT (
+                    SELECT pending.partition FROM planton_pending AS pending
+                    WHERE pending.task_name = task AND pending.partition > ring.partition
+                      AND pending.partition <> ''
+                    ORDER BY pending.partition LIMIT 1
+                ) AS partition OFFSET 0  -- asked once
+            ) AS next
+            WHERE ring.lap = 0 OR next.partition <= turn
+        ),
+        given AS MATERIALIZED (
+            SELECT each.partition, each.places
+            FROM (
+                SELECT member.partition, CASE member.partition
+                    WHEN '' THEN planton_take_others(task, key, tags, names, clock, due, quota)
+                    ELSE ARRAY(
+                        SELECT pending.ctid FROM planton_pending AS pending
+                        WHERE pending.task_name = task AND pending.partition = member.partition
+                          AND pending.partition <> '' AND pending.run_at <= clock
+                          AND pending.instruction LIKE key AND pending.tags <@ tags
+                          AND pending.instruction NOT IN (SELECT unnest(names))
+                          AND pending.ctid NOT IN (SELECT unnest(due))
+                        ORDER BY pending.priority DESC, pending.run_at, pending.id
+                        LIMIT least(
+                            quota, most - coalesce((partitions ->> member.partition)::integer, 0)
+                        )
+                        FOR UPDATE SKIP LOCKED
+                    )
+                END AS places
+                FROM (
+                    (SELECT ring.partition FROM ring OFFSET 1)
+                    UNION ALL SELECT unnest(members)
+                ) AS member
+                WHERE member.partition = ''
+                   OR coalesce((partitions ->> member.partition)::integer, 0) < most
+                OFFSET 0
+            ) AS each
+            WHERE each.places <> '{}' LIMIT room - cardinality(due)
+        )
+        SELECT coalesce(
+                   array_agg(given.partition) FILTER (WHERE cardinality(given.places) = quota), '{}'
+               ),
+               coalesce((array_agg(given.partition))[count(*)], served),
+               partitions || coalesce(jsonb_object_agg(
+                   given.partition, coalesce((partitions ->> given.partition)::integer, 0)
+                       + cardinality(given.places)
+               ) FILTER (WHERE given.partition <> ''), '{}'),
+               due || ARRAY(SELECT unnest(each.places) FROM given AS each)
+        INTO members, served, partitions, due FROM given;
+        quota := greatest(1, (room - cardinality(due)) / greatest(1, cardinality(members)));
+    END LOOP;
+    IF served <> turn THEN
+        UPDATE planton_task AS own SET turn = served WHERE own.task_name = task;
+    END IF;
+    is_full := false;
+    IF room > cardinality(due) THEN
+        next_due := planton_first_due(task, key, tags, clock);
+        is_full := cardinality(due) = 0 AND planton_full(partitions, most) <> '{}'
+            AND planton_first_due(task, key, tags, '-infinity') <= clock;
+    END IF;
+END $planton$;
+
+-- Of a task with partitions: what has none, and is due. It is looked for among the first thousand of
+-- a priority; a longer look would cost as much as others have queued.
+CREATE OR REPLACE FUNCTION planton_take_others(
+    task text, key text, tags text[], names text[], clock timestamptz, due tid[], number integer
+)
+RETURNS tid[] LANGUAGE plpgsql AS $planton$
+#variable_conflict use_variable
+DECLARE
+    level integer := NULL;
+    places tid[] := '{}';
+BEGIN
+    FOR levels IN 1..32 LOOP
+        level := planton_next_level(task, level, '{}');
+        EXIT WHEN level IS NULL OR cardinality(places) = number;
+        places := places || ARRAY(
+            SELECT other.ctid FROM planton_pending AS other
+            WHERE other.ctid = ANY (ARRAY(
+                SELECT first.place FROM (
+                    SELECT pending.ctid AS place, pending.partition, pending.instruction, pending.tags
+                    FROM planton_pending AS pending
+                    WHERE pending.task_name = task AND pending.priority = level
+                      AND pending.run_at <= clock
+                    ORDER BY pending.run_at, pending.id LIMIT 1000
+                ) AS first
+                WHERE first.partition = '' AND first.instruction LIKE key AND first.tags <@ tags
+                  AND first.instruction NOT IN (SELECT unnest(names))
+                  AND first.place NOT IN (SELECT unnest(due))
+            ))
+            ORDER BY other.run_at, other.id LIMIT number - cardinality(places)
+            FOR UPDATE SKIP LOCKED
+        );
+    END LOOP;
+    RETURN places;
+END $planton$;
+
 -- End claims whose lease is over for the last time, as dead; how many.
 CREATE OR REPLACE FUNCTION planton_end_exhausted(
     task text, deliveries integer, clock timestamptz, keeps boolean
@@ -181,10 +344,12 @@ END $planton$;
 -- watched once. An error undoes what the statement did and nothing else.
 CREATE OR REPLACE FUNCTION planton_ask(
     task text, statement text, INOUT mode text, room integer, names text[], clock timestamptz,
-    retries integer, OUT given text[], OUT problem jsonb
+    retries integer, most integer, partitions jsonb,
+    OUT given text[], OUT owners text[], OUT moved integer, OUT problem jsonb
 )
 LANGUAGE plpgsql AS $planton$
 DECLARE
+    no_room text[] := planton_full(partitions, most);
     before text[];
     state text;
     message text;
@@ -193,22 +358,29 @@ DECLARE
 BEGIN
     LOOP
         given := '{}';
+        moved := 0;
         BEGIN
-            IF mode = 'marks' THEN
-                given := planton_run(statement, room, names, clock);
-                PERFORM planton_requeue_active(task, given, retries);
-            ELSIF mode = 'locks' THEN
-                given := planton_found(task, statement, room, names, clock);
-            ELSIF mode = 'writes' THEN
-                before := planton_traces();
-                given := planton_run(statement, room, names, clock);
-                mode := planton_mode_by_traces(before);
-                CONTINUE WHEN mode = 'locks';
-                PERFORM planton_requeue_active(task, given, retries);
-            ELSE
+            IF mode IN ('marks', 'writes') THEN
+                before := CASE mode WHEN 'writes' THEN planton_traces() END;
+                SELECT ran.given, ran.owners INTO given, owners
+                FROM planton_run(statement, room, names, clock, no_room) AS ran;
+                IF mode = 'writes' THEN
+                    mode := planton_mode_by_traces(before);
+                    CONTINUE WHEN mode = 'locks';
+                END IF;
+                PERFORM planton_requeue_active(task, given, owners, retries);
+                IF most IS NOT NULL THEN
+                    moved := planton_requeue_beyond(
+                        task, given, owners, names, retries, most, partitions
+                    );
+                END IF;
+                RETURN;
+            ELSIF mode = 'reads' THEN
                 PERFORM set_config('transaction_read_only', 'on', true);
-                given := planton_found(task, statement, room, names, clock);
-                mode := 'reads';
+            END IF;
+            SELECT new.given, new.owners INTO given, owners
+            FROM planton_found(task, statement, room, names, clock, no_room, most, partitions) AS new;
+            IF mode = 'reads' THEN
                 RAISE SQLSTATE 'PLEND';  -- undoes the setting, as there is nothing else to undo
             END IF;
             RETURN;
@@ -218,7 +390,7 @@ BEGIN
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
                     detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-                IF state <> '25006' OR mode IN ('marks', 'locks', 'writes') THEN
+                IF state <> '25006' OR mode <> 'reads' THEN
                     given := '{}';
                     problem := jsonb_build_object(
                         'sqlstate', state, 'message', message, 'detail', detail, 'hint', hint
@@ -258,22 +430,29 @@ BEGIN
     RETURN CASE WHEN new = '{}' THEN 'locks' ELSE 'marks' END;
 END $planton$;
 
--- The instructions that the user's statement returns: $1 is how many at most, $2 what is active,
--- $3 the time.
+-- The instructions that the user's statement returns, and whose they are: $1 is how many at most, $2
+-- what is active, $3 the time, $4 the partitions that are full. A second column may be missing.
 CREATE OR REPLACE FUNCTION planton_run(
-    statement text, most integer, names text[], clock timestamptz
+    statement text, wanted integer, names text[], clock timestamptz, no_room text[],
+    OUT given text[], OUT owners text[]
 )
-RETURNS text[] LANGUAGE plpgsql AS $planton$
+LANGUAGE plpgsql AS $planton$
 DECLARE
     one text;
-    given text[] := '{}';
+    owner text;
 BEGIN
-    FOR one IN EXECUTE statement USING most, names, clock LOOP
-        IF cardinality(given) = most THEN
-            RAISE EXCEPTION 'gave more instructions than its limit of %', most
+    given := '{}';
+    owners := '{}';
+    FOR one, owner IN EXECUTE statement USING wanted, names, clock, no_room LOOP
+        IF cardinality(given) = wanted THEN
+            RAISE EXCEPTION 'gave more instructions than its limit of %', wanted
+                USING ERRCODE = 'PLBAD';
+        ELSIF octet_length(owner) > 500 THEN
+            RAISE EXCEPTION 'gave a partition of % bytes, 500 are the most', octet_length(owner)
                 USING ERRCODE = 'PLBAD';
         ELSIF octet_length(one) BETWEEN 1 AND 2000 THEN
             given := array_append(given, one);
+            owners := array_append(owners, coalesce(owner, ''));
         ELSE
             RAISE EXCEPTION 'gave %: an instruction must name its work', CASE
                 WHEN one IS NULL THEN 'a NULL' WHEN one = '' THEN 'an empty text'
@@ -281,43 +460,90 @@ BEGIN
             END USING ERRCODE = 'PLBAD';
         END IF;
     END LOOP;
-    RETURN given;
 END $planton$;
 
 -- A statement that marks will not return these again: what is active is queued, and comes when that
 -- claim has ended. Not for long: somebody's open transaction may have queued it; then the statement is
 -- undone.
-CREATE OR REPLACE FUNCTION planton_requeue_active(task text, given text[], granted integer)
+CREATE OR REPLACE FUNCTION planton_requeue_active(
+    task text, given text[], owners text[], granted integer
+)
 RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
 AS $planton$
 BEGIN
-    INSERT INTO planton_pending (task_name, instruction, retries)
-    SELECT active.task_name, active.instruction, granted FROM planton_active AS active
-    WHERE active.task_name = task AND active.instruction = ANY (given)
+    INSERT INTO planton_pending (task_name, instruction, partition, retries)
+    SELECT active.task_name, active.instruction, each.owner, granted
+    FROM unnest(given, owners) AS each (instruction, owner) JOIN planton_active AS active
+        ON active.task_name = task AND active.instruction = each.instruction
     ORDER BY active.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
+END $planton$;
+
+-- Nor those that it has marked beyond the room of their partition: they wait in the queue, too. How
+-- many there are that were not there.
+CREATE OR REPLACE FUNCTION planton_requeue_beyond(
+    task text, given text[], owners text[], names text[], granted integer, most integer,
+    partitions jsonb
+)
+RETURNS integer LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
+AS $planton$
+DECLARE
+    moved integer;
+BEGIN
+    INSERT INTO planton_pending (task_name, instruction, partition, retries)
+    SELECT task, new.instruction, new.owner, granted
+    FROM (
+        SELECT each.instruction, each.owner,
+               row_number() OVER (PARTITION BY each.owner ORDER BY each.place) AS turn
+        FROM planton_new(task, given, owners, names) AS each
+    ) AS new
+    WHERE new.owner <> '' AND new.turn > most - coalesce((partitions ->> new.owner)::integer, 0)
+    ORDER BY new.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    RETURN moved;
+END $planton$;
+
+-- Of what was given that which is neither active nor queued; each once, with its place.
+CREATE OR REPLACE FUNCTION planton_new(task text, given text[], owners text[], names text[])
+RETURNS TABLE (instruction text, owner text, place bigint)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $planton$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT each.instruction, (array_agg(each.owner ORDER BY each.place))[1], min(each.place)
+    FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
+    WHERE each.instruction NOT IN (SELECT unnest(names)) AND each.instruction NOT IN (
+        SELECT pending.instruction FROM planton_pending AS pending
+        WHERE pending.task_name = task AND pending.instruction = ANY (given)
+    )
+    GROUP BY each.instruction;
 END $planton$;
 
 -- What a statement that does not mark gives. Its rows are found again while they are active, queued,
 -- or failed for good: it is asked for more, so that those behind them are reached.
 CREATE OR REPLACE FUNCTION planton_found(
-    task text, statement text, room integer, names text[], clock timestamptz
+    task text, statement text, room integer, names text[], clock timestamptz, no_room text[],
+    most integer, partitions jsonb, OUT given text[], OUT owners text[]
 )
-RETURNS text[] LANGUAGE plpgsql AS $planton$
+LANGUAGE plpgsql AS $planton$
 DECLARE
     wanted integer := room + cardinality(names);
-    most integer := NULL;           -- more than that cannot be left out
-    given text[];
-    new text[];
+    enough integer := NULL;         -- more than that cannot be left out
+    ran record;
 BEGIN
     LOOP
-        given := planton_run(statement, wanted, names, clock);
-        new := planton_not_known(task, given, names, room);
-        IF cardinality(new) = room OR cardinality(given) < wanted OR wanted >= most THEN
-            RETURN new;
+        ran := planton_run(statement, wanted, names, clock, no_room);
+        SELECT new.given, new.owners INTO given, owners
+        FROM planton_not_known(task, ran.given, ran.owners, names, room, most, partitions) AS new;
+        IF cardinality(given) = room OR cardinality(ran.given) < wanted OR wanted >= enough THEN
+            RETURN;
         END IF;
-        most := coalesce(most, wanted + planton_known(task));
-        wanted := least(wanted::bigint * 32, most);
+        enough := coalesce(enough, CASE
+            WHEN most IS NULL THEN wanted + planton_known(task)
+            ELSE 2147483647         -- a partition has any number of rows beyond its room
+        END);
+        wanted := least(wanted::bigint * 32, enough);
     END LOOP;
 END $planton$;
 
@@ -333,24 +559,33 @@ BEGIN
     );
 END $planton$;
 
--- Those that are neither active, nor queued, nor failed for good; each once, in their order.
-CREATE OR REPLACE FUNCTION planton_not_known(task text, given text[], names text[], room integer)
-RETURNS text[] LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off
+-- Those that are neither active, nor queued, nor failed for good; each once, in their order. With
+-- partitions: one of each before a second one, and none beyond their room.
+CREATE OR REPLACE FUNCTION planton_not_known(
+    task text, ran text[], ran_for text[], names text[], room integer, most integer,
+    partitions jsonb, OUT given text[], OUT owners text[]
+)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off
 AS $planton$
 BEGIN
-    RETURN ARRAY(
-        SELECT found.instruction FROM unnest(given) WITH ORDINALITY AS found (instruction, place)
-        WHERE found.instruction NOT IN (SELECT unnest(names))
-          AND found.instruction NOT IN (
-            SELECT pending.instruction FROM planton_pending AS pending
-            WHERE pending.task_name = task AND pending.instruction = ANY (given)
-        ) AND found.instruction NOT IN (
-            SELECT ended.instruction FROM planton_ended AS ended
-            WHERE ended.task_name = task AND ended.instruction = ANY (given)
-              AND ended.status <> 'succeeded' AND NOT ended.superseded
-        )
-        GROUP BY found.instruction ORDER BY min(found.place) LIMIT room
-    );
+    SELECT coalesce(array_agg(chosen.instruction), '{}'), coalesce(array_agg(chosen.owner), '{}')
+    INTO given, owners
+    FROM (
+        SELECT new.* FROM (
+            SELECT each.*, CASE WHEN most IS NOT NULL THEN
+                row_number() OVER (PARTITION BY each.owner ORDER BY each.place)
+            END AS turn
+            FROM planton_new(task, ran, ran_for, names) AS each
+            WHERE each.instruction NOT IN (
+                SELECT ended.instruction FROM planton_ended AS ended
+                WHERE ended.task_name = task AND ended.instruction = ANY (ran)
+                  AND ended.status <> 'succeeded' AND NOT ended.superseded
+            )
+        ) AS new
+        WHERE most IS NULL OR new.owner = ''
+           OR new.turn <= most - coalesce((partitions ->> new.owner)::integer, 0)
+        ORDER BY new.turn, new.place LIMIT room
+    ) AS chosen;
 END $planton$;
 
 -- Let times of a cron task fire, if the kept time is still the one that they were reckoned from; the
@@ -396,24 +631,12 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
-DECLARE
-    level integer := NULL;
-    levels integer := 0;
 BEGIN
     SELECT row.paused_at IS NOT NULL, row.concurrency INTO is_paused, concurrency
     FROM planton_task AS row WHERE row.task_name = task;
     SELECT count(*), min(counted.lease_expires_at) INTO active, first_expiry
     FROM planton_active AS counted WHERE counted.task_name = task;
-    LOOP
-        level := planton_next_level(task, level, '{}');
-        EXIT WHEN level IS NULL;
-        levels := levels + 1;
-        IF levels > 32 THEN
-            first_due := least(first_due, planton_next_due_of_rest(task, level, '-infinity'));
-            EXIT;
-        END IF;
-        first_due := least(first_due, planton_next_due(task, level, key, tags, '-infinity'));
-    END LOOP;
+    first_due := planton_first_due(task, key, tags, '-infinity');
     IF cron IS NOT NULL THEN
         SELECT own.next_fire_at INTO kept FROM planton_cron AS own
         WHERE own.task_name = task AND own.key = cron;

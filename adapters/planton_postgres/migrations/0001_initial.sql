@@ -26,7 +26,8 @@ CREATE TABLE planton_task (
     task_name text COLLATE "C" PRIMARY KEY CHECK (octet_length(task_name) BETWEEN 1 AND 500),
     paused_at timestamptz,           -- NULL when not paused
     concurrency integer CHECK (concurrency >= 1),  -- overrides that of the code when not NULL
-    ids_from bigint NOT NULL DEFAULT 0             -- no active claim of it has a lower id
+    ids_from bigint NOT NULL DEFAULT 0,            -- no active claim of it has a lower id
+    turn text COLLATE "C" NOT NULL DEFAULT ''      -- the partition that was served last
 );
 
 -- Enqueued, due later, given back, or waiting for a retry.
@@ -42,7 +43,7 @@ CREATE TABLE planton_pending (
     tags text[] NOT NULL DEFAULT '{}' CHECK (array_position(tags, NULL) IS NULL),
     retries integer NOT NULL DEFAULT 0 CHECK (retries >= 0),      -- that are left
     timeout double precision CHECK (timeout > 0 AND timeout < 1e9),  -- seconds a delivery may take
-    partition text NOT NULL DEFAULT '',
+    partition text COLLATE "C" NOT NULL DEFAULT '' CHECK (octet_length(partition) <= 500),
     delivery integer NOT NULL DEFAULT 0 CHECK (delivery BETWEEN 0 AND 1000000000),
     failures integer NOT NULL DEFAULT 0            -- since it was enqueued or retried
         CHECK (failures BETWEEN 0 AND 1000000000),
@@ -55,6 +56,9 @@ CREATE TABLE planton_pending (
 -- The order of a claim. Only this index has it, so that the planner cannot take the primary key
 -- for the ORDER BY and walk past all rows of other tasks.
 CREATE INDEX planton_pending_due ON planton_pending (task_name, priority, run_at, id);
+-- The order within a partition. What has none is not in it: tasks without partitions do not pay.
+CREATE INDEX planton_pending_partition
+ON planton_pending (task_name, partition, priority DESC, run_at, id) WHERE partition <> '';
 
 -- The ids of claims. Not of the table: TRUNCATE … RESTART IDENTITY must not begin again below.
 CREATE SEQUENCE planton_claim_id CACHE 1;
@@ -71,7 +75,7 @@ CREATE TABLE planton_active (
     tags text[] NOT NULL DEFAULT '{}',
     retries integer NOT NULL DEFAULT 0,
     timeout double precision,
-    partition text NOT NULL DEFAULT '',
+    partition text COLLATE "C" NOT NULL DEFAULT '',
     delivery integer NOT NULL,
     failures integer NOT NULL DEFAULT 0,
     undelivered integer NOT NULL DEFAULT 0,
@@ -97,7 +101,7 @@ CREATE TABLE planton_ended (
     tags text[] NOT NULL DEFAULT '{}',
     retries integer NOT NULL DEFAULT 0,
     timeout double precision,
-    partition text NOT NULL DEFAULT '',
+    partition text COLLATE "C" NOT NULL DEFAULT '',
     delivery integer NOT NULL,
     status text NOT NULL CHECK (status IN ('succeeded', 'failed', 'dead')),
     superseded boolean NOT NULL DEFAULT false,     -- a failure after which it has succeeded
@@ -156,15 +160,15 @@ CREATE INDEX planton_decision_dispatcher ON planton_decision (dispatcher_id);
 -- All instructions with one status, for people.
 CREATE VIEW planton_instruction AS
 SELECT 'queued' AS status, task_name, instruction, payload, priority, tags, retries, timeout,
-       delivery, NULL::json AS result, error, created_at, run_at,
+       partition, delivery, NULL::json AS result, error, created_at, run_at,
        NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_expires_at,
        NULL::timestamptz AS ended_at, NULL::text AS claimed_by
 FROM planton_pending
 UNION ALL
 SELECT 'running', task_name, instruction, payload, priority, tags, retries, timeout,
-       delivery, NULL, error, created_at, NULL, claimed_at, lease_expires_at, NULL, claimed_by
+       partition, delivery, NULL, error, created_at, NULL, claimed_at, lease_expires_at, NULL, claimed_by
 FROM planton_active
 UNION ALL
 SELECT status, task_name, instruction, payload, priority, tags, retries, timeout,
-       delivery, result, error, created_at, NULL, claimed_at, NULL, ended_at, claimed_by
+       partition, delivery, result, error, created_at, NULL, claimed_at, NULL, ended_at, claimed_by
 FROM planton_ended;

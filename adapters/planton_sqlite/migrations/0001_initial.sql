@@ -7,7 +7,8 @@ CREATE TABLE planton_task (
     task_name TEXT PRIMARY KEY,
     paused_at REAL,                                -- NULL when not paused
     concurrency INTEGER CHECK (concurrency >= 1),  -- overrides that of the code when not NULL
-    changes INTEGER NOT NULL DEFAULT 0             -- counted by the triggers of wake_on_change
+    changes INTEGER NOT NULL DEFAULT 0,            -- counted by the triggers of wake_on_change
+    turn TEXT NOT NULL DEFAULT ''                  -- the partition that was served last
 ) WITHOUT ROWID;
 
 -- Enqueued, due later, given back, or waiting for a retry.
@@ -32,7 +33,10 @@ CREATE TABLE planton_pending (
         typeof(retries) = 'integer' AND retries BETWEEN 0 AND 2147483647
     ),
     timeout REAL CHECK (timeout IS NULL OR typeof(timeout) = 'real' AND timeout > 0 AND timeout < 1e9),
-    "partition" TEXT NOT NULL DEFAULT '' CHECK (typeof("partition") = 'text'),
+    "partition" TEXT NOT NULL DEFAULT '' CHECK (
+        typeof("partition") = 'text' AND length(CAST("partition" AS BLOB)) <= 500
+        AND instr("partition", char(0)) = 0
+    ),
     delivery INTEGER NOT NULL DEFAULT 0 CHECK (
         typeof(delivery) = 'integer' AND delivery BETWEEN 0 AND 1000000000
     ),
@@ -44,6 +48,9 @@ CREATE TABLE planton_pending (
     UNIQUE (task_name, instruction)
 );
 CREATE INDEX planton_pending_due ON planton_pending (task_name, priority, run_at, id);
+-- The order within a partition. What has none is not in it: tasks without partitions do not pay.
+CREATE INDEX planton_pending_partition
+ON planton_pending (task_name, "partition", priority DESC, run_at, id) WHERE "partition" <> '';
 
 -- Claimed and not ended; counted against the concurrency. The id and the token are the receipt.
 CREATE TABLE planton_active (
@@ -136,19 +143,22 @@ CREATE TABLE planton_decision (
 
 -- All instructions with one status, for people.
 CREATE VIEW planton_instruction AS
-SELECT 'queued' AS status, task_name, instruction, payload, priority, tags, retries, delivery,
+SELECT 'queued' AS status, task_name, instruction, payload, priority, tags, retries,
+       "partition", delivery,
        NULL AS result, error, datetime(created_at, 'unixepoch') AS created_at,
        NULL AS claimed_at, NULL AS ended_at, datetime(run_at, 'unixepoch') AS run_at,
        NULL AS lease_expires_at, NULL AS claimed_by
 FROM planton_pending
 UNION ALL
-SELECT 'running', task_name, instruction, payload, priority, tags, retries, delivery,
+SELECT 'running', task_name, instruction, payload, priority, tags, retries,
+       "partition", delivery,
        NULL, error, datetime(created_at, 'unixepoch'),
        datetime(claimed_at, 'unixepoch'), NULL, NULL,
        datetime(lease_expires_at, 'unixepoch'), claimed_by
 FROM planton_active
 UNION ALL
-SELECT status, task_name, instruction, payload, priority, tags, retries, delivery,
+SELECT status, task_name, instruction, payload, priority, tags, retries,
+       "partition", delivery,
        result, error, datetime(created_at, 'unixepoch'),
        datetime(claimed_at, 'unixepoch'), datetime(ended_at, 'unixepoch'), NULL, NULL,
        claimed_by

@@ -29,10 +29,14 @@ class Hooks:
     Attributes:
         claim_sql: Claims rows of the user's table, such as `UPDATE … RETURNING id`.
         select_sql: Finds the rows of that table without a change, the lowest id first.
+        partition_claim_sql: As `claim_sql`, with a second column, the partition: `id / 10`.
+        partition_select_sql: As `select_sql`, with the same second column.
     """
 
     claim_sql = ""
     select_sql = ""
+    partition_claim_sql = ""
+    partition_select_sql = ""
 
     async def advance(self, storage: Any, seconds: float) -> None:
         """Let time pass for all that is stored.

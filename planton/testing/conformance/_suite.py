@@ -8,6 +8,7 @@ from planton.testing.conformance._due import DuePromises, ExpiryPromises
 from planton.testing.conformance._fleet import FleetPromises
 from planton.testing.conformance._input import HarmPromises, InputPromises
 from planton.testing.conformance._operations import OperationPromises
+from planton.testing.conformance._partitions import PartitionPromises
 from planton.testing.conformance._queue import QueuePromises
 from planton.testing.conformance._reports import ReportPromises
 
@@ -16,6 +17,7 @@ class StorageConformance(
     ClaimPromises,
     ExpiryPromises,
     QueuePromises,
+    PartitionPromises,
     ReportPromises,
     TakeOverPromises,
     AdvancePromises,
