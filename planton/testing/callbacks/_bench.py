@@ -10,7 +10,7 @@ import trio
 
 from planton._errors import InvalidArgumentError, UnexpectedInstructionsError
 from planton._events import ErrorEvent, InstructionEvent
-from planton._loop.callbacks import is_async
+from planton._functions import is_async
 from planton._planton import Planton
 from planton._task import Claim, GetActiveInstructions, ScheduleRequest, Task
 from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment

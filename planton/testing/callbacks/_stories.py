@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from planton._errors import InvalidArgumentError
-from planton._loop.callbacks import is_async
+from planton._functions import is_async
 from planton.testing.callbacks._bench import EVERYTHING, Bench, Dispatcher, done
 from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment
 from planton.testing.callbacks._report import REMEDIES, CallbackReport, Finding, Guarantee

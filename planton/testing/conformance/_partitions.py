@@ -23,7 +23,6 @@ from planton.testing.conformance._base import (
     refuse_each,
     statuses,
 )
-from planton.testing.conformance._database import need
 from planton.testing.conformance._due import an_hour
 
 
@@ -235,7 +234,6 @@ class PartitionPromises(Hooks):
         self, storage: Any, other: Any
     ) -> None:
         """With their partition; nothing is lost, and the dispatcher comes again at once."""
-        need(self.has_sql)
         await self.add_rows(storage, *range(1, 8), 11, 12)
         task = storage.claim_task(
             "task", sql=self.partition_claim_sql, concurrency=4, partition_concurrency=2, retries=1
@@ -259,7 +257,6 @@ class PartitionPromises(Hooks):
 
     async def test_rows_that_are_found_beyond_the_room_are_left_out(self, storage: Any) -> None:
         """They do not hide those behind them, and are found again when there is room."""
-        need(self.has_sql)
         await self.add_rows(storage, *range(10, 20), 31, 32, 21)
         task = storage.claim_task(
             "task", sql=self.partition_select_sql, concurrency=4, partition_concurrency=2
@@ -276,7 +273,6 @@ class PartitionPromises(Hooks):
         self, storage: Any
     ) -> None:
         """What failed waits in the queue for room in its partition; new rows of it do, too."""
-        need(self.has_sql)
         await self.add_rows(storage, 1)
         task = storage.claim_task(
             "task", sql=self.partition_claim_sql, concurrency=4, partition_concurrency=1, retries=1
