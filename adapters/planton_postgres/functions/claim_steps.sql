@@ -506,19 +506,15 @@ END $planton$;
 
 -- Of what was given that which is neither active nor queued; each once, with its place.
 CREATE OR REPLACE FUNCTION planton_new(task text, given text[], owners text[], names text[])
-RETURNS TABLE (instruction text, owner text, place bigint)
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $planton$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
-    SELECT each.instruction, (array_agg(each.owner ORDER BY each.place))[1], min(each.place)
+RETURNS TABLE (instruction text, owner text, place bigint) LANGUAGE sql STABLE AS $planton$
+    SELECT each.instruction, min(each.owner), min(each.place)
     FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
     WHERE each.instruction NOT IN (SELECT unnest(names)) AND each.instruction NOT IN (
         SELECT pending.instruction FROM planton_pending AS pending
         WHERE pending.task_name = task AND pending.instruction = ANY (given)
     )
-    GROUP BY each.instruction;
-END $planton$;
+    GROUP BY each.instruction  -- a part of the statement that asks for it
+$planton$;
 
 -- What a statement that does not mark gives. Its rows are found again while they are active, queued,
 -- or failed for good: it is asked for more, so that those behind them are reached.
@@ -568,24 +564,27 @@ CREATE OR REPLACE FUNCTION planton_not_known(
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off
 AS $planton$
 BEGIN
-    SELECT coalesce(array_agg(chosen.instruction), '{}'), coalesce(array_agg(chosen.owner), '{}')
+    SELECT coalesce(array_agg(new.instruction ORDER BY new.place), '{}'),
+           coalesce(array_agg(new.owner ORDER BY new.place), '{}')
     INTO given, owners
-    FROM (
-        SELECT new.* FROM (
-            SELECT each.*, CASE WHEN most IS NOT NULL THEN
-                row_number() OVER (PARTITION BY each.owner ORDER BY each.place)
-            END AS turn
-            FROM planton_new(task, ran, ran_for, names) AS each
-            WHERE each.instruction NOT IN (
-                SELECT ended.instruction FROM planton_ended AS ended
-                WHERE ended.task_name = task AND ended.instruction = ANY (ran)
-                  AND ended.status <> 'succeeded' AND NOT ended.superseded
-            )
+    FROM planton_new(task, ran, ran_for, names) AS new
+    WHERE new.instruction NOT IN (
+        SELECT ended.instruction FROM planton_ended AS ended
+        WHERE ended.task_name = task AND ended.instruction = ANY (ran)
+          AND ended.status <> 'succeeded' AND NOT ended.superseded
+    );
+    IF most IS NOT NULL THEN
+        SELECT coalesce(array_agg(new.instruction ORDER BY new.turn, new.place), '{}'),
+               coalesce(array_agg(new.owner ORDER BY new.turn, new.place), '{}')
+        INTO given, owners
+        FROM (
+            SELECT each.*, row_number() OVER (PARTITION BY each.owner ORDER BY each.place) AS turn
+            FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
         ) AS new
-        WHERE most IS NULL OR new.owner = ''
-           OR new.turn <= most - coalesce((partitions ->> new.owner)::integer, 0)
-        ORDER BY new.turn, new.place LIMIT room
-    ) AS chosen;
+        WHERE new.owner = '' OR new.turn <= most - coalesce((partitions ->> new.owner)::integer, 0);
+    END IF;
+    given := given[1:room];
+    owners := owners[1:room];
 END $planton$;
 
 -- Let times of a cron task fire, if the kept time is still the one that they were reckoned from; the
