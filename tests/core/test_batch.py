@@ -55,7 +55,10 @@ async def test_an_override_that_is_taken_back_is_in_force_no_more(bench, caplog)
     (
         ("locked", "locked: another dispatcher is claiming"),
         ("paused", "paused: in the source"),
-        ("limited", "limited: by a rate, a hold or another limit of the source"),
+        (
+            "limited",
+            "limited: what is due waits for a limit of the source, such as full partitions",
+        ),
     ),
 )
 async def test_why_a_source_claimed_nothing(bench, outcome, words):

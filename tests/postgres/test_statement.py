@@ -126,7 +126,7 @@ async def test_sql_that_cannot_be_used_is_refused_when_the_task_is_made(schema_d
         ("SELECT id FROM acount LIMIT %(limit)s", 'relation "acount" does not exist'),
         ("SELECT id FROM acount LIMIT %(limit)s", "LINE 1: SELECT id FROM acount"),
         (MARK, "it gives none (an UPDATE needs RETURNING)"),
-        (f"{MARK} RETURNING id, id * 2 AS two", "it gives id, two"),
+        (f"{MARK} RETURNING id, id * 2 AS two, 3 AS three", "it gives id, two, three"),
         ("UPDATE account SET sent_at = now() WHERE %(limit)s > 0 RETURNING id",
          "gave more instructions than its limit of 2"),
         (f"{MARK} RETURNING NULL", "gave a NULL: an instruction must name its work"),

@@ -213,17 +213,18 @@ async def test_a_blob_that_is_text_is_an_instruction(storage):
     assert ["café"] == seen.instructions
 
 
-async def test_a_table_that_gets_a_second_column_is_an_error_of_the_attempt(storage, rows):
+async def test_a_table_that_gets_a_third_column_is_an_error_of_the_attempt(storage, rows):
     """The statement was right when the task was made."""
     rows("CREATE TABLE item (id INTEGER PRIMARY KEY)")
     rows("INSERT INTO item VALUES (1)")
     task = storage.claim_task("send", sql="SELECT * FROM item LIMIT :limit")
+    rows("ALTER TABLE item ADD COLUMN owner TEXT")
     rows("ALTER TABLE item ADD COLUMN name TEXT")
     planton = Planton(tasks=[task])
     seen = EventCollector(planton)
     await planton.attempt("send")
 
-    assert "it gives 2" in str(seen.errors[0])
+    assert "it gives 3" in str(seen.errors[0])
 
 
 @pytest.mark.parametrize(
@@ -237,9 +238,12 @@ async def test_a_table_that_gets_a_second_column_is_an_error_of_the_attempt(stor
         ("SELECT id FROM user_account WHERE id > :least LIMIT :limit", ":least"),
         ("", "is empty"),
         (" -- nothing but a remark", "is empty"),
-        ("SELECT id, 1 FROM user_account LIMIT :limit", "it gives 2"),
-        ("SELECT * FROM user_account ORDER BY email_sent_at LIMIT :limit", "it gives 2"),
-        ("UPDATE user_account SET email_sent_at = 1 WHERE id <= :limit RETURNING *", "it gives 2"),
+        ("SELECT id, 1, 2 FROM user_account LIMIT :limit", "it gives 3"),
+        ("SELECT *, 1 FROM user_account ORDER BY email_sent_at LIMIT :limit", "it gives 3"),
+        (
+            "UPDATE user_account SET email_sent_at = 1 WHERE id <= :limit RETURNING *, 1",
+            "it gives 3",
+        ),
         ("UPDATE user_account SET email_sent_at = 1 WHERE id <= :limit", "needs RETURNING"),
         ("ATTACH printf('%d.db', :limit) AS other", "may not attach a database"),
         ("DETACH printf('%d', :limit)", "may not detach a database"),
