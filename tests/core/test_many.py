@@ -254,7 +254,7 @@ async def test_more_tasks_than_fit_in_one_turn():
 async def test_strict_tasks_of_a_storage_are_claimed_together():
     """The in-memory storage has many."""
     storage = MemoryStorage()
-    planton = Planton(tasks=[storage.claim_task(f"t{i}", concurrency=2) for i in range(3)])
+    planton = Planton(tasks=[storage.queue_task(f"t{i}", concurrency=2) for i in range(3)])
     seen = EventCollector(planton)
     storage.add("t0", "a", "b", "c")
     storage.add("t2", "d")
