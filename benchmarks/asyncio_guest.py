@@ -81,6 +81,7 @@ class Attempts:
             get_active_instructions=self.none_active,
             tasks=[Task(name="task", schedule=self.schedule, delay=0)],
         )
+        self.planton.on(InstructionEvent, print)  # a task that nobody takes is not claimed for
 
     async def none_active(self, task_name: str) -> list[str]:
         return []
@@ -107,7 +108,6 @@ class Instructions:
         executor.handler("task")(wrap(self.work))
         task = storage.queue_task("task", concurrency=10, delay=0.05)
         self.planton = Planton(tasks=[task], storages=[storage], consumers=[executor])
-        self.planton.on(InstructionEvent, executor.submit)
 
     async def work(self, work: Work) -> None:
         self.count += 1

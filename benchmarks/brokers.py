@@ -80,7 +80,7 @@ async def main(arguments: argparse.Namespace) -> None:
         began = time.monotonic()
         await trio.to_thread.run_sync(thread.join)
         rate = len(committed) / (time.monotonic() - began)
-        while len(confirmed) < len(committed):
+        while not committed.keys() <= confirmed.keys():
             await trio.sleep(0.01)
         times = sorted((confirmed[name] - at) * 1000 for name, at in committed.items())
         p50, p99 = (times[math.floor(len(times) * part)] for part in (0.5, 0.99))

@@ -116,15 +116,16 @@ class Exchanges:
         *,
         looks: bool,
     ) -> Claim | Claimed:
-        bounds = self._bounds.setdefault(request.rule, Bounds())
-        claim = Claim(request, bounds, trio.current_time)
-        if looked is None:
-            return claim
-        fires = looked.reckoned(request.rule, request.limit, kept.get(looked.task_name, {}))
-        if fires is not None:
+        fires = None
+        if looked is not None:
+            fires = looked.reckoned(request.rule, request.limit, kept.get(looked.task_name, {}))
+            answer = looked.answer(request, fires) if looks else None
+            if answer is not None:
+                return answer
+        claim = Claim(request, self._bounds.setdefault(request.rule, Bounds()), trio.current_time)
+        if looked is not None and fires is not None:
             claim.reckon(None if looked.kept is None else to_datetime(looked.kept), fires)
-        answer = looked.answer(request, fires) if looks else None
-        return claim if answer is None else answer
+        return claim
 
     async def _kept_times(self, task_names: Iterable[str]) -> dict[str, dict[str, datetime]]:
         """Return the kept times of cron tasks that are new, by their other expressions."""
