@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pytest
 import trio
 
 from planton import Claim, InvalidArgumentError, ScheduleRequest
 from planton.testing import MemoryStorage
+from planton_postgres import PostgresStorage
 from planton_sqlite import SQLiteStorage
 
 
@@ -41,7 +43,7 @@ STEPS = 60
 LONGEST = 0.8
 INSTRUCTIONS = ("a1", "a2", "b1", "b2")
 OWNER = "CASE WHEN id IN (1, 3) THEN 'odd' END"
-MARKS = f"UPDATE item SET marked = 1 WHERE id IN ({{}}) RETURNING id, {OWNER}"
+MARKS = f"UPDATE item SET marked = true WHERE id IN ({{}}) RETURNING id, {OWNER}"
 FINDS = f"SELECT id, {OWNER} FROM item ORDER BY id LIMIT :limit"
 RULES = {
     "plain": model.Rule(task="queue", concurrency=2, lease=25),
@@ -123,7 +125,33 @@ async def sqlite(request):
         yield Subject(storage, execute, advance, lambda: datetime.now(UTC))
 
 
-SUBJECTS = {"sqlite": sqlite}
+@asynccontextmanager
+async def postgres(request):
+    dsn = request.getfixturevalue("schema_dsn")
+    # Psycopg's parameters, and an order that PostgreSQL gives a SELECT in RETURNING's place.
+    order = "SELECT id FROM item WHERE NOT marked ORDER BY id LIMIT %(limit)s"
+    marks = f"WITH new AS ({MARKS.format(order)}) SELECT * FROM new ORDER BY id"
+    finds = FINDS.replace(":limit", "%(limit)s")
+    async with PostgresStorage(dsn, migrate=True) as storage:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+
+            async def execute(sql, *parameters):
+                connection.execute(sql.replace("?", "%s"), parameters)
+
+            async def advance(seconds):
+                for table, columns in SET_BACK.items():
+                    ago = f"- interval '{seconds} seconds'"
+                    changes = ", ".join(f"{column} = {column} {ago}" for column in columns)
+                    await execute(f"UPDATE {table} SET {changes}")
+
+            tables = ", ".join(SET_BACK)
+            await execute(f"TRUNCATE {tables}, planton_task; DROP TABLE IF EXISTS item")
+            await execute(TABLE.replace("INTEGER NOT NULL DEFAULT 0", "boolean DEFAULT false"))
+            now = lambda: datetime.now(UTC)  # noqa: E731
+            yield Subject(storage, execute, advance, now, marks, finds)
+
+
+SUBJECTS = {"sqlite": sqlite, "postgres": postgres}
 
 
 class Game:

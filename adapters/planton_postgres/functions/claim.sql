@@ -162,7 +162,7 @@ BEGIN
             due := due || planton_take_rest(
                 task, level, asked.key, asked.tags, names, clock, room - cardinality(due)
             );
-            next_due := least(next_due, planton_next_due_of_rest(task, level, clock));
+            next_due := least(next_due, planton_next_due_of_rest(task, level, names, clock));
             EXIT;
         END IF;
         SELECT array_agg(taken.place), max(taken.run_at), (array_agg(taken.id))[count(*)]
@@ -185,7 +185,9 @@ BEGIN
             passed := passed || jsonb_build_object(level, jsonb_build_array(last_run_at, last_id));
         END IF;
         IF room > cardinality(due) THEN
-            next_due := least(next_due, planton_next_due(task, level, asked.key, asked.tags, clock));
+            next_due := least(
+                next_due, planton_next_due(task, level, asked.key, asked.tags, names, clock)
+            );
         END IF;
     END LOOP;
     room := room - cardinality(due);
@@ -244,6 +246,9 @@ BEGIN
         GET DIAGNOSTICS count = ROW_COUNT;
         claimed := claimed + count;
         held := held + count;
+        IF mode = 'marks' THEN  -- what was taken from the queue, and is marked anew, waits there
+            PERFORM planton_requeue_active(task, given, owners, asked.retries);
+        END IF;
     END IF;
     IF cardinality(given) > 0 THEN
         RETURN QUERY

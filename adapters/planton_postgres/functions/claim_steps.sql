@@ -47,17 +47,18 @@ BEGIN
     ), next_passed);
 END $planton$;
 
--- When the next instruction of a priority is due after some time. Of very many that this dispatcher
--- does not offer it reads a thousand: that one may be too early then, never too late.
+-- When the next instruction of a priority is due after some time; what is active waits for its own
+-- claim. Of very many that this dispatcher does not offer it reads a thousand: that one may be too early then, never too late.
 CREATE OR REPLACE FUNCTION planton_next_due(
-    task text, level integer, key text, tags text[], after timestamptz
+    task text, level integer, key text, tags text[], names text[], after timestamptz
 )
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
 BEGIN
     RETURN (
         SELECT next.run_at FROM (
-            SELECT pending.run_at, pending.instruction LIKE key AND pending.tags <@ tags AS is_offered,
+            SELECT pending.run_at, pending.instruction LIKE key AND pending.tags <@ tags
+                       AND pending.instruction NOT IN (SELECT unnest(names)) AS is_offered,
                    row_number() OVER (ORDER BY pending.run_at) AS place
             FROM planton_pending AS pending
             WHERE pending.task_name = task AND pending.priority = level AND pending.run_at > after
@@ -85,20 +86,22 @@ BEGIN
     );
 END $planton$;
 
-CREATE OR REPLACE FUNCTION planton_next_due_of_rest(task text, level integer, after timestamptz)
+CREATE OR REPLACE FUNCTION planton_next_due_of_rest(
+    task text, level integer, names text[], after timestamptz
+)
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
 BEGIN
     RETURN (
         SELECT min(pending.run_at) FROM planton_pending AS pending
         WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at > after
-          AND pending.run_at < '9999-01-01'
+          AND pending.run_at < '9999-01-01' AND pending.instruction NOT IN (SELECT unnest(names))
     );
 END $planton$;
 
 -- When the next instruction of any priority is due after some time.
 CREATE OR REPLACE FUNCTION planton_first_due(
-    task text, key text, tags text[], after timestamptz
+    task text, key text, tags text[], names text[], after timestamptz
 )
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
 DECLARE
@@ -110,9 +113,9 @@ BEGIN
         IF level IS NULL THEN
             RETURN first;
         END IF;
-        first := least(first, planton_next_due(task, level, key, tags, after));
+        first := least(first, planton_next_due(task, level, key, tags, names, after));
     END LOOP;
-    RETURN least(first, planton_next_due_of_rest(task, level, after));
+    RETURN least(first, planton_next_due_of_rest(task, level, names, after));
 END $planton$;
 
 -- How many of each partition are active.
@@ -218,9 +221,9 @@ BEGIN
     END IF;
     is_full := false;
     IF room > cardinality(due) THEN
-        next_due := planton_first_due(task, key, tags, clock);
+        next_due := planton_first_due(task, key, tags, names, clock);
         is_full := cardinality(due) = 0 AND planton_full(partitions, most) <> '{}'
-            AND planton_first_due(task, key, tags, '-infinity') <= clock;
+            AND planton_first_due(task, key, tags, names, '-infinity') <= clock;
     END IF;
 END $planton$;
 
@@ -630,12 +633,15 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql STABLE AS $planton$
 #variable_conflict use_variable
+DECLARE
+    names text[];
 BEGIN
     SELECT row.paused_at IS NOT NULL, row.concurrency INTO is_paused, concurrency
     FROM planton_task AS row WHERE row.task_name = task;
-    SELECT count(*), min(counted.lease_expires_at) INTO active, first_expiry
+    SELECT count(*), min(counted.lease_expires_at), coalesce(array_agg(counted.instruction), '{}')
+    INTO active, first_expiry, names
     FROM planton_active AS counted WHERE counted.task_name = task;
-    first_due := planton_first_due(task, key, tags, '-infinity');
+    first_due := planton_first_due(task, key, tags, names, '-infinity');
     IF cron IS NOT NULL THEN
         SELECT own.next_fire_at INTO kept FROM planton_cron AS own
         WHERE own.task_name = task AND own.key = cron;
