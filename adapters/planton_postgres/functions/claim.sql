@@ -4,8 +4,10 @@
 -- Why it is exact: whoever holds the lock of the task is alone in adding rows of it. VOLATILE, so that
 -- each statement sees what was committed before *it* began: the count begins when the lock is held,
 -- and from then on others can only delete. No claim adds a row at or above its cap; a cap that was
--- lowered leaves the rows that are there. SECURITY INVOKER, for ever: it runs the user's own
--- statement. Nothing in it waits for another transaction, but for that statement.
+-- lowered leaves the rows that are there. The same holds for each partition: it is counted after the
+-- lock, and what a statement gave is cut to its room before it is recorded. SECURITY INVOKER, for
+-- ever: it runs the user's own statement. Nothing in it waits for another transaction, but for that
+-- statement.
 CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
 RETURNS TABLE (
     kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision,
@@ -44,7 +46,9 @@ DECLARE
     is_full boolean := false;       -- nothing was found, for what is due is of full partitions
     given text[] := '{}';
     owners text[];                  -- the partition of each that was given
-    moved integer := 0;             -- how many were given and wait for room in their partition
+    marked text[] := '{}';          -- what the statement has marked, `given` and more
+    marked_for text[];
+    moved integer := 0;             -- how many of them wait for room in their partition
     mode text;
     problem jsonb;
     seqscan text := current_setting('enable_seqscan');
@@ -160,7 +164,7 @@ BEGIN
         levels := levels + 1;
         IF levels > 32 THEN  -- very many priorities: the rest is sorted
             due := due || planton_take_rest(
-                task, level, asked.key, asked.tags, names, clock, room - cardinality(due)
+                task, level, asked.key, asked.tags, names, clock, room - cardinality(due), '{}', false
             );
             next_due := least(next_due, planton_next_due_of_rest(task, level, names, clock));
             EXIT;
@@ -201,8 +205,9 @@ BEGIN
                 set_config('enable_bitmapscan', bitmapscan, true),
                 set_config('plan_cache_mode', plan_cache_mode, true),
                 set_config('planton.claims', task, true);
-        SELECT answer.given, answer.owners, answer.moved, answer.mode, answer.problem
-        INTO given, owners, moved, mode, problem
+        SELECT answer.marked, answer.marked_for, answer.given, answer.owners, answer.moved,
+               answer.mode, answer.problem
+        INTO marked, marked_for, given, owners, moved, mode, problem
         FROM planton_ask(
             task, asked.statement, mode, room, names, clock, asked.retries,
             asked.partition_concurrency, partitions
@@ -246,8 +251,8 @@ BEGIN
         GET DIAGNOSTICS count = ROW_COUNT;
         claimed := claimed + count;
         held := held + count;
-        IF mode = 'marks' THEN  -- what was taken from the queue, and is marked anew, waits there
-            PERFORM planton_requeue_active(task, given, owners, asked.retries);
+        IF cardinality(marked) > 0 THEN  -- what was just taken, and is marked anew, waits again
+            PERFORM planton_requeue_active(task, marked, marked_for, asked.retries);
         END IF;
     END IF;
     IF cardinality(given) > 0 THEN

@@ -71,7 +71,8 @@ END $planton$;
 -- What is due of a priority and all lower ones, where they are too many to be looked at one by one:
 -- some give each instruction a priority of its own.
 CREATE OR REPLACE FUNCTION planton_take_rest(
-    task text, level integer, key text, tags text[], names text[], clock timestamptz, room integer
+    task text, level integer, key text, tags text[], names text[], clock timestamptz, room integer,
+    due tid[], are_others boolean
 )
 RETURNS tid[] LANGUAGE plpgsql AS $planton$
 #variable_conflict use_variable
@@ -81,6 +82,7 @@ BEGIN
         WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at <= clock
           AND pending.instruction LIKE key AND pending.tags <@ tags
           AND pending.instruction NOT IN (SELECT unnest(names))
+          AND pending.ctid NOT IN (SELECT unnest(due)) AND (pending.partition = '' OR NOT are_others)
         ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT room
         FOR UPDATE SKIP LOCKED
     );
@@ -238,9 +240,14 @@ DECLARE
     level integer := NULL;
     places tid[] := '{}';
 BEGIN
-    FOR levels IN 1..32 LOOP
+    FOR levels IN 1..33 LOOP
         level := planton_next_level(task, level, '{}');
         EXIT WHEN level IS NULL OR cardinality(places) = number;
+        IF levels > 32 THEN  -- very many priorities: the rest is sorted
+            RETURN places || planton_take_rest(
+                task, level, key, tags, names, clock, number - cardinality(places), due, true
+            );
+        END IF;
         places := places || ARRAY(
             SELECT other.ctid FROM planton_pending AS other
             WHERE other.ctid = ANY (ARRAY(
@@ -255,6 +262,8 @@ BEGIN
                   AND first.instruction NOT IN (SELECT unnest(names))
                   AND first.place NOT IN (SELECT unnest(due))
             ))
+              AND other.partition = '' AND other.run_at <= clock  -- still so, once it is locked
+              AND other.instruction LIKE key AND other.tags <@ tags
             ORDER BY other.run_at, other.id LIMIT number - cardinality(places)
             FOR UPDATE SKIP LOCKED
         );
@@ -348,7 +357,8 @@ END $planton$;
 CREATE OR REPLACE FUNCTION planton_ask(
     task text, statement text, INOUT mode text, room integer, names text[], clock timestamptz,
     retries integer, most integer, partitions jsonb,
-    OUT given text[], OUT owners text[], OUT moved integer, OUT problem jsonb
+    OUT marked text[], OUT marked_for text[], OUT given text[], OUT owners text[], OUT moved integer,
+    OUT problem jsonb
 )
 LANGUAGE plpgsql AS $planton$
 DECLARE
@@ -361,6 +371,7 @@ DECLARE
 BEGIN
     LOOP
         given := '{}';
+        marked := '{}';
         moved := 0;
         BEGIN
             IF mode IN ('marks', 'writes') THEN
@@ -371,11 +382,15 @@ BEGIN
                     mode := planton_mode_by_traces(before);
                     CONTINUE WHEN mode = 'locks';
                 END IF;
-                PERFORM planton_requeue_active(task, given, owners, retries);
-                IF most IS NOT NULL THEN
-                    moved := planton_requeue_beyond(
-                        task, given, owners, names, retries, most, partitions
-                    );
+                marked := given;
+                marked_for := owners;
+                IF most IS NULL THEN
+                    PERFORM planton_requeue_active(task, marked, marked_for, retries);
+                ELSE
+                    SELECT new.given, new.owners, new.moved INTO given, owners, moved
+                    FROM planton_within(
+                        task, marked, marked_for, names, retries, most, partitions
+                    ) AS new;
                 END IF;
                 RETURN;
             ELSIF mode = 'reads' THEN
@@ -395,6 +410,8 @@ BEGIN
                     detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
                 IF state <> '25006' OR mode <> 'reads' THEN
                     given := '{}';
+                    marked := '{}';
+                    moved := 0;
                     problem := jsonb_build_object(
                         'sqlstate', state, 'message', message, 'detail', detail, 'hint', hint
                     );
@@ -439,7 +456,7 @@ CREATE OR REPLACE FUNCTION planton_run(
     statement text, wanted integer, names text[], clock timestamptz, no_room text[],
     OUT given text[], OUT owners text[]
 )
-LANGUAGE plpgsql AS $planton$
+LANGUAGE plpgsql SET plpgsql.extra_errors = 'none' SET plpgsql.extra_warnings = 'none' AS $planton$
 DECLARE
     one text;
     owner text;
@@ -482,35 +499,39 @@ BEGIN
     ORDER BY active.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
 END $planton$;
 
--- Nor those that it has marked beyond the room of their partition: they wait in the queue, too. How
--- many there are that were not there.
-CREATE OR REPLACE FUNCTION planton_requeue_beyond(
-    task text, given text[], owners text[], names text[], granted integer, most integer,
-    partitions jsonb
+-- Of what was marked that for which there is room in its partition, and what is to be recorded then:
+-- just this. All the rest is queued, also what was active or queued a moment ago: it was not counted.
+-- `moved` is how many are beyond the room.
+CREATE OR REPLACE FUNCTION planton_within(
+    task text, marked text[], marked_for text[], names text[], granted integer, most integer,
+    partitions jsonb, OUT given text[], OUT owners text[], OUT moved integer
 )
-RETURNS integer LANGUAGE plpgsql
+LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
 AS $planton$
-DECLARE
-    moved integer;
 BEGIN
-    INSERT INTO planton_pending (task_name, instruction, partition, retries)
-    SELECT task, new.instruction, new.owner, granted
+    SELECT coalesce(array_agg(new.instruction ORDER BY new.place) FILTER (WHERE new.is_within), '{}'),
+           coalesce(array_agg(new.owner ORDER BY new.place) FILTER (WHERE new.is_within), '{}'),
+           count(*) FILTER (WHERE NOT new.is_within)
+    INTO given, owners, moved
     FROM (
-        SELECT each.instruction, each.owner,
-               row_number() OVER (PARTITION BY each.owner ORDER BY each.place) AS turn
-        FROM planton_new(task, given, owners, names) AS each
-    ) AS new
-    WHERE new.owner <> '' AND new.turn > most - coalesce((partitions ->> new.owner)::integer, 0)
-    ORDER BY new.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
-    GET DIAGNOSTICS moved = ROW_COUNT;
-    RETURN moved;
+        SELECT each.*, each.owner = ''
+            OR row_number() OVER (PARTITION BY each.owner ORDER BY each.place)
+                <= most - coalesce((partitions ->> each.owner)::integer, 0) AS is_within
+        FROM planton_new(task, marked, marked_for, names) AS each
+    ) AS new;
+    INSERT INTO planton_pending (task_name, instruction, partition, retries)
+    SELECT task, rest.instruction, rest.owner, granted
+    FROM unnest(marked, marked_for) WITH ORDINALITY AS rest (instruction, owner, place)
+    WHERE rest.instruction NOT IN (SELECT unnest(given))
+    ORDER BY rest.instruction, rest.place ON CONFLICT (task_name, instruction) DO NOTHING;
 END $planton$;
 
--- Of what was given that which is neither active nor queued; each once, with its place.
+-- Of what was given that which is neither active nor queued; each once, with its first place and
+-- whose it was said to be there.
 CREATE OR REPLACE FUNCTION planton_new(task text, given text[], owners text[], names text[])
 RETURNS TABLE (instruction text, owner text, place bigint) LANGUAGE sql STABLE AS $planton$
-    SELECT each.instruction, min(each.owner), min(each.place)
+    SELECT each.instruction, (array_agg(each.owner ORDER BY each.place))[1], min(each.place)
     FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
     WHERE each.instruction NOT IN (SELECT unnest(names)) AND each.instruction NOT IN (
         SELECT pending.instruction FROM planton_pending AS pending
