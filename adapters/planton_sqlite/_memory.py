@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -76,6 +77,9 @@ class Inline(Owner):
         super().__init__(lambda: open_memory(clock), "memory", ":memory:")
         self.latency = latency
         self._timeout = timeout
+        # A test may look from another thread than Planton's. SQLite has a lock of its own: Python
+        # waits for it with the GIL in its hands, and whoever has it may be waiting for the GIL.
+        self.lock = threading.RLock()
         self.connect()
 
     async def start(self) -> None:
@@ -104,13 +108,14 @@ class Inline(Owner):
 
     def done(self, function: Work[T], *, is_write: bool) -> "outcome.Outcome[T]":
         """Do it at once, within its time: it holds up the event loop."""
-        deadline = time.monotonic() + self._timeout
-        connection = self.connection()
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
-        try:
-            return super().done(function, is_write=is_write)
-        finally:
-            connection.set_progress_handler(None, 0)
+        with self.lock:
+            deadline = time.monotonic() + self._timeout
+            connection = self.connection()
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+            try:
+                return super().done(function, is_write=is_write)
+            finally:
+                connection.set_progress_handler(None, 0)
 
 
 class MemoryBackend(SQLiteBackend):
@@ -228,7 +233,8 @@ class MemoryStorage(Storage):
     def instructions(self, task_name: str, status: str) -> list[str]:
         """Return the instructions of a task that are `"pending"`, `"active"` or `"ended"`."""
         sql = "SELECT instruction, status FROM planton_instruction WHERE task_name = ?"
-        rows = self.connection.execute(sql, [task_name])
+        with self._runner.lock:
+            rows = self.connection.execute(sql, [task_name]).fetchall()
         return [instruction for instruction, each in rows if each in _STATUSES[status]]
 
     def _check_open(self) -> None:

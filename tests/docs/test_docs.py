@@ -40,7 +40,7 @@ def test_the_scripts_of_a_page_run(page, tmp_path):
     """All of them, one after the other, in an empty folder."""
     done = run("\n".join(scripts(page)), tmp_path)
 
-    assert (0, "") == (done.returncode, done.stderr)
+    assert (0, "") == (done.returncode, done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
@@ -87,7 +87,7 @@ def test_the_example_with_callbacks_of_ones_own_runs_to_its_end(tmp_path):
     """No database needed."""
     done = run(scripts(ROOT / "README.md")[1], tmp_path)
 
-    assert (0, "") == (done.returncode, done.stderr)
+    assert (0, "") == (done.returncode, done.stderr), done.stderr
     assert [f"Welcome, account {n}" for n in range(1, 4)] == done.stdout.splitlines()
 
 
