@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
@@ -151,3 +152,55 @@ async def test_any_language_can_say_the_partition(storage, observer):
     await observer.execute("SELECT planton_enqueue('task', 'a', partition => 'acme')")
 
     assert ["acme"] == [each.partition for each in await storage.find()]
+
+
+NEXT_YEAR = datetime.now(UTC) + timedelta(days=365)
+ITEMS = "CREATE TABLE item (id text, owner text, place integer, is_marked boolean DEFAULT false)"
+MARK = """
+WITH {first} new AS (UPDATE item SET is_marked = true WHERE NOT is_marked RETURNING *)
+SELECT id, owner FROM new ORDER BY place LIMIT %(limit)s
+"""
+
+
+async def mark(storage, observer, items, first=""):
+    """Claim by a statement that marks some items."""
+    for place, (name, owner) in enumerate(items):
+        sql = "INSERT INTO item (id, owner, place) VALUES (%s, %s, %s)"
+        await observer.execute(sql, [name, owner, place])
+    options = {"concurrency": 9, "partition_concurrency": 1}
+    return names(await claim(storage.claim_task("task", sql=MARK.format(first=first), **options)))
+
+
+async def test_an_instruction_that_is_given_with_two_partitions_is_of_the_first(storage, observer):
+    """It is counted, and recorded, for that one."""
+    await observer.execute(ITEMS)
+    before = await mark(storage, observer, [("y", "b")])
+    after = await mark(storage, observer, [("x", "b"), ("x", "a")])
+    (queued,) = await storage.find(status="queued")
+
+    assert (["y"], []) == (before, after)
+    assert ("x", "b") == (queued.instruction, queued.partition)
+
+
+async def test_what_ends_during_the_claim_and_is_marked_again_waits_in_the_queue(storage, observer):
+    """It was not counted for the partition that it has now."""
+    await observer.execute(ITEMS)
+    before = await mark(storage, observer, [("x", "a"), ("y", "b")])
+    ends = "ended AS (DELETE FROM planton_active WHERE instruction = 'x'),"
+    after = await mark(storage, observer, [("x", "b")], first=ends)
+    (queued,) = await storage.find(status="queued")
+
+    assert (["x", "y"], []) == (before, after)
+    assert ("x", "b") == (queued.instruction, queued.partition)
+
+
+async def test_what_has_no_partition_is_found_below_very_many_priorities(storage):
+    """Of others, that are not due for long."""
+    for priority in range(1, 40):
+        name = f"p{priority}"
+        await enqueue(storage, "task", name, partition="p", priority=priority, run_at=NEXT_YEAR)
+    await storage.enqueue("task", "due")
+
+    assert ["due"] == names(
+        await claim(storage.queue_task("task", concurrency=9, partition_concurrency=1))
+    )
