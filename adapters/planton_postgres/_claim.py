@@ -4,12 +4,12 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import attrs
 
-from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, Rule
+from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, Rule, to_datetime
 from planton_postgres._query import Query
 
 # So many entries of the index that a look at the queue from its front read in vain are dead rows.
@@ -20,7 +20,7 @@ _TIMES, _MOST_SECONDS = 20.0, 1.0
 # With more priorities than that it is cheaper to look at dead rows than to pass over them.
 _MOST_PASSED = 100
 _MOST = 2**31 - 1  # of the function's integers
-_FIRST, _LAST = -62135596800.0, 253402300799.0  # the seconds that a datetime holds
+_LAST = 253402300799.0  # the last second that a datetime holds
 
 
 @attrs.define(eq=False)
@@ -192,8 +192,3 @@ class Looked:
         waits = [at - self.clock for at in times if at is not None and at < _LAST]
         wait = min(waits, default=None)
         return Claimed(active=self.active, concurrency=cap, due_in=wait)
-
-
-def to_datetime(seconds: float) -> datetime:
-    """Return a time of the server's clock; the first or the last one for what is beyond."""
-    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)

@@ -10,8 +10,8 @@ import psycopg
 import trio
 
 from planton import StorageError
-from planton.storage import Claimed, ClaimRequest, Report, Rule, by_kind, found_by
-from planton_postgres._claim import Bounds, Claim, Looked, to_datetime
+from planton.storage import Claimed, ClaimRequest, Report, Rule, by_kind, found_by, to_datetime
+from planton_postgres._claim import Bounds, Claim, Looked
 from planton_postgres._database import Connection, Database, Parameters, Rows
 from planton_postgres._errors import to_storage_error, translated
 from planton_postgres._query import Query

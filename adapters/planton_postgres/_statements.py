@@ -10,7 +10,7 @@ from typing import LiteralString
 
 from planton.storage import load_migrations, load_sql, load_statements
 
-_FUNCTIONS = ("claim_steps.sql", "claim.sql", "reports.sql", "enqueue.sql", "wake.sql")
+_FUNCTIONS = ("claim_steps.sql", "ask.sql", "claim.sql", "reports.sql", "enqueue.sql", "wake.sql")
 _CREATED = re.compile(
     r"^CREATE [A-Z ]*?(?:FUNCTION|TABLE|VIEW|SEQUENCE) (planton_\w+)", re.MULTILINE
 )

@@ -11,11 +11,11 @@ import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from itertools import islice
 from typing import Any
 
-from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, load_statements
+from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, load_statements, to_datetime
 from planton_sqlite._open import is_of_database
 from planton_sqlite._query import Query
 
@@ -321,8 +321,8 @@ class Claim:
         times, room = self._rule.cron, self._room
         if times is None:
             return
-        kept = {key: _to_datetime(at) for key, at in self._kept_times().items()}
-        now = _to_datetime(self._now)
+        kept = {key: to_datetime(at) for key, at in self._kept_times().items()}
+        now = to_datetime(self._now)
         next_at = kept.get(times.key) or times.first(kept, now)
         fires = times.fires(next_at, now, room)
         self._record_given(dict.fromkeys(self._fired(fires), ""))
@@ -397,10 +397,6 @@ class Claim:
 
 def _pairs(given: Mapping[str, str]) -> str:
     return json.dumps(list(given.items()))
-
-
-def _to_datetime(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def to_glob(key: str) -> str:

@@ -43,6 +43,7 @@ from planton.storage._records import (
     TaskReport,
     TaskStats,
 )
+from planton.storage._rows import to_datetime
 from planton.storage._sources import ClaimOptions, TaskOptions
 from planton.storage._sql import (
     are_new,
@@ -105,6 +106,7 @@ __all__ = [
     "refuse_newer",
     "said_by",
     "to_count",
+    "to_datetime",
     "to_error_text",
     "to_instruction",
     "to_json",
