@@ -29,13 +29,17 @@ ON_SQLITE = [each for each in EXAMPLES if not how_to_run(each).startswith(" post
 ON_POSTGRES = [each for each in EXAMPLES if "postgresql://" in how_to_run(each)]
 
 
+def outcome_of(done):
+    return done.stdout.strip("\n"), done.stderr, done.returncode
+
+
 @pytest.mark.parametrize("example", ON_SQLITE, ids=lambda example: example.stem)
 def test_an_example_prints_what_its_header_says(example, run):
     """The header also says how to install and how to run it."""
     done = run(example.stem)
 
     assert "To install:" in header(example)
-    assert (promise(example), "", 0) == (done.stdout.strip("\n"), done.stderr, done.returncode)
+    assert (promise(example), "", 0) == outcome_of(done), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("example", ON_POSTGRES, ids=lambda example: example.stem)
@@ -44,4 +48,4 @@ def test_an_example_prints_the_same_on_postgres(example, run, postgres_url):
     done = run(example.stem, postgres_url)
 
     assert "To install:" in header(example)
-    assert (promise(example), "", 0) == (done.stdout.strip("\n"), done.stderr, done.returncode)
+    assert (promise(example), "", 0) == outcome_of(done), done.stdout + done.stderr
