@@ -1,8 +1,7 @@
 """Transactions on a small pool: shielded once begun, with a time limit, errors translated."""
 
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
@@ -138,11 +137,7 @@ class Database:
                 tries -= 1
                 try:
                     limit = self._statement_timeout + patience
-                    async with self._connection(limit, shield=shield) as connection:
-                        if checks and not self._is_checked:
-                            self.sql = Statements(await self._check(connection, self.name))
-                            self._is_checked = True
-                        return await function(connection)
+                    return await self._run(function, limit, shield=shield, checks=checks)
                 except _UNDONE:
                     if not tries:
                         raise
@@ -166,45 +161,45 @@ class Database:
         finally:
             self._statements.release()
 
-    @asynccontextmanager
-    async def _connection(self, seconds: float, *, shield: bool) -> AsyncIterator[Connection]:
-        """Lend a connection; the wait for it is shielded by nobody but a caller's own shield."""
-        with self._limited(math.inf):
-            async with self._pool.connection() as connection:
-                with self._limited(seconds, connection, shield=shield):
-                    try:
-                        yield connection
-                        return
-                    except psycopg.errors.ReadOnlySqlTransaction as error:
-                        refused = error
-                    # Of a primary that is one no more, or of a time when all was read-only: it
-                    # stays so, while a new connection may be one to the primary.
-                    await connection.close()
-                    raise refused
-
-    @contextmanager
-    def _limited(
-        self, seconds: float, connection: Connection | None = None, *, shield: bool = False
-    ) -> Iterator[None]:
-        """Run the block for as long as a transaction may take, or a moment once in a hurry.
+    async def _run(
+        self,
+        function: Callable[[Connection], Awaitable[T]],
+        seconds: float,
+        *,
+        shield: bool,
+        checks: bool,
+    ) -> T:
+        """Await `function(connection)` for as long as a transaction may take.
 
         Raises:
             StatementTimeout: If it takes longer; what it has begun was rolled back.
         """
-        self._set_limits(connection)
-        limit = min(HURRY, seconds) if self._hurries() else seconds
-        with trio.move_on_after(limit, shield=shield) as scope:
-            self._scopes[scope] = connection
+        with trio.CancelScope() as scope:
+            self._scopes[scope] = None
             try:
-                yield
+                if self._hurries():
+                    scope.deadline = trio.current_time() + HURRY
+                async with self._pool.connection() as connection:
+                    self._limit(scope, connection, seconds)
+                    scope.shield = shield
+                    if checks and not self._is_checked:
+                        self.sql = Statements(await self._check(connection, self.name))
+                        self._is_checked = True
+                    return await _used(connection, function)
             finally:
                 del self._scopes[scope]
-        if scope.cancelled_caught:
-            if self._hurries():
-                problem = "was given up: the run is over, and nobody waits for it any more"
-            else:
-                problem = f"took longer than statement_timeout, {seconds:g} s"
-            raise StatementTimeout(f"a transaction {problem}")
+        if self._hurries():
+            problem = "was given up: the run is over, and nobody waits for it any more"
+        else:
+            problem = f"took longer than statement_timeout, {seconds:g} s"
+        raise StatementTimeout(f"a transaction {problem}")
+
+    def _limit(self, scope: trio.CancelScope, connection: Connection, seconds: float) -> None:
+        """Set how long a transaction may take, and how long the server to end it then."""
+        self._scopes[scope] = connection
+        limit = min(HURRY, seconds) if self._hurries() else seconds
+        scope.deadline = trio.current_time() + limit
+        self._set_limits(connection)
 
     async def change_tables(
         self, function: Callable[[Connection], Awaitable[T]], *, patience: float = 0.0
@@ -254,6 +249,16 @@ class Database:
 def with_utf8(conninfo: str) -> str:
     """Return a conninfo for text of any kind, whatever the server or the environment is set to."""
     return make_conninfo(conninfo, client_encoding="UTF8")
+
+
+async def _used(connection: Connection, function: Callable[[Connection], Awaitable[T]]) -> T:
+    try:
+        return await function(connection)
+    except psycopg.errors.ReadOnlySqlTransaction:
+        # Of a primary that is one no more, or of a time when all was read-only: it stays so, while
+        # a new connection may be one to the primary.
+        await connection.close()
+        raise
 
 
 async def fetch(

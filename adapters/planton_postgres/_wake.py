@@ -18,7 +18,7 @@ import trio
 from planton import StorageError
 from planton.storage import Watcher
 from planton_postgres._database import HURRY, Connection, Database
-from planton_postgres._driver import TrioConnection
+from planton_postgres._driver import TrioConnection, is_readable
 from planton_postgres._errors import name_of, translated
 
 _logger = logging.getLogger("planton.postgres")
@@ -26,8 +26,8 @@ _logger = logging.getLogger("planton.postgres")
 SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
-# Seconds between two wake-ups: a fleet that is busy would otherwise attempt all the time in all
-# processes, mostly in vain. And those after a wake-up of all tasks because of a flood.
+# Seconds between two looks at what has come, also if it was our own: a fleet that is busy would
+# otherwise attempt all the time in all processes, mostly in vain. And those after a flood.
 PAUSE, FLOOD_PAUSE = 0.01, 1.0
 # More notifications than that between two wake-ups are a flood: they stand for all tasks.
 _MANY = 500
@@ -147,16 +147,14 @@ class _Ear:
 
     async def listen(self) -> None:
         """Tell `watcher` of what is heard."""
-        pause = 0.0
         while True:
             hints = Hints()
-            with trio.move_on_after(pause):
-                while True:
+            await self._hear_or_test(hints)
+            with trio.move_on_after(FLOOD_PAUSE):
+                while is_readable(self.connection.pgconn.socket):
                     await self._hear(hints)
-            while not hints.count:
-                await self._hear_or_test(hints)
             self._tell(hints)
-            pause = FLOOD_PAUSE if hints.is_flood else PAUSE
+            await trio.sleep(FLOOD_PAUSE if hints.is_flood else PAUSE)
 
     async def _hear_or_test(self, hints: Hints) -> None:
         """Wait for a notification; test the connection after a silence."""

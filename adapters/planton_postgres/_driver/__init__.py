@@ -6,6 +6,7 @@ It knows nothing of Planton and could be published by itself.
 from ._connection import StatementTimeout, TrioConnection
 from ._pipeline import Statement
 from ._pool import Pool, PoolTimeout
+from ._wait import is_readable
 
 __all__ = [
     "Pool",
@@ -13,4 +14,5 @@ __all__ = [
     "Statement",
     "StatementTimeout",
     "TrioConnection",
+    "is_readable",
 ]
