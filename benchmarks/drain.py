@@ -1,10 +1,11 @@
 """End to end: a backlog is dispatched, consumed and ended, as a user's program does it.
 
     python benchmarks/drain.py [--storage postgres|sqlite] [--source queue|table] [--consumer …]
-        [--caps 1,10,100,1000] [--rounds 3] [--rows 50000] [--uri postgresql://…]
+        [--caps 1,10,100,1000] [--rounds 3] [--rows 50000] [--work 0] [--uri postgresql://…]
 
 A `Planton` with one task, strict cap, receipts, leases, history and durable commits claims `rows`
-instructions; each is consumed by a no-op and reported by itself:
+instructions; each is consumed by a no-op, or by a sleep of up to twice `work` seconds, and reported
+by itself:
 
 - `listener`: a listener that starts a trio task for each, which awaits `complete`;
 - `executor`: `planton_executor`, with as many slots as the cap.
@@ -16,6 +17,7 @@ Compare ratios of one run only: machines are noisy.
 """
 
 import argparse
+import random
 import statistics
 import tempfile
 import time
@@ -91,7 +93,7 @@ async def fill_sqlite(storage: SQLiteStorage, sql: str) -> None:
 
 
 async def drained(
-    storage: Any, source: str, consumer: str, cap: int, rows: int
+    storage: Any, source: str, consumer: str, cap: int, rows: int, work: float = 0.0
 ) -> tuple[float, float]:
     """Instructions a second, and microseconds of CPU an instruction."""
     is_postgres = isinstance(storage, PostgresStorage)
@@ -111,6 +113,8 @@ async def drained(
             over.set()
 
     async def report(receipt: Any) -> None:
+        if work:
+            await trio.sleep(random.uniform(0, 2 * work))
         await storage.complete(receipt)
         note()
 
@@ -120,7 +124,7 @@ async def drained(
             from planton_executor import Executor
 
             executor = Executor(storage, concurrency=cap)
-            executor.handler("bench")(handled(note))
+            executor.handler("bench")(handled(note, work))
             services.append(executor.serve)
         planton = Planton(tasks=[task], services=services)
         if consumer == "executor":
@@ -135,8 +139,10 @@ async def drained(
     return rows / seconds, used / rows * 1e6
 
 
-def handled(note: Callable[[], None]) -> Callable[[Any], Any]:
+def handled(note: Callable[[], None], work: float) -> Callable[[Any], Any]:
     async def handler(_: Any) -> None:
+        if work:
+            await trio.sleep(random.uniform(0, 2 * work))
         note()
 
     return handler
@@ -172,7 +178,14 @@ async def measure(arguments: argparse.Namespace, uri: str, folder: str) -> None:
             for _ in range(arguments.rounds):
                 await fill(storage, sql.format(rows=rows))
                 results.append(
-                    await drained(storage, arguments.source, arguments.consumer, cap, rows)
+                    await drained(
+                        storage,
+                        arguments.source,
+                        arguments.consumer,
+                        cap,
+                        rows,
+                        arguments.work,
+                    )
                 )
                 if is_postgres:
                     few = max(cap, rows // 5)
@@ -194,6 +207,7 @@ def main() -> None:
     parser.add_argument("--caps", default="1,10,100,1000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--work", type=float, default=0.0)
     parser.add_argument("--uri")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
