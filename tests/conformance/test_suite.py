@@ -3,7 +3,6 @@
 import pytest
 
 from planton.testing import StorageConformance
-from planton.testing.conformance._base import refused
 
 
 @pytest.mark.parametrize(
@@ -26,18 +25,6 @@ async def test_without_a_way_to_let_time_pass_a_suite_fails():
     """That is no capability."""
     with pytest.raises(NotImplementedError):
         await StorageConformance().advance(None, 1.0)
-
-
-def test_what_should_be_refused_and_is_not_fails():
-    """With the name of the error that was missing."""
-    with pytest.raises(AssertionError, match="no ValueError was raised"), refused(ValueError):
-        pass
-
-
-def test_an_error_that_does_not_name_its_cause_fails():
-    """The message is a promise, too."""
-    with pytest.raises(AssertionError, match="lease"), refused(ValueError, "lease"):
-        raise ValueError("something is wrong")
 
 
 def test_every_test_says_what_it_promises():

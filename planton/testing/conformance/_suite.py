@@ -1,4 +1,4 @@
-"""One suite for all storages: every promise of `planton.storage` as a test."""
+"""One suite for all storages: every promise of `planton.storage` that a backend can break."""
 
 from planton.testing.conformance._advance import AdvancePromises, TakeOverPromises
 from planton.testing.conformance._claims import ClaimPromises
@@ -6,7 +6,7 @@ from planton.testing.conformance._cron import CronPromises
 from planton.testing.conformance._database import DatabasePromises
 from planton.testing.conformance._due import DuePromises, ExpiryPromises
 from planton.testing.conformance._fleet import FleetPromises
-from planton.testing.conformance._input import HarmPromises, InputPromises
+from planton.testing.conformance._harm import HarmPromises
 from planton.testing.conformance._operations import OperationPromises
 from planton.testing.conformance._partitions import PartitionPromises
 from planton.testing.conformance._queue import QueuePromises
@@ -25,7 +25,6 @@ class StorageConformance(
     CronPromises,
     DuePromises,
     FleetPromises,
-    InputPromises,
     HarmPromises,
     DatabasePromises,
 ):
