@@ -19,6 +19,7 @@ from planton import (
     PlantonError,
 )
 from planton.storage import Reports, Storage
+from planton.storage._fleet import new_registration
 from planton.testing import EventCollector, MemoryStorage
 from planton.testing.conformance import _base as do
 
@@ -144,7 +145,7 @@ async def test_a_time_table_that_makes_no_sense_is_refused(storage):
 
 async def test_a_malformed_receipt_is_refused(storage):
     """It cannot be one that the storage gave; the good ones beside it are left alone."""
-    claimed = await do.claim_one(storage)
+    _, claimed = await do.claim_first(storage)
     for report in (*do.reports(storage).values(), storage.take_over):
         for receipt in ("", "1", "no receipt of ours", "1; DROP TABLE x", "9" * 40, 5, None):
             with pytest.raises(InvalidArgumentError, match="receipt"):
@@ -157,7 +158,7 @@ async def test_a_malformed_receipt_is_refused(storage):
 
 async def test_a_report_that_makes_no_sense_is_refused(storage):
     """And the claim stays as it is."""
-    claimed = await do.claim_one(storage, payload=1, retries=1)
+    _, claimed = await do.claim_first(storage, payload=1, retries=1)
     before = await do.record(storage, "a")
     receipt = claimed.receipt
     await refuse_each(storage.complete, "result", ({1, 2}, math.nan, object()), receipt)
@@ -281,3 +282,29 @@ async def test_times_are_read_in_a_time_zone(storage):
     here, there = [(await do.attempt(task)).due_in for task in (utc, kolkata)]
 
     assert abs((there - here) % 86400 - (86400 - 5.5 * 3600)) < 5
+
+
+@pytest.mark.parametrize(("policy", "hours"), (("skip", []), ("once", [2]), ("all", [0, 1, 2])))
+async def test_missed_times_are_dispatched_by_policy(storage, policy, hours):
+    """None, the last, or all; one that is less than a minute late was not missed."""
+    first = (await do.clock(storage)).replace(microsecond=0) + timedelta(minutes=30)
+    expression = f"{first.second} {first.minute} * * * *"
+    task = storage.cron_task("cron", expression, misfire=policy, concurrency=9)
+
+    assert [] == await do.claim(task)
+    await trio.sleep(3 * 3600)
+    expected = [(first + timedelta(hours=each)).isoformat() for each in hours]
+    assert expected == do.names(await do.claim(task))
+    await trio.sleep(1800 + 30)
+    assert 1 == len(await do.claim(task))
+
+
+async def test_a_dispatcher_is_known_while_it_runs(storage):
+    """With its machine and process; its row goes when it ends."""
+    async with Planton(tasks=[storage.queue_task("task")], storages=[storage]):
+        (seen,) = await storage.dispatchers()
+
+    own = new_registration()
+    assert (own.host, own.pid, own.version) == (seen.host, seen.pid, seen.version)
+    assert [] == await storage.dispatchers()
+    assert [] == await storage.decisions()

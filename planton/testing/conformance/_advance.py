@@ -58,24 +58,6 @@ class AdvancePromises(Hooks):
         assert ("a", [2], 1) == (again.instruction, again.payload, again.delivery)
         assert (first.receipt,) == (await storage.complete(first.receipt)).stale
 
-    async def test_the_timeout_begins_anew_with_the_work(self, storage: Any) -> None:
-        """With each payload, and with each take-over: the time in a broker is not counted."""
-        for name in ("advance", "take over"):
-            task, claimed = await do.claim_first(storage, task_name=name, timeout=40, lease=30)
-            await self.advance(storage, 25)
-            receipt = claimed.receipt
-            if name == "advance":
-                await storage.advance(receipt, 2)
-            else:
-                (receipt,) = (await storage.take_over(receipt, lease=100)).receipts.values()
-            await self.advance(storage, 25)
-            await storage.heartbeat(receipt)
-            await self.advance(storage, 14)
-
-            assert [] == await do.claim(task), name
-            await self.advance(storage, 2)
-            assert 1 == len(await do.claim(task)), name
-
     async def test_retries_are_granted_to_what_has_none(self, storage: Any) -> None:
         """When it fails for the first time, no more after that; as many again by `retry`.
 
@@ -99,7 +81,7 @@ class TakeOverPromises(Hooks):
 
     async def test_of_two_that_take_over_one_wins(self, storage: Any, other: Any) -> None:
         """At the same time, in one process or in two; the others hear that theirs is stale."""
-        claimed = await do.claim_one(storage)
+        _, claimed = await do.claim_first(storage)
         calls = [partial(each.take_over, claimed.receipt) for each in (storage, other)]
         taken = await do.at_once(*calls * 2)
         new = [each.receipts[claimed.receipt] for each in taken if each.receipts]

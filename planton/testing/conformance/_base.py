@@ -172,12 +172,6 @@ async def claim_first(storage: Any, *instructions: str, **options: Any) -> tuple
     return task, claimed
 
 
-async def claim_one(storage: Any, task_name: str = "task", **options: Any) -> Claim:
-    """Queue an instruction and claim it with a task of its own."""
-    options = {"concurrency": 10, "lease": 60, **options}
-    return (await claim_first(storage, task_name=task_name, **options))[1]
-
-
 async def end_next(task: Task, report: Callable[..., Any], *values: Any, **options: Any) -> Claim:
     """Claim the next instruction, and report something about it; the claim."""
     (claimed,) = await claim(task, 1)

@@ -115,7 +115,7 @@ class ClaimPromises(Hooks):
 
     async def test_an_expired_claim_can_still_be_ended(self, storage: Any) -> None:
         """As long as nobody took it over, its work was not done twice."""
-        claimed = await do.claim_one(storage)
+        _, claimed = await do.claim_first(storage)
         await self.advance(storage, 100)
 
         assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied

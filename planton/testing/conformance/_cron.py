@@ -7,13 +7,41 @@ from planton.testing.conformance import _base as do
 from planton.testing.conformance._base import Hooks
 
 HOUR = timedelta(hours=1)
+# An old and a new version of a program: the minutes of each from now until its times, which come
+# hourly; how many of the two have looked by then; and the steps that follow: how many minutes
+# pass, which one claims then, and how many times.
+VERSIONS: dict[str, tuple[Any, int, list[tuple[int, str, int]]]] = {
+    "a restart goes on where it was": (((30,), (30,)), 2, [(120, "new", 2)]),
+    "each has its own": (
+        ((30,), (50,)),
+        2,
+        [(0, "old", 0), (0, "new", 0), (60, "old", 1), (0, "new", 1), (0, "old", 0), (0, "new", 0)],
+    ),
+    "a time of both comes once": (
+        ((30,), (30, 50)),
+        2,
+        [(30, "old", 1), (0, "new", 0), (60, "new", 2), (0, "old", 0)],
+    ),
+    "also for one that was away": (((30, 50), (20, 30, 50)), 2, [(60, "new", 3), (0, "old", 0)]),
+    "one that was away misses none of its own": (
+        ((30, 50), (50,)),
+        2,
+        [(180, "new", 3), (0, "old", 3), (0, "old", 0), (0, "new", 0)],
+    ),
+    "a new one takes over what it has, too": (
+        ((30,), (10, 30)),
+        1,
+        [(60, "new", 1), (0, "old", 0)],
+    ),
+    "and nothing else": (((30,), (10,)), 1, [(60, "new", 0)]),
+}
 
 
-async def hourly(storage: Any, name: str = "cron", **options: Any) -> tuple[Any, datetime]:
+async def hourly(storage: Any, **options: Any) -> tuple[Any, datetime]:
     """Return a task that fires hourly, which has looked once, and the first of its times."""
     # Half an hour from now.
     first = (await do.clock(storage)).replace(microsecond=0) + timedelta(minutes=30)
-    task = storage.cron_task(name, f"{first.second} {first.minute} * * * *", **options)
+    task = storage.cron_task("cron", f"{first.second} {first.minute} * * * *", **options)
 
     assert [] == await do.claim(task)
     return task, first
@@ -22,14 +50,10 @@ async def hourly(storage: Any, name: str = "cron", **options: Any) -> tuple[Any,
 async def versions(
     storage: Any, other: Any, *minutes: tuple[int, ...], name: str = "cron", begun: int = 2
 ) -> list[Any]:
-    """Return the tasks of an old and of a new version of a program.
+    """Return the tasks of an old version of a program and of a new one, in another process.
 
-    Args:
-        storage: Of the old one.
-        other: Of the new one, in another process.
-        minutes: From now until the first times of each; all of them come again hourly.
-        name: Of the task.
-        begun: How many of them have looked once.
+    Of each the `minutes` from now until its first times, which come again hourly; the first
+    `begun` tasks have looked once.
     """
     now = (await do.clock(storage)).replace(microsecond=0)
     tasks = []
@@ -85,33 +109,17 @@ class CronPromises(Hooks):
 
             assert 1790 < (await do.attempt(task)).due_in <= 1800
 
-    async def test_missed_times_are_dispatched_by_policy(self, storage: Any) -> None:
-        """None, the last, or all, the oldest first; one that finds no slot waits for it."""
-        for policy, count in (("skip", 0), ("once", 1), ("all", 3)):
-            task, first = await hourly(storage, policy, misfire=policy, concurrency=2)
-            await self.advance(storage, 3 * 3600)
-            last = first + (await do.clock(storage) - first) // HOUR * HOUR
-            missed = [last - HOUR * hours for hours in reversed(range(count))]
-            claims = await do.claim(task)
+    async def test_a_missed_time_that_finds_no_slot_waits_for_it(self, storage: Any) -> None:
+        """The oldest go first."""
+        task, first = await hourly(storage, misfire="all", concurrency=2)
+        await self.advance(storage, 3 * 3600)
+        last = first + (await do.clock(storage) - first) // HOUR * HOUR
+        claims = await do.claim(task)
 
-            assert missed[:2] == times(claims), policy
-            assert [] == await do.claim(task), policy
-            await storage.complete(do.receipts(claims))
-            assert missed[2:] == times(await do.claim(task)), policy
-
-    async def test_a_time_that_is_a_little_late_was_not_missed(self, storage: Any) -> None:
-        """With `misfire="skip"`, and for a minute."""
-        task, _ = await hourly(storage, misfire="skip")
-        await self.advance(storage, 1830)
-
-        assert 1 == len(await do.claim(task))
-
-    async def test_a_restart_goes_on_where_it_was(self, storage: Any, other: Any) -> None:
-        """What was missed meanwhile is known: the next time is in the storage."""
-        _, after = await versions(storage, other, (30,), (30,))
-        await self.advance(storage, 2 * 3600)
-
-        assert 2 == len(await do.claim(after))
+        assert [last - 2 * HOUR, last - HOUR] == times(claims)
+        assert [] == await do.claim(task)
+        await storage.complete(claims[0].receipt)
+        assert [last] == times(await do.claim(task))
 
     async def test_a_changed_expression_counts_at_once(self, storage: Any, other: Any) -> None:
         """It does not wait for the next time of the one before, which may be years away."""
@@ -121,66 +129,22 @@ class CronPromises(Hooks):
 
         assert 1 == len(await do.claim(task))
 
-    async def test_two_versions_side_by_side_lose_nothing(self, storage: Any, other: Any) -> None:
-        """Each has its next time, whatever the other does meanwhile."""
-        old, new = await versions(storage, other, (30,), (50,))
-
-        assert [] == await do.claim(old) + await do.claim(new)
-        await self.advance(storage, 3600)
-        earlier, later = [await do.claim(task) for task in (old, new)]
-
-        assert 1 == len(earlier) == len(later)
-        assert timedelta(minutes=20) == times(later)[0] - times(earlier)[0]
-        assert [] == await do.claim(old) + await do.claim(new)
-
-    async def test_a_time_of_two_versions_is_dispatched_once(
+    async def test_two_versions_lose_nothing_and_repeat_nothing(
         self, storage: Any, other: Any
     ) -> None:
-        """By whichever comes first, in time and late; the times of one only by that one."""
-        old, new = await versions(storage, other, (30,), (30, 50))
-        await self.advance(storage, 1800)
-        (shared,) = await do.claim(old)
+        """A time of both is claimed once, in time or late; the times of one only by that one."""
+        for case, (minutes, begun, steps) in VERSIONS.items():
+            tasks = await versions(storage, other, *minutes, name=case, begun=begun)
+            seen: list[str] = []
+            for step in steps:
+                passed, which, count = step
+                await self.advance(storage, 60 * passed)
+                claims = await do.claim(tasks[which == "new"])
+                seen += do.names(claims)
 
-        assert [] == await do.claim(new)
-        await self.advance(storage, 3600)
-        alone, both = do.names(await do.claim(new))
-        assert 3 == len({shared.instruction, alone, both})
-        assert [] == await do.claim(old)
-
-    async def test_a_time_that_was_dispatched_is_not_dispatched_again(
-        self, storage: Any, other: Any
-    ) -> None:
-        """After a version that had it, too, was away: however it ended."""
-        old, new = await versions(storage, other, (30, 50), (20, 30, 50))
-        await self.advance(storage, 3600)
-        claimed = await do.claim(new)
-
-        assert 3 == len(claimed)
-        await storage.complete(do.receipts(claimed))
-        assert [] == await do.claim(old)
-
-    async def test_a_new_version_takes_over_what_the_old_one_left(
-        self, storage: Any, other: Any
-    ) -> None:
-        """A time that had come when the old one was stopped, if it is a time of the new one."""
-        old, heir = await versions(storage, other, (30,), (10, 30), begun=1)
-        _, stranger = await versions(storage, other, (30,), (10,), name="strange", begun=1)
-        await self.advance(storage, 3600)
-
-        assert [] == await do.claim(stranger)
-        assert 1 == len(await do.claim(heir))
-        assert [] == await do.claim(old)
-
-    async def test_a_version_that_was_away_misses_nothing(self, storage: Any, other: Any) -> None:
-        """Its times are missed times, of which none fires twice, whatever the other has done."""
-        old, new = await versions(storage, other, (30, 50), (50,))
-        await self.advance(storage, 3 * 3600)
-        both = await do.claim(new)
-        alone = await do.claim(old)
-
-        assert (3, 3) == (len(both), len(alone))
-        assert not set(do.names(both)) & set(do.names(alone))
-        assert [] == await do.claim(old) + await do.claim(new)
+                assert count == len(claims), (case, step)
+                await storage.complete(do.receipts(claims))
+            assert len(set(seen)) == len(seen), case
 
     async def test_a_fire_time_is_an_instruction_like_any_other(self, storage: Any) -> None:
         """It has a lease, is delivered again, and can fail and be retried."""

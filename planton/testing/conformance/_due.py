@@ -152,39 +152,6 @@ class ExpiryPromises(Hooks):
         assert ["d"] == await storage.get_active_instructions("task")
         assert ["e"] == do.names(await do.claim(unable))
 
-    async def test_what_is_queued_again_waits_for_a_claim_that_expires(self, storage: Any) -> None:
-        """The expired one is delivered again first, never both at the same time."""
-        task, _ = await do.claim_first(storage, payload="first", concurrency=5, lease=30)
-        await do.enqueue(storage, "task", "a", payload="second")
-        await self.advance(storage, 31)
-        (again,) = await do.claim(task)
-
-        assert ("first", 2) == (again.payload, again.delivery)
-        assert [] == await do.claim(task)
-        await storage.complete(again.receipt)
-        (last,) = await do.claim(task)
-        assert ("second", 1) == (last.payload, last.delivery)
-
-    async def test_what_is_queued_again_follows_one_that_died(self, storage: Any) -> None:
-        """In the very claim that ends the other, whose slot it takes."""
-        task, _ = await do.claim_first(storage, payload="first", lease=30, deliveries=1)
-        await do.enqueue(storage, "task", "a", payload="second")
-        await self.advance(storage, 31)
-        (second,) = await do.claim(task)
-
-        assert ("second", 1) == (second.payload, second.delivery)
-        assert ["a dead", "a running"] == await do.statuses(storage)
-
-    async def test_one_not_offered_meets_its_successor(self, storage: Any, other: Any) -> None:
-        """It is the same unit of work: it is queued once, and claimable by whoever offers that."""
-        await do.claim_first(storage, tags=["gpu"], lease=30)
-        await do.enqueue(storage, "task", "a", payload="second")
-        await self.advance(storage, 31)
-        (second,) = await do.claim(other.queue_task("task", lease=30))
-
-        assert "second" == second.payload
-        assert ["a running"] == await do.statuses(storage)
-
     async def test_the_count_of_give_backs_begins_anew_with_the_work(self, storage: Any) -> None:
         """`advance` shows that it was delivered; an expired lease does not."""
         for name in ("advance", "expire"):

@@ -35,7 +35,7 @@ class HarmPromises(Hooks):
 
     async def test_migrating_again_changes_nothing(self, storage: Any) -> None:
         """And what is there stays."""
-        claimed = await do.claim_one(storage)
+        _, claimed = await do.claim_first(storage)
 
         assert 0 == await storage.migrate()
         assert (claimed.receipt,) == (await storage.complete(claimed.receipt)).applied
@@ -76,7 +76,7 @@ class HarmPromises(Hooks):
                 await do.claim(bad)
 
         others = [partial(do.claim, one), partial(storage.complete, claimed.receipt)]
-        await do.at_once(fail, *others, partial(do.claim, two), fail)
+        await do.at_once(fail, *others, partial(do.claim, two))
 
         assert ["a", "b", "c"] == sorted(await storage.get_active_instructions("one"))
         assert ["a succeeded", "b running", "c running"] == (await do.statuses(storage, "two"))

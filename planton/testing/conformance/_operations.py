@@ -33,7 +33,7 @@ class OperationPromises(Hooks):
         await self.advance(storage, 31)
 
         assert [[], []] == [await do.claim(task) for task in tasks]
-        assert "a" == (await do.claim_one(storage, "another")).instruction
+        await do.claim_first(storage, task_name="another")
         for _ in range(2):
             await storage.resume("task")
         assert ["a", "b"] == sorted(do.names(await do.claim(tasks[1])))
@@ -73,14 +73,7 @@ class OperationPromises(Hooks):
         assert 2 == (await do.claim(task))[0].payload
 
     async def test_named_ones_can_be_retried(self, storage: Any) -> None:
-        """Even one that succeeded; the others stay."""
-        await end_three(storage)
-
-        assert 2 == await storage.retry("task", ["succeeded", "dead"])
-        assert ["dead queued", "failed failed", "succeeded queued"] == (await do.statuses(storage))
-
-    async def test_what_was_not_ended_is_not_retried(self, storage: Any) -> None:
-        """One that is active, queued, or unknown is refused by name, and none is retried."""
+        """However they ended; with one that is active, queued or unknown none is, by its name."""
         task = await end_three(storage)
         await do.enqueue(storage, "task", "active")
         await do.claim(task)
@@ -92,6 +85,9 @@ class OperationPromises(Hooks):
                 await storage.retry("task", ["dead", instruction])
 
             assert before == await do.statuses(storage)
+        assert 2 == await storage.retry("task", ["succeeded", "dead"])
+        again = ["dead queued", "failed failed", "queued queued", "succeeded queued"]
+        assert ["active running", *again] == await do.statuses(storage)
 
     async def test_what_is_back_already_is_not_retried_with_the_rest(self, storage: Any) -> None:
         """One that died and was queued anew, or succeeded later, is left alone."""

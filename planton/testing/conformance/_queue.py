@@ -18,22 +18,42 @@ class QueuePromises(Hooks):
 
         assert (1, 0) == do.fields(await do.record(storage, "a"), "payload priority")
 
-    async def test_what_is_active_can_be_queued_again(self, storage: Any) -> None:
-        """It is claimed after that claim has ended, never at the same time."""
-        task, first = await do.claim_first(storage, concurrency=5)
-        await do.enqueue(storage, "task", "a", payload="again")
+    async def test_what_is_active_can_be_queued_again(self, storage: Any, other: Any) -> None:
+        """It is claimed after that claim, whatever becomes of it, never at the same time.
 
-        assert [] == await do.claim(task)
-        await storage.complete(first.receipt)
-        (second,) = await do.claim(task)
+        What expires goes first; what ends as dead leaves its slot to the other in the same claim;
+        what is offered no more is the same unit of work, and is queued once.
+        """
+        cases: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
+            ("complete", {"concurrency": 5}, [("second", 1)]),
+            ("expire", {"concurrency": 5}, [("first", 2), ("second", 1)]),
+            ("die", {"deliveries": 1}, [("second", 1)]),
+            ("not offered", {"tags": ["gpu"]}, [("second", 1)]),
+        ]
+        for case, options, expected in cases:
+            task, claimed = await do.claim_first(
+                storage, payload="first", task_name=case, lease=30, **options
+            )
+            await do.enqueue(storage, case, "a", payload="second")
 
-        assert ("a", "again", 1) == (second.instruction, second.payload, second.delivery)
+            assert [] == await do.claim(task), case
+            if case == "complete":
+                await storage.complete(claimed.receipt)
+            else:
+                await self.advance(storage, 31)
+            seen = []
+            task = other.queue_task(case, lease=30, **{**options, "tags": []})
+            while claims := await do.claim(task):
+                seen += do.table(claims, "payload delivery")
+                assert 1 == len(claims), case
+                await storage.complete(do.receipts(claims))
+            assert expected == seen, case
 
     async def test_what_is_queued_and_given_back_is_one_unit_of_work(self, storage: Any) -> None:
         """A claim that comes back meets its successor in the queue: it is there once."""
         for number, back in enumerate((storage.release, do.failing(storage))):
             name = f"task{number}"
-            claimed = await do.claim_one(storage, name, retries=1)
+            _, claimed = await do.claim_first(storage, task_name=name, retries=1)
             await do.enqueue(storage, name, "a")
             await back(claimed.receipt)
 

@@ -13,7 +13,7 @@ class ReportPromises(Hooks):
 
     async def test_a_completed_claim_is_kept_with_its_result(self, storage: Any) -> None:
         """It is active no more; times are there only where they mean something."""
-        claimed = await do.claim_one(storage, lease=30)
+        _, claimed = await do.claim_first(storage, lease=30)
         before = await do.record(storage, "a")
         result = {"rows": [1, None, "ä"]}
         done = await storage.complete(claimed.receipt, result)
@@ -79,7 +79,7 @@ class ReportPromises(Hooks):
     async def test_a_receipt_is_enough_for_another_process(self, storage: Any, other: Any) -> None:
         """A storage that never heard of the task reports by nothing but the receipt."""
         for number, (name, report) in enumerate(do.reports(other).items()):
-            claimed = await do.claim_one(storage, f"task{number}")
+            _, claimed = await do.claim_first(storage, task_name=f"task{number}")
 
             assert (claimed.receipt,) == (await report(str(claimed.receipt))).applied, name
 
@@ -95,19 +95,27 @@ class ReportPromises(Hooks):
         assert 1 == len(await do.claim(task))
 
     async def test_no_heartbeat_goes_beyond_the_timeout(self, storage: Any) -> None:
-        """A handler that hangs and keeps beating loses its claim when its time is up."""
-        task, claimed = await do.claim_first(storage, timeout=40, lease=30)
-        await self.advance(storage, 25)
-        await storage.heartbeat(claimed.receipt)
-        await self.advance(storage, 10)
-        await storage.heartbeat(claimed.receipt)
+        """A handler that hangs and keeps beating loses its claim when its time is up.
 
-        assert [] == await do.claim(task)
-        await self.advance(storage, 6)
-        await storage.heartbeat(claimed.receipt)
-        (again,) = await do.claim(task)
+        That begins anew with each payload, and with a take-over: waiting in a broker is no work.
+        """
+        for name in ("claim", "advance", "take over"):
+            task, claimed = await do.claim_first(storage, task_name=name, timeout=40, lease=30)
+            receipt = claimed.receipt
+            if name == "advance":
+                await self.advance(storage, 25)
+                await storage.advance(receipt, 2)
+            if name == "take over":
+                await self.advance(storage, 25)
+                (receipt,) = (await storage.take_over(receipt, lease=100)).receipts.values()
+            for seconds in (25, 14):
+                await self.advance(storage, seconds)
+                await storage.heartbeat(receipt)
 
-        assert 2 == again.delivery
+            assert [] == await do.claim(task), name
+            await self.advance(storage, 2)
+            await storage.heartbeat(receipt)
+            assert 1 == len(await do.claim(task)), name
 
     async def test_a_failure_with_retries_left_is_queued_again(self, storage: Any) -> None:
         """At once, with one retry less and the error; when none is left it ends as dead."""
@@ -123,11 +131,9 @@ class ReportPromises(Hooks):
 
     async def test_reports_of_one_claim_end_it_once(self, storage: Any, other: Any) -> None:
         """Of whatever kind they are: whoever comes second is told that he is late."""
-        receipt = (await do.claim_one(storage, retries=1)).receipt
-        ends = [(each.complete, do.failing(each), each.release) for each in (storage, other)]
-        done = await do.at_once(
-            *(partial(end, receipt) for both in zip(*ends, strict=True) for end in both)
-        )
+        _, claimed = await do.claim_first(storage, retries=1)
+        ends = [storage.complete, do.failing(other), storage.release, other.complete]
+        done = await do.at_once(*(partial(end, claimed.receipt) for end in ends))
 
         assert 1 == sum(len(each.applied) for each in done)
         assert 1 == len(await do.statuses(storage))
@@ -140,7 +146,9 @@ class ReportPromises(Hooks):
             (ValueError("no"), {}, ("queued", "ValueError: no", 4, 3)),
         ]
         for number, (error, options, expected) in enumerate(cases):
-            claimed = await do.claim_one(storage, f"task{number}", retries=5, priority=3)
+            _, claimed = await do.claim_first(
+                storage, task_name=f"task{number}", retries=5, priority=3
+            )
             await storage.fail(claimed.receipt, error, **options)
             found = await do.record(storage, "a", f"task{number}")
 
