@@ -22,10 +22,12 @@ class QueuePromises(Hooks):
         """It is claimed after that claim, whatever becomes of it, never at the same time.
 
         What expires goes first; what ends as dead leaves its slot to the other in the same claim;
-        what is offered no more is the same unit of work, and is queued once.
+        what comes back to the queue, as it is offered no more, is one unit of work with the other.
         """
         cases: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
             ("complete", {"concurrency": 5}, [("second", 1)]),
+            ("release", {"concurrency": 5}, [("second", 1)]),
+            ("fail", {"concurrency": 5, "retries": 1}, [("second", 1)]),
             ("expire", {"concurrency": 5}, [("first", 2), ("second", 1)]),
             ("die", {"deliveries": 1}, [("second", 1)]),
             ("not offered", {"tags": ["gpu"]}, [("second", 1)]),
@@ -37,27 +39,18 @@ class QueuePromises(Hooks):
             await do.enqueue(storage, case, "a", payload="second")
 
             assert [] == await do.claim(task), case
-            if case == "complete":
-                await storage.complete(claimed.receipt)
+            if report := do.reports(storage).get(case):
+                await report(claimed.receipt)
             else:
                 await self.advance(storage, 31)
             seen = []
-            task = other.queue_task(case, lease=30, **{**options, "tags": []})
+            again = {name: options[name] for name in options if name not in ("tags", "retries")}
+            task = other.queue_task(case, lease=30, **again)
             while claims := await do.claim(task):
                 seen += do.table(claims, "payload delivery")
                 assert 1 == len(claims), case
                 await storage.complete(do.receipts(claims))
             assert expected == seen, case
-
-    async def test_what_is_queued_and_given_back_is_one_unit_of_work(self, storage: Any) -> None:
-        """A claim that comes back meets its successor in the queue: it is there once."""
-        for number, back in enumerate((storage.release, do.failing(storage))):
-            name = f"task{number}"
-            _, claimed = await do.claim_first(storage, task_name=name, retries=1)
-            await do.enqueue(storage, name, "a")
-            await back(claimed.receipt)
-
-            assert ["a queued"] == await do.statuses(storage, name)
 
     async def test_priority_then_time_then_arrival(self, storage: Any) -> None:
         """High priorities first; the earlier due of equals; then first come, first served."""
