@@ -210,6 +210,22 @@ async def test_a_report_that_is_refused_stops_no_other(storage):
     assert ["4"] == await storage.get_active_instructions("task")
 
 
+async def test_different_reports_may_be_sent_together(storage):
+    """Each is answered by itself; a receipt that is none spoils no other report."""
+    await do.enqueue(storage, "task", "a", "b", "c")
+    a, b, c = do.receipts(await do.claim(storage.queue_task("task", concurrency=3)))
+    await storage.complete(c)
+    done, strange, released = await storage.report_many(
+        [("complete", [a], ("1",)), ("complete", ["strange"], ("1",)), ("release", [b, c], ())]
+    )
+
+    assert ((a,), ()) == (done.applied, done.stale)
+    assert isinstance(strange, InvalidArgumentError)
+    assert ((b,), (c,)) == (released.applied, released.stale)
+    assert 1 == (await do.record(storage, "a")).result
+    assert [] == await storage.report_many([])
+
+
 # Tasks
 
 
@@ -308,3 +324,20 @@ async def test_a_dispatcher_is_known_while_it_runs(storage):
     assert (own.host, own.pid, own.version) == (seen.host, seen.pid, seen.version)
     assert [] == await storage.dispatchers()
     assert [] == await storage.decisions()
+
+
+@pytest.mark.parametrize("options", ({}, {"partition_concurrency": 1, "concurrency": 9}))
+async def test_an_ended_claim_wakes_its_task(storage, options):
+    """A freed slot, of the task or of a partition, does not wait for the next poll."""
+    await do.enqueue(storage, "task", *"abc", partition="p")
+    task = storage.queue_task("task", delay=3600, **options)
+    planton = Planton(tasks=[task], storages=[storage])
+    seen = EventCollector(planton)
+    with trio.fail_after(30):
+        async with planton:
+            for count, end in enumerate((storage.complete, do.failing(storage)), 1):
+                events = await seen.wait_for(InstructionEvent, count)
+                await end(events[-1].receipt)
+            await seen.wait_for(InstructionEvent, 3)
+
+    assert ["a", "b", "c"] == seen.instructions

@@ -81,7 +81,7 @@ class Moment:
             value = function(argument)
         finally:
             sys.settrace(before)
-        return self.stepwise(_awaited(value)) if inspect.isawaitable(value) else value
+        return self.stepwise(done(value)) if inspect.isawaitable(value) else value
 
     @types.coroutine
     def stepwise(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -98,8 +98,9 @@ class Moment:
                 yield from self.action(self).__await__()
 
 
-async def _awaited(value: Awaitable[Any]) -> Any:
-    return await value
+async def done(value: Awaitable[Any] | Any) -> Any:
+    """Return what a function of the user's returned, awaited if it is to be awaited."""
+    return await value if inspect.isawaitable(value) else value
 
 
 class _Lines:

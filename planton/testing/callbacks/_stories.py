@@ -9,8 +9,8 @@ import trio
 
 from planton._errors import InvalidArgumentError
 from planton._functions import is_async
-from planton.testing.callbacks._bench import EVERYTHING, Bench, Dispatcher, done
-from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment, cancel
+from planton.testing.callbacks._bench import EVERYTHING, Bench, Dispatcher
+from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment, cancel, done
 from planton.testing.callbacks._report import REMEDIES, CallbackReport, Finding, Guarantee
 
 # A claim that has more steps than that is held up at these only.
@@ -47,8 +47,10 @@ class Stories(Bench):
         await self._held_up(undelivered, CLAIMED, 1, 1)
         steps = await _at_each_step(self._held_up_at)
         await self._all_at_once()
+        # With a lock, not all of them may count.
+        counted = "counted" if example.task.lock is None else "asked for the lock"
         kept["cap"] = kept["once"] = (
-            f"{self.count} dispatchers {_counted(example)} before any of them claimed; one was "
+            f"{self.count} dispatchers {counted} before any of them claimed; one was "
             f"held up at each of the {steps} steps within its claim, and before it delivered, "
             f"while another attempted; {self.count} claimed at the same time, {ROUNDS} times"
         )
@@ -198,11 +200,6 @@ async def _at_each_step(play: Callable[[int], Awaitable[int]]) -> int:
         if await play(step) < step:
             return step - 1
     return MOST_STEPS
-
-
-def _counted(example: Dispatcher) -> str:
-    """Return what dispatchers did first: with a lock, not all of them may count."""
-    return "counted" if example.task.lock is None else "asked for the lock"
 
 
 def _some(names: set[str]) -> str:

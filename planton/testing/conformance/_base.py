@@ -133,11 +133,6 @@ async def heard(calls: Iterable[Callable[[], Awaitable[Any]]]) -> dict[int, Any]
     return answers
 
 
-def an_hour(attempt_number: int) -> float:
-    """Return a delay that a storage cannot know, as nobody but the core calls the function."""
-    return 3600.0 if attempt_number else 0.0
-
-
 def names(claims: Iterable[Any]) -> list[str]:
     """Return the instructions of claims or records."""
     return [each.instruction for each in claims]

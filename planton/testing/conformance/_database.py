@@ -63,19 +63,22 @@ class DatabasePromises(Hooks):
         assert ("a", None, 1) == (claimed.instruction, claimed.payload, claimed.delivery)
 
     async def test_rows_of_a_table_become_instructions(self, storage: Any, other: Any) -> None:
-        """Each once, under the cap, whoever claims."""
+        """Each once, under the cap, whoever claims; their deliveries can be used up."""
         await self.add_rows(storage, *range(1, 8))
-        tasks = [
-            each.claim_task("task", sql=self.claim_sql, concurrency=3) for each in (storage, other)
+        options: Any = {"concurrency": 3, "lease": 30, "deliveries": 1}
+        one, two = [
+            each.claim_task("task", sql=self.claim_sql, **options) for each in (storage, other)
         ]
-        first = await do.claim(tasks[0])
+        first = await do.claim(one)
 
-        assert [] == await do.claim(tasks[1])
+        assert [] == await do.claim(two)
         await storage.complete(do.receipts(first)[:2])
-        second = await do.claim(tasks[1])
-
+        second = await do.claim(two)
         assert [["1", "2", "3"], ["4", "5"]] == [sorted(do.names(first)), sorted(do.names(second))]
         assert to_claimant(None) == (await do.record(storage, "4")).claimed_by
+        await self.advance(storage, 31)
+        assert ["6", "7"] == sorted(do.names(await do.claim(one)))
+        assert 3 == len(await storage.find(status="dead"))
 
     async def test_what_comes_back_precedes_the_users_table(self, storage: Any) -> None:
         """Retries, as many as the task says, are taken before new rows."""
@@ -168,16 +171,6 @@ class DatabasePromises(Hooks):
         (second,) = await do.claim(task)
 
         assert ["1", "1", "2"] == do.names([claimed, again, second])
-
-    async def test_deliveries_of_rows_can_be_used_up(self, storage: Any) -> None:
-        """As of what is queued."""
-        await self.add_rows(storage, 1, 2)
-        task = storage.claim_task("task", sql=self.claim_sql, lease=30, deliveries=1)
-        await do.claim(task)
-        await self.advance(storage, 31)
-
-        assert ["2"] == do.names(await do.claim(task))
-        assert ["1 dead", "2 running"] == await do.statuses(storage)
 
     async def test_a_statement_without_limit_is_refused(self, storage: Any) -> None:
         """It could claim too much."""

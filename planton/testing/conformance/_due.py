@@ -16,7 +16,7 @@ class DuePromises(Hooks):
 
     async def test_a_dispatcher_is_there_when_something_becomes_due(self, storage: Any) -> None:
         """Queued for later, failed for now, lost with its consumer, or a time of the calendar."""
-        options = {"delay": do.an_hour, "lease": 1}
+        options: Any = {"delay": lambda number: 3600.0 if number else 0.0, "lease": 1}
         soon = await do.clock(storage) + timedelta(seconds=1)
         later = await do.queue_up(storage, "a", task_name="later", run_at=soon, **options)
         lost, _ = await do.claim_first(storage, task_name="lost", **options)
@@ -29,15 +29,6 @@ class DuePromises(Hooks):
                 with trio.move_on_after(60) as scope:
                     awaited.discard((await anext(stream)).task_name)
                 assert not scope.cancelled_caught, f"nothing came of {awaited}"
-
-    async def test_the_next_time_is_told_whatever_the_delay(self, storage: Any) -> None:
-        """The dispatcher cuts its delay to it; the storage need not know how long that is."""
-        later = await do.clock(storage) + timedelta(seconds=100)
-        for number, delay in enumerate((3600, 10, do.an_hour)):
-            name = f"task{number}"
-            task = await do.queue_up(storage, "a", task_name=name, run_at=later, delay=delay)
-
-            do.assert_due_in(100, await do.attempt(task))
 
     async def test_the_time_of_a_retry_is_told(self, storage: Any) -> None:
         """As that of whatever is queued for later; `retry_in` counts from the report on."""

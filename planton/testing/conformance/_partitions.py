@@ -115,17 +115,6 @@ class PartitionPromises(Hooks):
         await storage.retry("task")
         assert ["acme"] == [each.partition for each in await do.claim(task)]
 
-    async def test_an_expired_claim_keeps_its_room(self, storage: Any) -> None:
-        """Whoever rescues it takes no other of the same partition."""
-        task = storage.queue_task("task", concurrency=9, lease=10, partition_concurrency=1)
-        await do.enqueue(storage, "task", "1", "2", partition="a")
-        await do.claim(task)
-        await self.advance(storage, 11)
-        await do.enqueue(storage, "task", "3", partition="b")
-        again = await do.claim(task)
-
-        assert [("1", 2), ("3", 1)] == do.table(again, "instruction delivery")
-
     async def test_the_next_of_a_partition_passes_what_is_active(self, storage: Any) -> None:
         """It is queued again, and waits: the next one of the partition is taken."""
         task = storage.queue_task("task", concurrency=9, partition_concurrency=2)
@@ -145,7 +134,10 @@ class PartitionPromises(Hooks):
         assert ["b1", "b2"] == do.names(await do.claim(task))
 
     async def test_full_partitions_are_said_and_not_polled(self, storage: Any) -> None:
-        """The attempt is `limited`; the end of a lease, or what is due later, is the next time."""
+        """The attempt is `limited`; the end of a lease, or what is due later, is the next time.
+
+        An expired claim keeps its room: whoever rescues it takes no other of the same partition.
+        """
         task = storage.queue_task("task", concurrency=9, lease=80, partition_concurrency=1)
         later = await do.clock(storage) + timedelta(seconds=50)
         await do.enqueue(storage, "task", "1", "2", partition="a")
@@ -156,6 +148,9 @@ class PartitionPromises(Hooks):
 
             assert ([], "limited", 1) == (batch.claims, batch.outcome, batch.active)
             do.assert_due_in(50, batch)
+        await self.advance(storage, 81)
+        again = await do.claim(task)
+        assert [("1", 2), ("3", 1)] == do.table(again, "instruction delivery")
 
     async def test_a_lower_limit_ends_nothing(self, storage: Any) -> None:
         """What is active goes on; no other is taken until there is room again."""

@@ -70,8 +70,10 @@ class QueuePromises(Hooks):
         zone = timezone(timedelta(hours=5))
         later = (await do.clock(storage)).astimezone(zone) + timedelta(hours=1)
         task = await do.queue_up(storage, "a", run_at=later)
+        before = await do.attempt(task)
 
-        assert [] == await do.claim(task)
+        assert [] == before.claims
+        do.assert_due_in(3600, before)
         found = await do.record(storage, "a")
         assert abs(found.run_at - later) < timedelta(milliseconds=1)
         assert UTC.utcoffset(None) == found.run_at.utcoffset()

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-from planton._errors import InvalidArgumentError
 from planton.testing.conformance import _base as do
 from planton.testing.conformance._base import Hooks
 
@@ -41,21 +40,6 @@ class ReportPromises(Hooks):
             assert ((c, a), (b,)) == (done.applied, done.stale), name
             nothing = await report([])
             assert ((), ()) == (nothing.applied, nothing.stale), name
-
-    async def test_different_reports_may_be_sent_together(self, storage: Any) -> None:
-        """Each is answered by itself; a receipt that is none spoils no other report."""
-        await do.enqueue(storage, "task", "a", "b", "c")
-        a, b, c = do.receipts(await do.claim(storage.queue_task("task", concurrency=3)))
-        await storage.complete(c)
-        done, strange, released = await storage.report_many(
-            [("complete", [a], ("1",)), ("complete", ["strange"], ("1",)), ("release", [b, c], ())]
-        )
-
-        assert ((a,), ()) == (done.applied, done.stale)
-        assert isinstance(strange, InvalidArgumentError)
-        assert ((b,), (c,)) == (released.applied, released.stale)
-        assert 1 == (await do.record(storage, "a")).result
-        assert [] == await storage.report_many([])
 
     async def test_a_stale_receipt_changes_nothing(self, storage: Any) -> None:
         """Once its claim was ended, given back, taken over or rescued, all reports are refused."""

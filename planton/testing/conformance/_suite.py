@@ -30,24 +30,6 @@ class StorageConformance(
 ):
     """What a storage promises, as tests for pytest with pytest-trio in its `trio_mode`.
 
-    Subclass it, give it two fixtures and a way to let time pass, and say what the storage can do
-    besides; their list is in docs/adapters.md.
-
-    Examples:
-        A storage that lives in a file::
-
-            class TestMyStorage(StorageConformance):
-                @pytest.fixture
-                async def storage(self, tmp_path):
-                    async with MyStorage(tmp_path / "app.db") as storage:
-                        await storage.migrate()
-                        yield storage
-
-                @pytest.fixture
-                async def other(self, storage):
-                    async with MyStorage(storage.path) as other:
-                        yield other
-
-                async def advance(self, storage, seconds):
-                    set_all_stored_times_back(storage.path, seconds)
+    Subclass it, give it the fixtures `storage` and `other` and a way to let time pass, and say what
+    the storage can do besides: docs/adapters.md has an example, and the list.
     """

@@ -65,11 +65,10 @@ class Ledger:
         for one in found:
             for receipt in one if isinstance(one, Mapping) else ():
                 self.acknowledged(to_text(receipt))
-        pairs = zip(requests, claimed, strict=True)
-        made = [(request, each) for request, each in pairs if isinstance(each, Claimed)]
-        for request, each in made:
-            receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
-            self.claimed(request.rule.task_name, receipts)
+        for request, each in zip(requests, claimed, strict=True):
+            if isinstance(each, Claimed):
+                receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
+                self.claimed(request.rule.task_name, receipts)
 
     def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
         now = trio.current_time()
