@@ -1,5 +1,8 @@
 """The suite itself: what it says to those who use it."""
 
+import subprocess
+import sys
+
 import pytest
 
 from planton.testing import StorageConformance
@@ -25,6 +28,13 @@ async def test_without_a_way_to_let_time_pass_a_suite_fails():
     """That is no capability."""
     with pytest.raises(NotImplementedError):
         await StorageConformance().advance(None, 1.0)
+
+
+def test_the_suite_is_loaded_when_it_is_asked_for():
+    """So that all else of `planton.testing` works without pytest."""
+    code = "import sys; sys.modules['pytest'] = None; from planton.testing import simulate"
+
+    assert 0 == subprocess.run([sys.executable, "-c", code], timeout=60).returncode
 
 
 def test_every_test_says_what_it_promises():

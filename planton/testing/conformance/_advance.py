@@ -109,9 +109,7 @@ class TakeOverPromises(Hooks):
         After it nothing is taken over: somebody may have it already.
         """
         for name, lease, alive in (("given", 100, 99), ("kept", None, 29)):
-            await do.enqueue(storage, name, "a")
-            task = storage.queue_task(name, lease=30)
-            (claimed,) = await do.claim(task)
+            task, claimed = await do.claim_first(storage, task_name=name, lease=30)
             await self.advance(storage, 20)
             (new,) = (await storage.take_over(claimed.receipt, lease=lease)).receipts.values()
             for _ in range(2):

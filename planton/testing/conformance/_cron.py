@@ -38,8 +38,7 @@ VERSIONS: dict[str, tuple[Any, int, list[tuple[int, str, int]]]] = {
 
 
 async def hourly(storage: Any, **options: Any) -> tuple[Any, datetime]:
-    """Return a task that fires hourly, which has looked once, and the first of its times."""
-    # Half an hour from now.
+    """Return a task that fires hourly from half an hour on, and its first time; it has looked."""
     first = (await do.clock(storage)).replace(microsecond=0) + timedelta(minutes=30)
     task = storage.cron_task("cron", f"{first.second} {first.minute} * * * *", **options)
 

@@ -25,8 +25,7 @@ async def enter(storage: Any, host: str = "host") -> str:
 async def beat(storage: Any, dispatcher_id: str, *told: str, gone: tuple[str, ...] = ()) -> str:
     """Let a dispatcher say that it lives, with a report about some tasks."""
     reports = {name: TaskReport.to_text(STATUS, ["first", "last"], ["eu"]) for name in told}
-    answer: str = await storage.registry.beat(dispatcher_id, 5, reports, gone)
-    return answer
+    return str(await storage.registry.beat(dispatcher_id, 5, reports, gone))
 
 
 class FleetPromises(Hooks):

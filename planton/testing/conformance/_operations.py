@@ -134,15 +134,16 @@ class OperationPromises(Hooks):
         )
 
     async def test_stats_tell_what_waits_for_how_long(self, storage: Any) -> None:
-        """Since when the oldest is due; what is due later does not wait."""
-        await do.enqueue(storage, "task", "a")
+        """Since when the oldest is due, if that is in the past; what is due later does not wait."""
+        past = await do.clock(storage) - timedelta(hours=1)
+        await do.enqueue(storage, "task", "a", run_at=past)
         await self.advance(storage, 60)
         await do.enqueue(storage, "task", "b")
         run_at = (await do.record(storage, "a")).run_at
         await do.enqueue(storage, "later", "c", run_at=run_at + timedelta(days=365))
         waiting = {each.task_name: each.oldest_due_at for each in await storage.stats()}
 
-        assert {"task": run_at, "later": None} == waiting
+        assert (run_at, None) == (waiting["task"], waiting["later"])
 
     async def test_what_is_retried_is_told_as_new(self, storage: Any) -> None:
         """Without its result, due now; what was due in the past is told as it was given."""
@@ -150,7 +151,6 @@ class OperationPromises(Hooks):
         task = await do.queue_up(storage, "a", run_at=past)
         queued = await do.record(storage, "a")
         assert abs(queued.run_at - past) < timedelta(milliseconds=1)
-        assert queued.run_at in [each.oldest_due_at for each in await storage.stats()]
         await do.end_next(task, storage.complete, {"rows": 1})
         before = await do.clock(storage)
         await storage.retry("task", ["a"])

@@ -27,8 +27,6 @@ class PartitionPromises(Hooks):
             assert [] == await do.claim(tasks[0])
             await other.complete(do.receipts(claimed))
 
-        assert [] == await do.claim(tasks[0])
-
     async def test_what_has_no_partition_is_not_limited(self, storage: Any) -> None:
         """It takes turns with the partitions, as one of them, and starves none."""
         await do.enqueue(storage, "task", *"123456")

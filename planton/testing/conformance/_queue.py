@@ -24,18 +24,19 @@ class QueuePromises(Hooks):
         What expires goes first; what ends as dead leaves its slot to the other in the same claim;
         what comes back to the queue, as it is offered no more, is one unit of work with the other.
         """
-        cases: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
-            ("complete", {"concurrency": 5}, [("second", 1)]),
-            ("release", {"concurrency": 5}, [("second", 1)]),
-            ("fail", {"concurrency": 5, "retries": 1}, [("second", 1)]),
-            ("expire", {"concurrency": 5}, [("first", 2), ("second", 1)]),
-            ("die", {"deliveries": 1}, [("second", 1)]),
-            ("not offered", {"tags": ["gpu"]}, [("second", 1)]),
+        # What becomes of the claim, how it was queued, how it is claimed, and what is claimed then.
+        cases: list[tuple[str, dict[str, Any], dict[str, Any], list[tuple[str, int]]]] = [
+            ("complete", {}, {}, [("second", 1)]),
+            ("release", {}, {}, [("second", 1)]),
+            ("fail", {"retries": 1}, {}, [("second", 1)]),
+            ("expire", {}, {}, [("first", 2), ("second", 1)]),
+            ("die", {}, {"deliveries": 1, "concurrency": 1}, [("second", 1)]),
+            ("not offered", {"tags": ["gpu"]}, {}, [("second", 1)]),
         ]
-        for case, options, expected in cases:
-            task, claimed = await do.claim_first(
-                storage, payload="first", task_name=case, lease=30, **options
-            )
+        for case, given, options, expected in cases:
+            options = {"lease": 30, "concurrency": 5, **options}
+            given = {"task_name": case, "payload": "first", **given}
+            task, claimed = await do.claim_first(storage, **given, **options)
             await do.enqueue(storage, case, "a", payload="second")
 
             assert [] == await do.claim(task), case
@@ -44,8 +45,7 @@ class QueuePromises(Hooks):
             else:
                 await self.advance(storage, 31)
             seen = []
-            again = {name: options[name] for name in options if name not in ("tags", "retries")}
-            task = other.queue_task(case, lease=30, **again)
+            task = other.queue_task(case, **options)
             while claims := await do.claim(task):
                 seen += do.table(claims, "payload delivery")
                 assert 1 == len(claims), case

@@ -43,22 +43,16 @@ class ReportPromises(Hooks):
 
     async def test_a_stale_receipt_changes_nothing(self, storage: Any) -> None:
         """Once its claim was ended, given back, taken over or rescued, all reports are refused."""
-        ways = {
-            "complete": storage.complete,
-            "fail": do.failing(storage),
-            "release": storage.release,
-            "take over": storage.take_over,
-            "rescue": None,
-        }
-        for way, end in ways.items():
+        reports = {**do.reports(storage), "take over": storage.take_over}
+        for way in ("complete", "fail", "release", "take over", "rescue"):
             task, late = await do.claim_first(storage, task_name=way, retries=3, lease=30)
-            if end is None:
+            if way == "rescue":
                 await self.advance(storage, 31)
                 assert 1 == len(await do.claim(task))
             else:
-                await end(late.receipt)
+                await reports[way](late.receipt)
             before = await do.record(storage, "a", way)
-            for name, report in {**do.reports(storage), "take over": storage.take_over}.items():
+            for name, report in reports.items():
                 assert (late.receipt,) == (await report(late.receipt)).stale, (way, name)
                 assert before == await do.record(storage, "a", way), (way, name)
 
@@ -81,11 +75,11 @@ class ReportPromises(Hooks):
         for name in ("claim", "advance", "take over"):
             task, claimed = await do.claim_first(storage, task_name=name, timeout=40, lease=30)
             receipt = claimed.receipt
-            if name == "advance":
+            if name != "claim":
                 await self.advance(storage, 25)
+            if name == "advance":
                 await storage.advance(receipt, 2)
             if name == "take over":
-                await self.advance(storage, 25)
                 (receipt,) = (await storage.take_over(receipt, lease=100)).receipts.values()
             for seconds in (25, 14):
                 await self.advance(storage, seconds)
@@ -98,7 +92,7 @@ class ReportPromises(Hooks):
 
     async def test_a_failure_with_retries_left_is_queued_again(self, storage: Any) -> None:
         """At once, with one retry less and the error; when none is left it ends as dead."""
-        task, first = await do.claim_first(storage, retries=1, payload=1, priority=4)
+        task, first = await do.claim_first(storage, retries=1, payload=1)
         await storage.fail(first.receipt, "out of paper")
         queued = await do.record(storage, "a")
         second = await do.end_next(task, storage.fail, "out of ink")
