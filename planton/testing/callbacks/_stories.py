@@ -35,7 +35,6 @@ class Stories(Bench):
 
     async def tell(self, example: Dispatcher) -> CallbackReport:
         """Play all stories, that of the crash last: it leaves claims behind."""
-        kept = self.kept
         absent = self._not_applicable(example)
         await self._alone()
         await self._limited()
@@ -49,14 +48,14 @@ class Stories(Bench):
         await self._all_at_once()
         # With a lock, not all of them may count.
         counted = "counted" if example.task.lock is None else "asked for the lock"
-        kept["cap"] = kept["once"] = (
+        self.kept["cap"] = self.kept["once"] = (
             f"{self.count} dispatchers {counted} before any of them claimed; one was "
             f"held up at each of the {steps} steps within its claim, and before it delivered, "
             f"while another attempted; {self.count} claimed at the same time, {ROUNDS} times"
         )
         if "cancellation" not in absent:
             steps = await _at_each_step(self._cancelled_at)
-            kept["cancellation"] = f"cancelled at each of its {steps} steps"
+            self.kept["cancellation"] = f"cancelled at each of its {steps} steps"
         await self._crashed()
         return CallbackReport(tuple(self._finding(one, absent) for one in get_args(Guarantee)))
 

@@ -1,39 +1,42 @@
 """Promises of cron tasks: each fire time once in the whole fleet, and what is missed by policy."""
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from planton.testing.conformance import _base as do
 from planton.testing.conformance._base import Hooks
 
 HOUR = timedelta(hours=1)
-# An old and a new version of a program: the minutes of each from now until its times, which come
-# hourly; how many of the two have looked by then; and the steps that follow: how many minutes
-# pass, which one claims then, and how many times.
-VERSIONS: dict[str, tuple[Any, int, list[tuple[int, str, int]]]] = {
-    "a restart goes on where it was": (((30,), (30,)), 2, [(120, "new", 2)]),
-    "each has its own": (
-        ((30,), (50,)),
-        2,
-        [(0, "old", 0), (0, "new", 0), (60, "old", 1), (0, "new", 1), (0, "old", 0), (0, "new", 0)],
+
+
+class Deploy(NamedTuple):
+    """An old and a new version of a program: at which minutes from now, and hourly, each fires.
+
+    A step is how many minutes pass, which of the two claims then, and how many times it gets.
+    """
+
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    steps: list[tuple[int, str, int]]
+    begun: int = 2  # how many of the two have looked before
+
+
+DEPLOYS = {
+    "a restart goes on where it was": Deploy((30,), (30,), [(120, "new", 2)]),
+    "each has its own": Deploy(
+        (30,), (50,), [(0, "new", 0), (60, "old", 1), (0, "new", 1), (0, "old", 0), (0, "new", 0)]
     ),
-    "a time of both comes once": (
-        ((30,), (30, 50)),
-        2,
-        [(30, "old", 1), (0, "new", 0), (60, "new", 2), (0, "old", 0)],
+    "a time of both comes once": Deploy(
+        (30,), (30, 50), [(30, "old", 1), (0, "new", 0), (60, "new", 2), (0, "old", 0)]
     ),
-    "also for one that was away": (((30, 50), (20, 30, 50)), 2, [(60, "new", 3), (0, "old", 0)]),
-    "one that was away misses none of its own": (
-        ((30, 50), (50,)),
-        2,
-        [(180, "new", 3), (0, "old", 3), (0, "old", 0), (0, "new", 0)],
+    "also for one that was away": Deploy((30, 50), (20, 30, 50), [(60, "new", 3), (0, "old", 0)]),
+    "one that was away misses none of its own": Deploy(
+        (30, 50), (50,), [(180, "new", 3), (0, "old", 3), (0, "old", 0), (0, "new", 0)]
     ),
-    "a new one takes over what it has, too": (
-        ((30,), (10, 30)),
-        1,
-        [(60, "new", 1), (0, "old", 0)],
+    "a new one takes over what it has, too": Deploy(
+        (30,), (10, 30), [(60, "new", 1), (0, "old", 0)], begun=1
     ),
-    "and nothing else": (((30,), (10,)), 1, [(60, "new", 0)]),
+    "and nothing else": Deploy((30,), (10,), [(60, "new", 0)], begun=1),
 }
 
 
@@ -46,22 +49,16 @@ async def hourly(storage: Any, **options: Any) -> tuple[Any, datetime]:
     return task, first
 
 
-async def versions(
-    storage: Any, other: Any, *minutes: tuple[int, ...], name: str = "cron", begun: int = 2
-) -> list[Any]:
-    """Return the tasks of an old version of a program and of a new one, in another process.
-
-    Of each the `minutes` from now until its first times, which come again hourly; the first
-    `begun` tasks have looked once.
-    """
+async def versions(storage: Any, other: Any, deploy: Deploy, name: str = "cron") -> list[Any]:
+    """Return the tasks of the old version, and of the new one, in another process."""
     now = (await do.clock(storage)).replace(microsecond=0)
     tasks = []
-    for each, own in zip((storage, other), minutes, strict=True):
-        marks = ",".join(str((now + timedelta(minutes=minute)).minute) for minute in own)
+    for each, minutes in ((storage, deploy.old), (other, deploy.new)):
+        marks = ",".join(str((now + timedelta(minutes=minute)).minute) for minute in minutes)
         options = {"misfire": "all", "concurrency": 20, "lease": 1e6}
         tasks.append(each.cron_task(name, f"{now.second} {marks} * * * *", **options))
 
-    assert [[]] * begun == [await do.claim(task) for task in tasks[:begun]]
+    assert [[]] * deploy.begun == [await do.claim(task) for task in tasks[: deploy.begun]]
     return tasks
 
 
@@ -94,7 +91,7 @@ class CronPromises(Hooks):
         self, storage: Any, other: Any
     ) -> None:
         """However many dispatchers have the task and claim at the same time."""
-        tasks = await versions(storage, other, (30,), (30,))
+        tasks = await versions(storage, other, Deploy((30,), (30,), []))
         await self.advance(storage, 10 * 3600)
         seen = do.names(await do.claim_at_once(tasks * 4))
         for task in tasks:  # one that found another claiming comes again
@@ -126,13 +123,13 @@ class CronPromises(Hooks):
         self, storage: Any, other: Any
     ) -> None:
         """A time of both is claimed once, in time or late; the times of one only by that one."""
-        for case, (minutes, begun, steps) in VERSIONS.items():
-            tasks = await versions(storage, other, *minutes, name=case, begun=begun)
+        for case, deploy in DEPLOYS.items():
+            old, new = await versions(storage, other, deploy, case)
             seen: list[str] = []
-            for step in steps:
-                passed, which, count = step
-                await self.advance(storage, 60 * passed)
-                claims = await do.claim(tasks[which == "new"])
+            for step in deploy.steps:
+                minutes, which, count = step
+                await self.advance(storage, 60 * minutes)
+                claims = await do.claim(new if which == "new" else old)
                 seen += do.names(claims)
 
                 assert count == len(claims), (case, step)

@@ -158,10 +158,8 @@ class QueuePromises(Hooks):
     async def test_many_are_queued_at_once(self, storage: Any) -> None:
         """In their order, each with its own options; how many were not queued already."""
         await do.enqueue(storage, "task", "b", payload="first")
-        count = await storage.enqueue_many(
-            "task",
-            ["a", "b", {"instruction": "c", "payload": 3, "priority": 1, "tags": ["x"]}, "d", "a"],
-        )
+        first = {"instruction": "c", "payload": 3, "priority": 1, "tags": ["x"]}
+        count = await storage.enqueue_many("task", ["a", "b", first, "d", "a"])
         more = await storage.enqueue_many("task", (str(number) for number in range(1000)))
         claimed = await do.claim(storage.queue_task("task", concurrency=2000, tags=["x"]))
 
