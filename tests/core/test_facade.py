@@ -171,6 +171,7 @@ async def test_an_ended_claim_wakes_its_task(storage, options):
     seen = EventCollector(planton)
     with trio.fail_after(30):
         async with planton:
+            planton.wake()
             for count, end in enumerate((storage.complete, do.failing(storage)), 1):
                 events = await seen.wait_for(InstructionEvent, count)
                 await end(events[-1].receipt)
