@@ -1,6 +1,6 @@
 """All that a Planton told its listeners, in a list."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -43,12 +43,9 @@ class EventCollector:
         return [event.outcome for event in self.of(AttemptEvent)]
 
     def of(self, event_type: type[E], task_name: str | None = None) -> list[E]:
-        """Give the events of one type, of one task if it is named."""
-        return [
-            event
-            for event in self.events
-            if isinstance(event, event_type) and task_name in (None, _task_name(event))
-        ]
+        """Return the events of one type, of one task if it is named."""
+        found = [event for event in self.events if isinstance(event, event_type)]
+        return [event for event in found if task_name in (None, getattr(event, "task_name", None))]
 
     async def wait_for(self, event_type: type[E], count: int = 1) -> list[E]:
         """Wait until there have been `count` events of a type; those before the call count."""
@@ -60,8 +57,3 @@ class EventCollector:
         self.events.append(event)
         self._arrived.set()
         self._arrived = trio.Event()
-
-
-def _task_name(event: Any) -> str | None:
-    name: str | None = event.task_name
-    return name

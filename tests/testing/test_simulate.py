@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from planton import ErrorEvent, InstructionEvent, InvalidArgumentError, Planton
 from planton.storage import Acknowledged, _fleet
 from planton.testing import MemoryStorage, SimulationError, simulate
-from planton.testing.simulation._ledger import Ledger
+from planton.testing.simulation._ledger import Ledger, TaskPlan
 from planton.testing.simulation._many import main
 from planton.testing.simulation._world import FAULTS
 
@@ -246,7 +246,7 @@ def test_what_is_broken_is_found(mutation, violation, quiet):
 async def test_a_late_write_is_seen_whatever_it_writes(kind):
     """If it is acknowledged; and nothing is written into the books."""
     problems = []
-    ledger = Ledger(problems.append, {"task": 1}, {"task": 10.0})
+    ledger = Ledger(problems.append, {"task": TaskPlan("task", 1, lease=10.0, delay=60.0)})
     ledger.enqueued(("task", "a"), retries=0)
     ledger.claimed("task", {"a": "new"})
     ledger.apply(kind, ("task", "a"), "old")

@@ -1,7 +1,6 @@
 """Dispatchers that are played against callbacks, moment by moment, and what that shows."""
 
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from planton._events import ErrorEvent, InstructionEvent
 from planton._functions import is_async
 from planton._planton import Planton
 from planton._task import Claim, GetActiveInstructions, ScheduleRequest, Task
-from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment
+from planton.testing.callbacks._moments import CLAIMED, COUNTED, Moment, done
 from planton.testing.callbacks._report import Guarantee
 
 # More than there ever is.
@@ -122,6 +121,7 @@ class Dispatcher:
             remedy = "give a function that returns a planton.Task, or a context manager of one"
             raise InvalidArgumentError("dispatcher", task, remedy)
         self.task, self._bench = task, bench
+        self.get_active = task.get_active_instructions or bench.get_active
         self.refused: UnexpectedInstructionsError | None = None
         self._moment, self._errors, self._names = Moment(), list[ErrorEvent](), set[str]()
         self._limit = self._concurrency = 0
@@ -148,10 +148,6 @@ class Dispatcher:
             return list(await function(self.task.name))
         (answer,) = await trio.to_thread.run_sync(lambda: (function(self.task.name),))
         return list(await done(answer))
-
-    @property
-    def get_active(self) -> GetActiveInstructions | None:
-        return self.task.get_active_instructions or self._bench.get_active
 
     async def attempt(
         self,
@@ -200,8 +196,3 @@ class Dispatcher:
         for claim in claims:
             self._names.add(claim.instruction)
             await self._bench.hold(InstructionEvent.of(self.task.name, claim), runs=False)
-
-
-async def done(value: Awaitable[Any] | Any) -> Any:
-    """Return what a helper of the user's returned, awaited if it is to be awaited."""
-    return await value if inspect.isawaitable(value) else value

@@ -7,7 +7,6 @@ from typing import TypeAlias
 from planton._events import InstructionEvent
 from planton._task import GetActiveInstructions, Task
 from planton.storage._arguments import to_count, to_number
-from planton.testing.callbacks._bench import Bench
 from planton.testing.callbacks._report import CallbackReport
 from planton.testing.callbacks._stories import Stories
 
@@ -55,9 +54,9 @@ async def check_callbacks(
         UnexpectedInstructionsError: If nothing is claimed because `schedule` returns what Planton
             refuses, such as None.
     """
-    count = to_count("dispatchers", dispatchers, 2)
-    seconds = to_number("patience", patience)
-    bench = Bench(
+    stories = Stories(
+        count=to_count("dispatchers", dispatchers, 2),
+        patience=to_number("patience", patience),
         make=dispatcher,
         get_active=get_active_instructions,
         concurrency=1,
@@ -66,7 +65,8 @@ async def check_callbacks(
         end=end,
         expire=expire,
     )
-    async with bench.dispatchers(1) as (example,):
+    async with stories.dispatchers(1) as (example,):
         own = 1 if callable(example.task.concurrency) else example.task.concurrency
-        bench.concurrency = own if concurrency is None else to_count("concurrency", concurrency, 1)
-    return await Stories(bench, count, seconds).tell(example)
+        given = own if concurrency is None else concurrency
+        stories.concurrency = to_count("concurrency", given, 1)
+    return await stories.tell(example)

@@ -28,6 +28,19 @@ _LIBRARIES = (
 COUNTED, CLAIMED = 0, -1
 
 
+async def hold_up(moment: "Moment") -> None:
+    """Hold the attempt up, even if it is cancelled."""
+    moment.reached.set()
+    with trio.CancelScope(shield=True):
+        await moment.resume.wait()
+
+
+async def cancel(moment: "Moment") -> None:
+    """Cancel `schedule`: it is to hear of it, not this function, which stands in its midst."""
+    moment.scope.cancel()
+    await trio.lowlevel.cancel_shielded_checkpoint()
+
+
 @attrs.define(eq=False)
 class Moment:
     """A moment of an attempt, and what happens then.
@@ -37,16 +50,22 @@ class Moment:
         action: It must not let itself be cancelled.
         scope: What `schedule` is called in, and nothing else.
         steps: How many have been taken.
+        reached: The attempt is held up, or over.
+        resume: It may go on.
+        over: It has ended.
     """
 
     number: int | None = None
-    action: Callable[[], Awaitable[object]] = trio.lowlevel.cancel_shielded_checkpoint
+    action: Callable[["Moment"], Awaitable[object]] = hold_up
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     steps: int = 0
+    reached: trio.Event = attrs.field(factory=trio.Event)
+    resume: trio.Event = attrs.field(factory=trio.Event)
+    over: trio.Event = attrs.field(factory=trio.Event)
 
     async def reach(self, number: int) -> None:
         if self.number == number:
-            await self.action()
+            await self.action(self)
 
     def is_next(self) -> bool:
         """Count a step; whether it is this moment."""
@@ -62,7 +81,7 @@ class Moment:
             value = function(argument)
         finally:
             sys.settrace(before)
-        return self.stepwise(_awaited(value)) if inspect.isawaitable(value) else value
+        return self.stepwise(done(value)) if inspect.isawaitable(value) else value
 
     @types.coroutine
     def stepwise(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -76,11 +95,12 @@ class Moment:
             # Only now, with the answer at hand: before it, what wakes the coroutine would wake us.
             answer = yield trap
             if self.is_next():
-                yield from self.action().__await__()
+                yield from self.action(self).__await__()
 
 
-async def _awaited(value: Awaitable[Any]) -> Any:
-    return await value
+async def done(value: Awaitable[Any] | Any) -> Any:
+    """Return what a function of the user's returned, awaited if it is to be awaited."""
+    return await value if inspect.isawaitable(value) else value
 
 
 class _Lines:
@@ -104,5 +124,5 @@ class _Lines:
         if event == "line":
             self._visits[path, frame.f_lineno] += 1
             if self._visits[path, frame.f_lineno] <= 2 and self._moment.is_next():
-                trio.from_thread.run(self._moment.action)
+                trio.from_thread.run(self._moment.action, self._moment)
         return self

@@ -1,5 +1,1 @@
-"""One suite for all storages: every promise of `planton.storage` as a test."""
-
-from planton.testing.conformance._suite import StorageConformance
-
-__all__ = ["StorageConformance"]
+"""One suite for all storages. It needs pytest, with which alone it is imported."""

@@ -1,17 +1,16 @@
-"""What the tests of the suite share: the hooks of a storage's own tests, and short helpers."""
+"""The steps that tests of the suite are made of, and the hooks of a storage's own tests."""
 
-import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
 
+import pytest
 import trio
 
-from planton._errors import InvalidArgumentError
 from planton._task import Batch, Claim, ScheduleRequest, Task
-from planton.storage import InstructionRecord, Status
+from planton.storage import InstructionRecord
 
 # What `enqueue` takes; all else is an option of the task. Tags belong to both.
 ENQUEUED = ("payload", "priority", "run_at", "retries", "timeout", "partition")
@@ -78,8 +77,6 @@ class Hooks:
 
 
 def _not_promised(hook: str, *_: object) -> NoReturn:
-    import pytest  # late, so that planton.testing works without it
-
     pytest.skip(f"the storage does not promise this: its tests give no `{hook}`")
 
 
@@ -127,8 +124,17 @@ async def claim_at_once(tasks: Sequence[Task]) -> list[Claim]:
     return [each for claims in answers for each in claims]
 
 
-def names(claims: Sequence[Claim]) -> list[str]:
-    """Return the instructions of claims."""
+async def heard(calls: Iterable[Callable[[], Awaitable[Any]]]) -> dict[int, Any]:
+    """Make calls, each cancelled a little later than the one before; the answers, by number."""
+    answers = {}
+    for number, call in enumerate(calls):
+        with trio.move_on_after(number * 0.00005):
+            answers[number] = await call()
+    return answers
+
+
+def names(claims: Iterable[Any]) -> list[str]:
+    """Return the instructions of claims or records."""
     return [each.instruction for each in claims]
 
 
@@ -161,12 +167,6 @@ async def claim_first(storage: Any, *instructions: str, **options: Any) -> tuple
     return task, claimed
 
 
-async def claim_one(storage: Any, task_name: str = "task", **options: Any) -> Claim:
-    """Queue an instruction and claim it with a task of its own."""
-    options = {"concurrency": 10, "lease": 60, **options}
-    return (await claim_first(storage, task_name=task_name, **options))[1]
-
-
 async def end_next(task: Task, report: Callable[..., Any], *values: Any, **options: Any) -> Claim:
     """Claim the next instruction, and report something about it; the claim."""
     (claimed,) = await claim(task, 1)
@@ -179,20 +179,33 @@ def fields(record: object, names: str) -> tuple[Any, ...]:
     return tuple(getattr(record, name) for name in names.split())
 
 
-async def refuse_each(
-    call: Callable[..., Any], argument: str, values: Iterable[Any], *others: Any, **options: Any
-) -> None:
-    """Expect that a call refuses each of some values of an argument, and names it."""
-    for value in values:
-        with refused(InvalidArgumentError, argument):
-            answer = call(*others, **{**options, argument: value})
-            if inspect.isawaitable(answer):
-                await answer
+def table(records: Iterable[object], names: str) -> list[tuple[Any, ...]]:
+    """Return some attributes of each record or claim."""
+    return [fields(each, names) for each in records]
+
+
+def assert_due_in(seconds: float, batch: Any) -> None:
+    """Expect that a batch tells when something is due."""
+    assert batch.due_in is not None
+    # A time that was stored as a float is not given back to the last digit.
+    assert seconds - 10 < batch.due_in <= seconds + 0.001
 
 
 def failing(storage: Any) -> Any:
     """Return `fail` as a function of receipts."""
     return lambda receipts: storage.fail(receipts, "broken")
+
+
+def reports(storage: Any) -> dict[str, Any]:
+    """Return the reports, each as a function of receipts."""
+    return {
+        "heartbeat": storage.heartbeat,
+        "complete": storage.complete,
+        "fail": failing(storage),
+        "release": storage.release,
+        "advance": lambda receipts: storage.advance(receipts, "next"),
+        "advance later": lambda receipts: storage.advance(receipts, "next", run_in=0),
+    }
 
 
 async def record(storage: Any, instruction: str, task_name: str = "task") -> Any:
@@ -202,10 +215,10 @@ async def record(storage: Any, instruction: str, task_name: str = "task") -> Any
     return only
 
 
-async def statuses(storage: Any, task_name: str = "task") -> list[tuple[str, Status]]:
-    """Return the instructions of a task with their statuses, sorted."""
+async def statuses(storage: Any, task_name: str = "task") -> list[str]:
+    """Return the instructions of a task, each with its status in one text, sorted."""
     found: list[InstructionRecord] = await storage.find(task_name=task_name, limit=1000)
-    return sorted((each.instruction, each.status) for each in found)
+    return sorted(f"{each.instruction} {each.status}" for each in found)
 
 
 async def clock(storage: Any) -> datetime:
@@ -214,16 +227,3 @@ async def clock(storage: Any) -> datetime:
     await storage.enqueue("clock", tick)
     now: datetime = (await record(storage, tick, "clock")).created_at
     return now
-
-
-@contextmanager
-def refused(error_type: type[Exception], *words: str) -> Iterator[None]:
-    """Expect an error whose message has these words."""
-    try:
-        yield
-    except error_type as error:
-        text = str(error)
-    else:
-        raise AssertionError(f"no {error_type.__name__} was raised")
-    missing = [word for word in words if word not in text]
-    assert not missing, f"{text} does not name {missing}"

@@ -4,27 +4,15 @@ from datetime import timedelta
 from typing import Any
 
 import attrs
-import trio
 
 from planton._planton import Planton
-from planton._status import TaskStatus
+from planton._task import Task
 from planton.storage import FORGOTTEN_AFTER, LOST_AFTER, TaskReport
 from planton.storage._fleet import new_registration
-from planton.testing.conformance._base import Hooks, clock, refuse_each
+from planton.testing.conformance import _base as do
+from planton.testing.conformance._base import Hooks
 
-STATUS = TaskStatus(
-    name="task",
-    state="waiting",
-    attempt_number=3,
-    last_attempt_at=None,
-    next_attempt_at=None,
-    active=1,
-    concurrency=2,
-    cap="strict",
-    last_error="OSError: down",
-    consecutive_errors=1,
-    overdue=False,
-)
+(STATUS,) = Planton(tasks=[Task(name="task", schedule=lambda _: [], cap="strict")]).status()
 
 
 async def enter(storage: Any, host: str = "host") -> str:
@@ -37,29 +25,11 @@ async def enter(storage: Any, host: str = "host") -> str:
 async def beat(storage: Any, dispatcher_id: str, *told: str, gone: tuple[str, ...] = ()) -> str:
     """Let a dispatcher say that it lives, with a report about some tasks."""
     reports = {name: TaskReport.to_text(STATUS, ["first", "last"], ["eu"]) for name in told}
-    answer: str = await storage.registry.beat(dispatcher_id, 5, reports, gone)
-    return answer
+    return str(await storage.registry.beat(dispatcher_id, 5, reports, gone))
 
 
 class FleetPromises(Hooks):
     """Any process can see the dispatchers of all."""
-
-    async def test_a_dispatcher_is_known_while_it_runs(self, storage: Any, other: Any) -> None:
-        """With its machine and process; its row goes when it ends."""
-        before = await clock(storage)
-        async with Planton(tasks=[storage.queue_task("task")], storages=[storage]):
-            found: list[Any] = []
-            with trio.fail_after(30):
-                while not found:
-                    await trio.sleep(0.01)
-                    found = await other.dispatchers()
-
-        own, (seen,) = new_registration(), found
-        assert (own.host, own.pid, own.version) == (seen.host, seen.pid, seen.version)
-        assert ("running", None) == (seen.state, seen.stop_requested_at)
-        assert before <= seen.started_at <= seen.seen_at <= await clock(storage)
-        assert [] == await other.dispatchers()
-        assert [] == await other.decisions()
 
     async def test_a_beat_tells_that_a_dispatcher_lives(self, storage: Any, other: Any) -> None:
         """Without one for a while it is lost; until it is heard of again."""
@@ -90,41 +60,41 @@ class FleetPromises(Hooks):
         assert [asleep] == [each.dispatcher_id for each in await storage.decisions()]
 
     async def test_dispatchers_are_asked_to_stop(self, storage: Any, other: Any) -> None:
-        """Those that there are; one that begins later is not."""
+        """By name, or all that there are; asked twice they were asked the first time."""
         first, second = await enter(storage), await enter(storage)
 
+        async def asked() -> dict[str, Any]:
+            return {each.id: each.stop_requested_at for each in await storage.dispatchers()}
+
+        assert [] == await storage.request_stop([])
+        assert [first] == await other.request_stop([first, "nobody"])
+        await self.advance(storage, 1)
+        before = await asked()
         assert sorted([first, second]) == sorted(await other.request_stop())
         third = await enter(storage)
-        assert ["stop", "stop", "go on"] == [
-            await beat(storage, each) for each in (first, second, third)
-        ]
+        after = await asked()
         states = {each.id: each.state for each in await other.dispatchers()}
+
+        assert (True, None) == (before[first] is not None, before[second])
+        assert before[first] == after[first] < after[second]
         assert {first: "stopping", second: "stopping", third: "running"} == states
+        answers = [await beat(storage, each) for each in (first, second, third)]
+        assert ["stop", "stop", "go on"] == answers
 
-    async def test_one_dispatcher_is_asked_to_stop(self, storage: Any, other: Any) -> None:
-        """Asked twice it was asked the first time; one that is not there is left out."""
-        first, second = await enter(storage), await enter(storage)
-
-        assert [first] == await other.request_stop([first, "nobody"])
-        before = {each.id: each.stop_requested_at for each in await storage.dispatchers()}
-        await self.advance(storage, 1)
-        between = {each.id: each.stop_requested_at for each in await storage.dispatchers()}
-        assert [first] == await other.request_stop([first])
-        after = {each.id: each.stop_requested_at for each in await storage.dispatchers()}
-        assert None is before[second] is after[second]
-        assert before[first] is not None
-        assert between == after
-        assert [] == await storage.request_stop([])
-
-    async def test_a_dispatcher_that_ends_is_forgotten(self, storage: Any, other: Any) -> None:
-        """With what it said; twice is once."""
+    async def test_a_dispatcher_is_known_until_it_ends(self, storage: Any, other: Any) -> None:
+        """Then it is forgotten, with what it said; twice is once."""
+        before = await do.clock(storage)
         first, second = await enter(storage, "a"), await enter(storage, "b")
         await beat(storage, first, "task")
         await beat(storage, second, "task")
+        known = await other.dispatchers()
         for _ in range(2):
             await storage.registry.deregister(first)
+        (left,) = await other.dispatchers()
 
-        assert ["b"] == [each.host for each in await other.dispatchers()]
+        assert {"a", "b"} == {each.host for each in known}
+        assert ("b", "running", None) == do.fields(left, "host state stop_requested_at")
+        assert before <= left.started_at <= left.seen_at <= await do.clock(storage)
         assert [second] == [each.dispatcher_id for each in await other.decisions()]
 
     async def test_what_dispatchers_say_is_read_elsewhere(self, storage: Any, other: Any) -> None:
@@ -134,7 +104,7 @@ class FleetPromises(Hooks):
         await beat(storage, second, "task")
         await self.advance(storage, 60)
         await beat(storage, first, "task")
-        now = await clock(storage)
+        now = await do.clock(storage)
         reports = {each.dispatcher_id: each for each in await other.decisions("task")}
         said = reports[first]
 
@@ -147,11 +117,3 @@ class FleetPromises(Hooks):
         assert 3 == len(await other.decisions())
         await beat(storage, first, gone=("task", "never reported"))
         assert {second} == {each.dispatcher_id for each in await other.decisions("task")}
-
-    async def test_fleet_operations_that_make_no_sense_are_refused(self, storage: Any) -> None:
-        """By the name of the argument."""
-        dispatcher = await enter(storage)
-        await refuse_each(storage.request_stop, "dispatcher_ids", (dispatcher, [1], 5))
-        await refuse_each(storage.decisions, "task_name", ("", 5))
-
-        assert "go on" == await beat(storage, dispatcher)

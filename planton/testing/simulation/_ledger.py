@@ -13,6 +13,16 @@ Key: TypeAlias = tuple[str, str]
 _ROUNDED = 1e-3  # dates are floats, too
 
 
+@attrs.frozen
+class TaskPlan:
+    """A task that all nodes have."""
+
+    name: str
+    concurrency: int
+    lease: float
+    delay: float
+
+
 @attrs.define
 class Held:
     """A claim that has not ended."""
@@ -30,8 +40,7 @@ class Ledger:
     """
 
     fail: Callable[[str], None]  # ends the simulation, with the invariant that is broken
-    concurrency: dict[str, int]
-    leases: dict[str, float]
+    tasks: Mapping[str, TaskPlan]
     retries: dict[Key, int] = attrs.field(factory=dict)
     open: set[Key] = attrs.field(factory=set)
     held: dict[Key, Held] = attrs.field(factory=dict)
@@ -56,11 +65,10 @@ class Ledger:
         for one in found:
             for receipt in one if isinstance(one, Mapping) else ():
                 self.acknowledged(to_text(receipt))
-        pairs = zip(requests, claimed, strict=True)
-        made = [(request, each) for request, each in pairs if isinstance(each, Claimed)]
-        for request, each in made:
-            receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
-            self.claimed(request.rule.task_name, receipts)
+        for request, each in zip(requests, claimed, strict=True):
+            if isinstance(each, Claimed):
+                receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
+                self.claimed(request.rule.task_name, receipts)
 
     def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
         now = trio.current_time()
@@ -71,11 +79,11 @@ class Ledger:
                 self.fail(f"claimed after its end: {name}")
             if before is not None and now < before.until - _ROUNDED:
                 self.fail(f"claimed twice: {name} has a lease of {before.until - now:.3f} s more")
-            self.held[key] = Held(receipt, now + self.leases[task_name])
+            self.held[key] = Held(receipt, now + self.tasks[task_name].lease)
             self.counts["claims"] += 1
         active = sum(name == task_name for name, _ in self.held)
-        if active > self.concurrency[task_name]:
-            most = self.concurrency[task_name]
+        most = self.tasks[task_name].concurrency
+        if active > most:
             self.fail(f"cap exceeded: {active} active of {task_name}, concurrency {most}")
 
     def intend(self, kind: str, key: Key, receipt: str) -> None:
@@ -99,7 +107,7 @@ class Ledger:
         if held is None or held.receipt != receipt:
             self.fail(f"late write applied: {kind} of {' '.join(key)}, which was given to another")
         elif kind == "heartbeat":
-            held.until = trio.current_time() + self.leases[key[0]]
+            held.until = trio.current_time() + self.tasks[key[0]].lease
         else:
             del self.held[key]
             if kind == "fail" and self.retries[key]:

@@ -11,7 +11,8 @@ from planton._events import AttemptEvent, ErrorEvent, InstructionEvent
 from planton._loop.run import LAST_WORDS
 from planton._planton import Planton
 from planton._task import Batch, Claim, ScheduleRequest, Task
-from planton.testing.simulation._world import TaskPlan, World
+from planton.testing.simulation._ledger import TaskPlan
+from planton.testing.simulation._world import World
 
 GRACE = 5.0
 TIMEOUT = 4.0  # of callbacks
@@ -28,7 +29,6 @@ class Node:
         self.world, self.name = world, name
         self.is_dead = False
         self.rate = 1.0
-        self.schedule = _Schedule(self)
         self.claiming: dict[str, Any] = {}
         self._closed = trio.Event()
 
@@ -100,9 +100,8 @@ class Node:
             timeout=TIMEOUT,
         )
         self.claiming[plan.name] = task.schedule
-        return attrs.evolve(
-            task, schedule=self.schedule, release=partial(self._release, plan, task.release)
-        )
+        release = partial(self._release, plan, task.release)
+        return attrs.evolve(task, schedule=self, release=release)
 
     def _delay(self, plan: TaskPlan, number: int) -> float:
         is_short = not self.world.is_probing
@@ -140,6 +139,39 @@ class Node:
     def _on_attempt(self, event: AttemptEvent) -> None:
         self.world.log(self.name, f"{event.task_name} {event.outcome} {event.attempt_number}")
 
+    # The `schedule` of all its tasks, with what can go wrong before and after the claim
+
+    async def __call__(self, request: ScheduleRequest) -> Batch:
+        (batch,) = await self.many([request])
+        return batch
+
+    async def many(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
+        world = self.world
+        if world.strikes("callback raises", self.name):
+            raise OSError("no such luck")
+        if world.strikes("callback hangs", self.name):
+            await trio.sleep(HANG)
+        batches = [await self._claim(request) for request in requests]
+        if world.strikes("answer is lost", self.name):
+            raise OSError("connection reset after the commit")
+        has_claimed = any(batch.claims for batch in batches)
+        if has_claimed and world.strikes("node dies after its claim", self.name):
+            self.die()
+            await trio.sleep_forever()
+        return batches
+
+    async def _claim(self, request: ScheduleRequest) -> Batch:
+        world = self.world
+        world.reach_storage()
+        batch: Batch = await self.claiming[request.task_name](request)
+        with trio.CancelScope(shield=True):
+            # Answers overtake each other: what was enqueued after this claim may wake first.
+            await trio.sleep(world.rng.uniform(0, world.latency))
+        claims = [claim for claim in batch.claims if isinstance(claim, Claim)]
+        names = " ".join(claim.instruction for claim in claims)
+        world.log(self.name, f"claims {request.task_name} {names or 'nothing'}")
+        return batch
+
 
 @attrs.define(eq=False)
 class _Waker:
@@ -154,42 +186,3 @@ class _Waker:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.planton, name)
-
-
-@attrs.define(eq=False)
-class _Schedule:
-    """The `schedule` of all tasks of a node, with what can go wrong before and after the claim."""
-
-    node: Node
-
-    async def __call__(self, request: ScheduleRequest) -> Batch:
-        (batch,) = await self.many([request])
-        return batch
-
-    async def many(self, requests: Sequence[ScheduleRequest]) -> list[Batch]:
-        node, world = self.node, self.node.world
-        if world.strikes("callback raises", node.name):
-            raise OSError("no such luck")
-        if world.strikes("callback hangs", node.name):
-            await trio.sleep(HANG)
-        batches = [await self._claim(request) for request in requests]
-        if world.strikes("answer is lost", node.name):
-            raise OSError("connection reset after the commit")
-        if any(batch.claims for batch in batches) and world.strikes(
-            "node dies after its claim", node.name
-        ):
-            node.die()
-            await trio.sleep_forever()
-        return batches
-
-    async def _claim(self, request: ScheduleRequest) -> Batch:
-        world = self.node.world
-        world.reach_storage()
-        batch: Batch = await self.node.claiming[request.task_name](request)
-        with trio.CancelScope(shield=True):
-            # Answers overtake each other: what was enqueued after this claim may wake first.
-            await trio.sleep(world.rng.uniform(0, world.latency))
-        claims = [claim for claim in batch.claims if isinstance(claim, Claim)]
-        names = " ".join(claim.instruction for claim in claims)
-        world.log(self.node.name, f"claims {request.task_name} {names or 'nothing'}")
-        return batch

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -15,6 +16,11 @@ from planton.testing._memory import memory_storage
 from planton.testing.simulation._node import Node
 from planton.testing.simulation._world import FAULTS, World
 
+FAULTY_TIME = 60.0  # seconds until nothing goes wrong any more
+RECOVERY_TIME = 3600.0  # until all that was open then has ended
+IDLE_TIME = 300.0  # until all delays are long
+# Until what is enqueued then has ended: less than a delay, so by wake-ups and at its own time.
+PROBE_TIME = 25.0
 _ALSO = "(with a storage or dispatchers of your own: simulate() with the same arguments)"
 
 
@@ -95,17 +101,69 @@ def simulate(
         if fault not in FAULTS:
             raise InvalidArgumentError("faults", fault, f"give some of {', '.join(FAULTS)}")
     clock = trio.testing.MockClock(autojump_threshold=0)
-    world = World(seed, frozenset(faults), storage or memory_storage(), planton)
-    world.nodes += [Node(world, name) for name in world.node_names]
+    fleet = Fleet(seed, frozenset(faults), storage or memory_storage(), planton)
     try:
         with _one_order(seed):
-            trio.run(world.run, clock=clock)
+            trio.run(fleet.run, clock=clock)
     except Exception as error:
-        raise SimulationError(seed, f"something raised {error!r}", world.trace) from error
-    if world.violation is not None:
-        raise SimulationError(seed, world.violation, world.trace)
-    counts = dict(sorted(world.ledger.counts.items()))
-    return SimulationReport(seed, tuple(world.trace), counts, clock.current_time())
+        raise SimulationError(seed, f"something raised {error!r}", fleet.trace) from error
+    if fleet.violation is not None:
+        raise SimulationError(seed, fleet.violation, fleet.trace)
+    counts = dict(sorted(fleet.ledger.counts.items()))
+    return SimulationReport(seed, tuple(fleet.trace), counts, clock.current_time())
+
+
+class Fleet(World):
+    """The world with the nodes that live in it, and what becomes of them."""
+
+    def __init__(self, *of_the_world: Any) -> None:
+        super().__init__(*of_the_world)
+        self.nodes = [Node(self, f"node{n}") for n in range(self.rng.randint(1, 3))]
+
+    async def run(self) -> None:
+        """Let things go wrong for a while, then see whether all comes right."""
+        with self.scope:
+            async with trio.open_nursery() as self.nursery:
+                for node in self.nodes:
+                    self.nursery.start_soon(node.run)
+                await self._go_wrong()
+                await self._come_right()
+                for node in self.nodes:
+                    node.close()
+
+    async def _go_wrong(self) -> None:
+        with trio.move_on_after(FAULTY_TIME):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.break_storage)
+                for number in range(self.rng.randint(5, 15)):
+                    nursery.start_soon(self.produce, number, self.rng.uniform(0, FAULTY_TIME / 2))
+                await trio.sleep_forever()
+        self.is_faulty = False
+        self.mend_storage()
+        self.log("world", "faults stop")
+
+    async def _come_right(self) -> None:
+        await self._settle(RECOVERY_TIME, "no progress once faults had stopped")
+        self.log("world", "all has ended")
+        self.is_probing = True
+        await trio.sleep(IDLE_TIME)
+        for number in range(100, 100 + self.rng.randint(1, 6)):
+            await trio.sleep(self.rng.uniform(0, 1))
+            for node in self.nodes:
+                node.planton.wake()
+            # While those attempts are in hand: some have looked already when this is committed.
+            await self.produce(number, self.rng.uniform(0, self.latency))
+        problem = "a wake-up was lost or a time was missed although nothing went wrong"
+        await self._settle(PROBE_TIME, problem)
+        self.is_closing = True
+
+    async def _settle(self, seconds: float, problem: str) -> None:
+        with trio.move_on_after(seconds):
+            await self.ledger.settled.wait()
+            return
+        names = sorted(" ".join(key) for key in self.ledger.open)
+        self.fail(f"{problem}: {', '.join(names)} not ended after {seconds:g} s")
+        await trio.lowlevel.checkpoint()
 
 
 @contextmanager

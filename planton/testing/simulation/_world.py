@@ -3,16 +3,15 @@
 import random
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
-import attrs
 import trio
 
 from planton._errors import StorageError
 from planton._events import InstructionEvent
 from planton._planton import Planton
 from planton.storage import Acknowledged
-from planton.testing.simulation._ledger import Ledger
+from planton.testing.simulation._ledger import Ledger, TaskPlan
 
 # How likely it is that a fault strikes where it can.
 FAULTS = {
@@ -30,33 +29,6 @@ FAULTS = {
     "consumer dies": 0.05,
     "consumer is late": 0.1,  # it works for longer than its lease, without heartbeats
 }
-FAULTY_TIME = 60.0  # seconds until nothing goes wrong any more
-RECOVERY_TIME = 3600.0  # until all that was open then has ended
-IDLE_TIME = 300.0  # until all delays are long
-# Until what is enqueued then has ended: less than a delay, so by wake-ups and at its own time.
-PROBE_TIME = 25.0
-
-
-class Process(Protocol):
-    """A node, as its world sees it."""
-
-    planton: Planton
-
-    async def run(self) -> None:
-        """Live until the world closes."""
-
-    def close(self) -> None:
-        """End the life at hand."""
-
-
-@attrs.define(eq=False)
-class TaskPlan:
-    """A task that all nodes have."""
-
-    name: str
-    concurrency: int
-    lease: float
-    delay: float
 
 
 class World:
@@ -88,13 +60,9 @@ class World:
             TaskPlan(f"task{n}", rng.randint(1, 3), rng.uniform(5, 20), rng.choice((60, 300)))
             for n in range(rng.randint(1, 3))
         ]
-        concurrency = {task.name: task.concurrency for task in self.tasks}
-        leases = {task.name: task.lease for task in self.tasks}
-        self.ledger = Ledger(self.fail, concurrency, leases)
+        self.ledger = Ledger(self.fail, {task.name: task for task in self.tasks})
         self.storage.observe(self.ledger.commit)
-        self.node_names = [f"node{n}" for n in range(rng.randint(1, 3))]
-        self.nodes: list[Process] = []
-        self._scope = trio.CancelScope()
+        self.scope = trio.CancelScope()
 
     def log(self, who: str, what: str) -> None:
         self.trace.append(f"{trio.current_time():9.3f} {who:<9} {what}")
@@ -102,7 +70,7 @@ class World:
     def fail(self, violation: str) -> None:
         self.log("BROKEN", violation)
         self.violation = self.violation or violation
-        self._scope.cancel()
+        self.scope.cancel()
 
     def strikes(self, fault: str, who: str) -> bool:
         if not self.is_faulty or fault not in self.faults or self.rng.random() >= FAULTS[fault]:
@@ -115,52 +83,7 @@ class World:
         if self.outage is not None:
             raise self.outage
 
-    async def run(self) -> None:
-        """Let things go wrong for a while, then see whether all comes right."""
-        with self._scope:
-            async with trio.open_nursery() as self.nursery:
-                for node in self.nodes:
-                    self.nursery.start_soon(node.run)
-                await self._go_wrong()
-                await self._come_right()
-                for node in self.nodes:
-                    node.close()
-
-    async def _go_wrong(self) -> None:
-        with trio.move_on_after(FAULTY_TIME):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._break_storage)
-                for number in range(self.rng.randint(5, 15)):
-                    nursery.start_soon(self._produce, number, self.rng.uniform(0, FAULTY_TIME / 2))
-                await trio.sleep_forever()
-        self.is_faulty = False
-        self._mend_storage()
-        self.log("world", "faults stop")
-
-    async def _come_right(self) -> None:
-        await self._settle(RECOVERY_TIME, "no progress once faults had stopped")
-        self.log("world", "all has ended")
-        self.is_probing = True
-        await trio.sleep(IDLE_TIME)
-        for number in range(100, 100 + self.rng.randint(1, 6)):
-            await trio.sleep(self.rng.uniform(0, 1))
-            for node in self.nodes:
-                node.planton.wake()
-            # While those attempts are in hand: some have looked already when this is committed.
-            await self._produce(number, self.rng.uniform(0, self.latency))
-        problem = "a wake-up was lost or a time was missed although nothing went wrong"
-        await self._settle(PROBE_TIME, problem)
-        self.is_closing = True
-
-    async def _settle(self, seconds: float, problem: str) -> None:
-        with trio.move_on_after(seconds):
-            await self.ledger.settled.wait()
-            return
-        names = sorted(" ".join(key) for key in self.ledger.open)
-        self.fail(f"{problem}: {', '.join(names)} not ended after {seconds:g} s")
-        await trio.lowlevel.checkpoint()
-
-    async def _break_storage(self) -> None:
+    async def break_storage(self) -> None:
         while True:
             await trio.sleep(self.rng.uniform(0, 20))
             if self.strikes("storage refuses", "storage"):
@@ -168,12 +91,12 @@ class World:
             if self.strikes("storage is slow", "storage"):
                 self.storage.latency = self.rng.uniform(0.5, 6)
             await trio.sleep(self.rng.uniform(0, 8))
-            self._mend_storage()
+            self.mend_storage()
 
-    def _mend_storage(self) -> None:
+    def mend_storage(self) -> None:
         self.outage, self.storage.latency = None, self.latency
 
-    async def _produce(self, number: int, after: float) -> None:
+    async def produce(self, number: int, after: float) -> None:
         await trio.sleep(after)
         task, name, retries = self.rng.choice(self.tasks), str(number), self.rng.randint(0, 2)
         wait = self.rng.uniform(-10, 10) if self.rng.random() < 0.3 else None
@@ -193,7 +116,7 @@ class World:
     async def consume(self, node: str, event: InstructionEvent) -> None:
         """Do the work of an instruction, and report it."""
         who = f"{node} job"
-        lease = self.ledger.leases[event.task_name]
+        lease = self.ledger.tasks[event.task_name].lease
         if self.strikes("consumer dies", who):
             return
         pace = self.rng.uniform(0.1, 2) if self.strikes("clock is skewed", who) else 0.3
