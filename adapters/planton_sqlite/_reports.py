@@ -48,7 +48,11 @@ class Reports:
 
     def _change(self, kind: str, said: Sequence[tuple[Any, ...]]) -> list[Changed]:
         """Apply what is said of some claims; those that there are, with their tasks."""
-        given = {**self._parameters, "rows": json.dumps(said), "is_undelivered": kind == "give_back"}
+        given = {
+            **self._parameters,
+            "rows": json.dumps(said),
+            "is_undelivered": kind == "give_back",
+        }
         changed: list[Changed] = []
         for statement in _STATEMENTS[kind]:
             if statement != "supersede" or self._has_failed():
