@@ -107,9 +107,8 @@ def bare(path: str, synchronous: str, cap: int, rows: int) -> float:
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
         given = {"rows": json.dumps(receipts), "now": time.time(), "keeps": True}
-        connection.execute(REPORTS["find"], given).fetchall()
         connection.execute(REPORTS["complete"], given)
-        connection.execute(REPORTS["drop"], given)
+        connection.execute(REPORTS["drop"], given).fetchall()
         connection.execute("COMMIT")
         done += len(receipts)
     seconds = time.perf_counter() - began

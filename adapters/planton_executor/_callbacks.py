@@ -59,8 +59,6 @@ class Callbacks:
 class CallbackLink:
     """What `StorageLink` is, for functions of the user's: in a trio task for each end."""
 
-    leaving = 0
-
     def __init__(
         self, callbacks: Callbacks, nursery: trio.Nursery, answered: Answered, outage: Outage
     ) -> None:

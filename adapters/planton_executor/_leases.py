@@ -55,15 +55,13 @@ class Leases:
         Raises:
             Exception: What the storage has against the receipt itself.
         """
-        failures = 0
         while True:
             try:
                 await (self._take_over(run) if run.is_foreign else self._renew([run]))
                 return
             except (StorageError, trio.TooSlowError) as error:
                 self._outage.note(error)
-            await trio.sleep(pause(failures))
-            failures += 1
+            await trio.sleep(pause(self._outage.count - 1))
 
     async def _take_over(self, run: Run) -> None:
         receipt = await self._link.take_over(run)

@@ -29,32 +29,32 @@ class Outage:
     def __init__(self, report: Callable[[Exception], None]) -> None:
         self._report = report
         self.answers = 0  # how often the storage did what it was asked
-        self._count = 0
+        self.count = 0  # of errors, since it did
         self._began_at = self._told_at = 0.0
 
     def note(self, error: Exception) -> None:
         now = trio.current_time()
-        self._count += 1
-        if self._count == 1:
+        self.count += 1
+        if self.count == 1:
             self._began_at = self._told_at = now
             self._report(error)
         elif now - self._told_at >= _EVERY:
             self._told_at = now
             problem = "the storage cannot be written: %d errors in %.0f s; the last was %s"
-            logger.error(problem, self._count, now - self._began_at, describe(error))
+            logger.error(problem, self.count, now - self._began_at, describe(error))
 
     def end(self) -> None:
         self.answers += 1
-        if self._count:
+        if self.count:
             seconds = trio.current_time() - self._began_at
-            logger.info("the storage answers, after %d errors in %.1f s", self._count, seconds)
-            self._count = 0
+            logger.info("the storage answers, after %d errors in %.1f s", self.count, seconds)
+            self.count = 0
 
 
 class StorageLink:
     """Reports to a storage: all ends that wait go in one call, which is one commit.
 
-    `leaves` is called when a call begins that will free slots, `leaving` so many.
+    `sending` is called with these runs when a call begins, and with none when it is over.
     """
 
     def __init__(
@@ -63,16 +63,15 @@ class StorageLink:
         nursery: trio.Nursery,
         answered: Answered,
         outage: Outage,
-        leaves: Callable[[], None],
+        sending: Callable[[Sequence[Run]], None],
     ) -> None:
         self._storage = storage
         self._nursery = nursery
         self._answered = answered
         self._outage = outage
-        self._leaves = leaves
+        self._sending = sending
         self._waiting: list[Run] = []
         self._arrived = trio.Event()
-        self.leaving = 0
         nursery.start_soon(self._keep_sending)
 
     def receipt(self, event: InstructionEvent) -> str:
@@ -99,33 +98,29 @@ class StorageLink:
         self._arrived.set()
 
     async def _keep_sending(self) -> None:
-        failures = 0
         while True:
             await self._arrived.wait()
             self._arrived = trio.Event()
             batch, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
             try:
-                await self._send(batch, is_retry=failures > 0)
-                failures = 0
+                await self._send(batch)
             except StorageError as error:
                 self._outage.note(error)
                 self._waiting = [*batch, *self._waiting]
-                await trio.sleep(pause(failures))
-                failures += 1
+                await trio.sleep(pause(self._outage.count - 1))
             if self._waiting:
                 self._arrived.set()
 
-    async def _send(self, batch: Sequence[Run], *, is_retry: bool) -> None:
+    async def _send(self, batch: Sequence[Run]) -> None:
         """Send ends in one call, and pass the answers on."""
         groups = _group(batch)
-        if not is_retry:
+        if not self._outage.count:
             # Claims that are made now are stored together with these ends, or not at all.
-            self.leaving = sum(run.leaves_at_once for run in batch)
-            self._leaves()
+            self._sending(batch)
         try:
             answers = await self._storage.report_many([_to_report(runs) for runs in groups])
         finally:
-            self.leaving = 0
+            self._sending(())
         for runs, answer in zip(groups, answers, strict=True):
             if isinstance(answer, Acknowledged):
                 self._outage.end()

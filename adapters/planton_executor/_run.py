@@ -88,11 +88,11 @@ class Run:
         stored: Set by the answer of the storage, if a trio task waits for it.
         answer: That answer: whether the claim was ours, or why it cannot be stored; None before.
         refusals: How often the storage refused it, last when it had done `refused_at` other things.
-        leaves_at_once: Whether its slot is free as soon as its end is stored.
+        event_type: The type of the event that tells of the end; None for what was given back.
     """
 
     tried_at = began_at = duration = 0.0
-    is_at_risk = is_storing = has_result = leaves_at_once = False
+    is_at_risk = is_storing = has_result = False
     scope: trio.CancelScope | None = None
     broken_off: Literal["lost", "stopped"] | None = None
     terms = Terms()
@@ -105,6 +105,7 @@ class Run:
     stored: trio.Event | None = None
     answer: bool | Exception | None = None
     refusals, refused_at = 0, -1
+    event_type: type[Any] | None = None
 
     def __init__(self, event: InstructionEvent, receipt: str) -> None:
         self.work = Work.of(event, receipt)
@@ -175,10 +176,13 @@ class Run:
         elif self.thread_ended is None:
             self.end = RELEASE
         # Else a thread is still at it and may yet do the work: its lease shall run out first.
+        if self.end is not None and self.error is None:
+            self.event_type = _EVENT_TYPES[self.end.kind]
 
     def note_loss(self) -> None:
         self.error = LostLeaseError(self.work.task_name, self.work.instruction)
         self.reason, self.retry_in, self.end = "lost", None, None
+        self.event_type = FailedEvent
 
     def refuse_result(self, error: Exception) -> End:
         """Return how it ends if its result cannot be stored."""
@@ -207,6 +211,7 @@ class Run:
         return self._failed(error)
 
     def _failed(self, error: Exception) -> End:
+        self.event_type = FailedEvent
         text, terms = _to_text(error), self.terms
         is_hopeless = self.reason in ("result", "state") or _gives_up(error)
         self.retry_in = None if is_hopeless else 0.0
@@ -221,13 +226,6 @@ class Run:
         delay = self.retry_in or 0.0
         values = (text, delay, not is_hopeless, terms.lower_priority, terms.retries)
         return End("fail", values, error)
-
-    @property
-    def event_type(self) -> type[Any] | None:
-        """The type of the event that tells of the end; None for what was given back."""
-        if self.error is not None:
-            return FailedEvent
-        return None if self.end is None else _EVENT_TYPES[self.end.kind]
 
     def to_event(self) -> SucceededEvent | FailedEvent | AdvancedEvent:
         if self.error is not None:

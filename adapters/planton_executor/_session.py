@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -59,9 +59,10 @@ class Session:
         if isinstance(storage, Callbacks):
             self._link = CallbackLink(storage, helpers, self._answered, outage)
         else:
-            self._link = StorageLink(storage, helpers, self._answered, outage, frees)
+            self._link = StorageLink(storage, helpers, self._answered, outage, self._sending)
         self._leases = Leases(self._link, outage, listeners.tell_from_thread)
         helpers.start_soon(self._leases.beat)
+        self._leaving = 0  # slots that will be free once the ends under way are stored
         self._is_draining = False
         self._waiting: set[Run] = set()
         self._runs: set[Run] = set()  # have a slot each
@@ -75,7 +76,7 @@ class Session:
     def capacity(self) -> int:
         """How many more can start: those whose ends are being stored will have left by then."""
         taken = len(self._runs) + len(self._waiting)
-        return max(0, self._concurrency - taken + self._link.leaving)
+        return max(0, self._concurrency - taken + self._leaving)
 
     async def take(self, event: InstructionEvent) -> None:
         run = Run(event, self._link.receipt(event))
@@ -168,8 +169,6 @@ class Session:
         if self._listeners.want(run.event_type):
             run.duration = trio.current_time() - run.began_at
         self._note_change()
-        must_wait = run.thread_ended is not None or self._listeners.may_wait_for(run.event_type)
-        run.leaves_at_once = not must_wait
         if run.end is not None:
             self._link.send(run)
             return
@@ -178,6 +177,16 @@ class Session:
             logger.warning(problem, run.work.instruction, run.work.task_name)
         self._conclude(run)
         self._note_free_slots()
+
+    def _keeps_slot(self, run: Run) -> bool:
+        """Return whether its slot is held after its end: by a thread, or by async listeners."""
+        return run.thread_ended is not None or self._listeners.may_wait_for(run.event_type)
+
+    def _sending(self, runs: Sequence[Run]) -> None:
+        """Let tasks claim for the slots of these runs, whose ends are being stored."""
+        self._leaving = sum(run.stored is None and not self._keeps_slot(run) for run in runs)
+        if self._leaving:
+            self._frees()
 
     async def _store(self, run: Run) -> bool:
         run.stored, run.refusals = trio.Event(), 0
@@ -195,7 +204,7 @@ class Session:
         try:
             is_ours = await self._store(run)
         finally:
-            run.is_storing = False
+            run.end, run.is_storing = None, False
         if not is_ours:
             run.break_off("lost")
             return False
@@ -229,12 +238,12 @@ class Session:
             self._report(run.answer, run.work.task_name)
         is_told = self._listeners.want(run.event_type) and not isinstance(run.answer, Exception)
         event = run.to_event() if is_told else None
-        if run.leaves_at_once and not self._listeners.may_wait_for(run.event_type):
-            if event is not None:
-                self._listeners.tell_soon(event, self._helpers)
-            self._leave(run)
-        else:
+        if self._keeps_slot(run):
             self._helpers.start_soon(self._leave_later, run, event)
+            return
+        if event is not None:
+            self._listeners.tell_soon(event, self._helpers)
+        self._leave(run)
 
     def _note_failure(self, run: Run) -> None:
         """Count how many in a row have failed, of each task."""

@@ -62,55 +62,44 @@ class Step(abc.ABC):
         """
 
 
+def _to_seconds(value: float) -> float:
+    return to_number("seconds", value)
+
+
+def _checked(_: object, __: object, step: Any) -> None:
+    if not isinstance(step, Step):
+        raise InvalidArgumentError("step", step, "give an instance of a class of planton's Step")
+
+
 @attrs.frozen
 class Then:
-    """Another step follows at once; see `then`."""
-
-    step: Step
-
-
-@attrs.frozen
-class Later:
-    """Another step follows in some seconds; see `later`."""
-
-    step: Step
-    seconds: float
-
-
-@attrs.frozen
-class Done:
-    """That was the last step; see `done`."""
-
-    result: Any
-
-
-Next: TypeAlias = Then | Later | Done
-
-
-def then(step: Step) -> Then:
     """Go on with another step, at once and under the same claim.
 
     Raises:
         InvalidArgumentError: If it is no step.
     """
-    return Then(_checked(step))
+
+    step: Step = attrs.field(validator=_checked)
 
 
-def later(step: Step, seconds: float) -> Later:
+@attrs.frozen
+class Later:
     """Go on with another step in some seconds; until then no slot is held, by no process.
 
     Raises:
         InvalidArgumentError: If it is no step, or the seconds are no finite number of at least 0.
     """
-    return Later(_checked(step), to_number("seconds", seconds))
+
+    step: Step = attrs.field(validator=_checked)
+    seconds: float = attrs.field(converter=_to_seconds)
 
 
-def done(result: Any = None) -> Done:
+@attrs.frozen
+class Done:
     """End the work as succeeded, with any JSON as its result."""
-    return Done(result)
+
+    result: Any = None
 
 
-def _checked(step: object) -> Step:
-    if not isinstance(step, Step):
-        raise InvalidArgumentError("step", step, "give an instance of a class of planton's Step")
-    return step
+Next: TypeAlias = Then | Later | Done
+then, later, done = Then, Later, Done

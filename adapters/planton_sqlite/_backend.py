@@ -91,7 +91,36 @@ class SQLiteBackend(Backend):
             answers: list[Claimed | Exception] = [each for each in looked if each is not None]
             if len(answers) == len(requests):
                 return [], answers
-        return await self._write(lambda own: self.exchange_within(own, reports, requests))
+        return await self._exchange(reports, requests)
+
+    async def _exchange(
+        self, reports: Sequence[Report], requests: Sequence[ClaimRequest]
+    ) -> Exchanged:
+        """Exchange in one commit; what fails together in halves, until it harms only itself."""
+        count = len(reports) + len(requests)
+        try:
+            return await self._write(lambda own: self.exchange_within(own, reports, requests))
+        except Exception as error:
+            # A full disk or a lost file is an error of all of them.
+            if _open.is_of_database(error):
+                raise
+            if count == 1:
+                return [error] * len(reports), [error] * len(requests)
+        half, rest = count // 2, max(count // 2 - len(reports), 0)
+        found: list[Found | Exception] = []
+        claimed: list[Claimed | Exception] = []
+        with trio.CancelScope(shield=True):  # of a half that is committed
+            for some, asked in (
+                (reports[:half], requests[:rest]),
+                (reports[half:], requests[rest:]),
+            ):
+                try:
+                    answers, outcomes = await self._exchange(some, asked)
+                except Exception as error:
+                    answers, outcomes = [error] * len(some), [error] * len(asked)
+                found += answers
+                claimed += outcomes
+        return found, claimed
 
     def exchange_within(
         self,
@@ -99,29 +128,7 @@ class SQLiteBackend(Backend):
         reports: Sequence[Report],
         requests: Sequence[ClaimRequest],
     ) -> Exchanged:
-        """Apply reports, then claim, within a transaction.
-
-        Together; if that fails, each by itself, so that each harms only itself.
-        """
-        together = self._undone(own, partial(self._exchanged, own, reports, requests))
-        if not isinstance(together, Exception):
-            return together
-        found: list[Found | Exception] = []
-        for report in reports:
-            one = self._undone(own, partial(self._exchanged, own, [report], ()))
-            found.append(one if isinstance(one, Exception) else one[0][0])
-        claimed: list[Claimed | Exception] = []
-        for request in requests:
-            one = self._undone(own, partial(self._exchanged, own, (), [request]))
-            claimed.append(one if isinstance(one, Exception) else one[1][0])
-        return found, claimed
-
-    def _exchanged(
-        self,
-        own: sqlite3.Connection,
-        reports: Sequence[Report],
-        requests: Sequence[ClaimRequest],
-    ) -> Exchanged:
+        """Apply reports, then claim, within a transaction."""
         found = Reports(own, self._clock, keeps=self._keeps).apply(reports) if reports else []
         return [*found], [self._claim(own, request) for request in requests]
 
@@ -130,22 +137,6 @@ class SQLiteBackend(Backend):
         answer = claim.run()
         self._sights.note(request.rule, claim, answer)
         return answer
-
-    def _undone(self, own: sqlite3.Connection, function: Callable[[], T]) -> T | Exception:
-        """Return what `function` does, or its error, which undoes only what it did itself."""
-        own.execute("SAVEPOINT item")
-        try:
-            result: T | Exception = function()
-        except Exception as error:
-            # A full disk or a lost file is an error of all of them.
-            if not own.in_transaction or _open.is_of_database(error):
-                raise
-            own.execute("ROLLBACK TO item")
-            result = error
-            if isinstance(error, sqlite3.Error):
-                result = _open.to_storage_error(self.database, error)
-        own.execute("RELEASE item")
-        return result
 
     def _look(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed | None:
         claim = Claim(own, request, self._clock)

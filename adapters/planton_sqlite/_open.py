@@ -190,6 +190,8 @@ def is_of_database(error: Exception) -> bool:
 
     Whatever else shares its transaction fails as well.
     """
+    if isinstance(error, StorageError):
+        return not isinstance(error.__cause__, sqlite3.Error) or is_of_database(error.__cause__)
     return isinstance(error, sqlite3.Error) and _code(error) not in _OF_WHAT_WAS_ASKED
 
 

@@ -2,10 +2,10 @@
 
 import math
 import os
+import queue
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -51,20 +51,20 @@ class Owner:
         self._opened_file: tuple[int, int] | None = None
         self._give_up_at = math.inf
         self._hurries: Callable[[], bool] = lambda: False
-        self._jobs: deque[Job[Any]] = deque()
-        self._lock = threading.Condition()
-        self._is_closing = False
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()  # None only wakes
+        self._unbegun: dict[Job[Any], bool] = {}  # to pop one is atomic
+        self._is_closing = True
         self._connection: sqlite3.Connection
         self._failure: BaseException | None = None
         self._is_read_only = False
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
         self._idle: Callable[[], None] | None = None
-        self._interval = 0.0
+        self._interval: float | None = None
 
     async def start(self) -> None:
         self._is_closing, self._failure, self._opened = False, None, threading.Event()
-        self._give_up_at = math.inf
+        self._jobs, self._give_up_at = queue.SimpleQueue(), math.inf
         # A daemon, so that a program that crashes is not kept alive; `close` waits for it.
         self._thread = threading.Thread(target=self._main, name="planton-sqlite", daemon=True)
         self._thread.start()
@@ -79,10 +79,9 @@ class Owner:
         Not waited for any longer than a few seconds: a disk may hang. Then the thread ends when
         the disk answers, or with the process.
         """
-        with self._lock:
-            self._is_closing = True
-            self.hurry(lambda: True)
-            self._lock.notify()
+        self._is_closing = True
+        self.hurry(lambda: True)
+        self._jobs.put(None)
         if self._thread is not None:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._thread.join, _CLOSED_WITHIN)
@@ -91,11 +90,10 @@ class Owner:
         """Wait for other writers no longer than a moment more for as long as `while_()`."""
         self._give_up_at, self._hurries = time.monotonic() + _LAST_TURN, while_
 
-    def when_idle(self, work: Callable[[], None] | None, interval: float = 0.0) -> None:
+    def when_idle(self, work: Callable[[], None] | None, interval: float | None = None) -> None:
         """Call `work` on the thread after each job, and every `interval` seconds without one."""
-        with self._lock:
-            self._idle, self._interval = work, interval
-            self._lock.notify()
+        self._idle, self._interval = work, interval
+        self._jobs.put(None)
 
     async def read(self, function: Work[T]) -> T:
         return await self.do(function, is_write=False)
@@ -113,22 +111,17 @@ class Owner:
     @trio.lowlevel.enable_ki_protection
     async def do(self, function: Work[T], *, is_write: bool) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
-        token = trio.lowlevel.current_trio_token()
-        job = Job(function, is_write, trio.lowlevel.current_task(), token)
-        with self._lock:
-            if self._is_closing or self._thread is None or not self._thread.is_alive():
-                raise StorageError(self._database, "the storage is not open")
-            self._jobs.append(job)
-            self._lock.notify()
+        if self._is_closing or self._thread is None or not self._thread.is_alive():
+            raise StorageError(self._database, "the storage is not open")
+        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+        job = Job(function, is_write, task, token)
+        self._unbegun[job] = True
+        self._jobs.put(job)
         return cast(T, await trio.lowlevel.wait_task_rescheduled(lambda _: self._withdraw(job)))
 
     def _withdraw(self, job: Job[Any]) -> trio.lowlevel.Abort:
-        with self._lock:
-            try:
-                self._jobs.remove(job)
-            except ValueError:
-                return trio.lowlevel.Abort.FAILED
-        return trio.lowlevel.Abort.SUCCEEDED
+        abort = trio.lowlevel.Abort
+        return abort.SUCCEEDED if self._unbegun.pop(job, False) else abort.FAILED
 
     # From here on: on the thread.
 
@@ -151,19 +144,19 @@ class Owner:
         self._opened_file = _identity(self._file)
 
     def _serve(self) -> bool:
-        """Do the next job, or the idle work; whether to go on."""
-        with self._lock:
-            if not (self._jobs or self._is_closing):
-                self._lock.wait(self._interval if self._idle else None)
-            job, idle = self._jobs.popleft() if self._jobs else None, self._idle
-        if job is not None:
+        """Do the next job, and the idle work; whether to go on."""
+        try:
+            job = self._jobs.get(timeout=self._interval)
+        except queue.Empty:
+            job = None
+        if job is not None and self._unbegun.pop(job, False):
             result = self.done(job.function, is_write=job.is_write)
             if self._is_read_only:
                 self._reopen()
             job.hand_over(result)
-        if idle is not None:
-            outcome.capture(idle)  # it tells of its errors itself
-        return job is not None or not self._is_closing
+        if self._idle is not None:
+            outcome.capture(self._idle)  # it tells of its errors itself
+        return not (self._is_closing and self._jobs.empty())
 
     def done(self, function: Work[T], *, is_write: bool) -> "outcome.Outcome[T]":
         """Do some work. Whatever it raises is the answer of its caller; the thread goes on."""

@@ -11,12 +11,16 @@ from typing import Any, TypeAlias
 from planton.storage import Receipt, Report, by_kind, found_by, load_statements, said_by
 
 REPORTS = load_statements(__package__, "reports.sql")
-_ENDING = {
-    "complete": ("complete",),
-    "fail": ("requeue_failed", "end_failed"),
-    "release": ("release",),
-    "give_back": ("release",),
-    "postpone": ("postpone",),
+# Of the statements of a kind one returns the claims that there were.
+_STATEMENTS: dict[str, tuple[str, ...]] = {
+    "heartbeat": ("heartbeat",),
+    "complete": ("complete", "supersede", "drop"),
+    "fail": ("requeue_failed", "end_failed", "drop"),
+    "advance": ("advance",),
+    "postpone": ("postpone", "drop"),
+    "release": ("release", "drop"),
+    "give_back": ("release", "drop"),
+    "take_over": ("living", "take_over"),
 }
 
 # The task names of claims that were changed.
@@ -44,24 +48,17 @@ class Reports:
 
     def _change(self, kind: str, said: Sequence[tuple[Any, ...]]) -> list[Changed]:
         """Apply what is said of some claims; those that there are, with their tasks."""
-        text = json.dumps(said)
-        changed = self._execute("find", text).fetchall()
-        if not changed:
-            return []
-        if len(changed) < len(said):
-            receipts = {row[:2] for row in changed}
-            text = json.dumps([row for row in said if row[:2] in receipts])
-        if kind == "take_over":
-            taken = {row_id for (row_id,) in self._execute("take_over", text)}
-            return [row for row in changed if row[0] in taken]
-        self._parameters["is_undelivered"] = kind == "give_back"
-        for statement in _ENDING.get(kind, (kind,)):
-            self._execute(statement, text)
-        if kind == "complete" and self._execute("has_failed", text).fetchone() == (1,):
-            self._execute("supersede", text)
-        if kind in _ENDING:
-            self._execute("drop", text)
+        given = {
+            **self._parameters,
+            "rows": json.dumps(said),
+            "is_undelivered": kind == "give_back",
+        }
+        changed: list[Changed] = []
+        for statement in _STATEMENTS[kind]:
+            if statement != "supersede" or self._has_failed():
+                changed += self._connection.execute(REPORTS[statement], given)
         return changed
 
-    def _execute(self, statement: str, rows: str) -> sqlite3.Cursor:
-        return self._connection.execute(REPORTS[statement], {**self._parameters, "rows": rows})
+    def _has_failed(self) -> bool:
+        """Return whether anything has: mostly not, and then nothing is superseded."""
+        return bool(self._connection.execute(REPORTS["has_failed"]).fetchone()[0])

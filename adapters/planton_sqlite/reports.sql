@@ -1,5 +1,5 @@
 -- What consumers report. `:rows` is a JSON array of arrays: id, token, then what is said of that
--- claim. `find` drops what names no claim; the others then go by the id.
+-- claim. Of the statements of a kind one returns the claims that there were.
 
 -- part: row
 task_name, instruction, payload, priority, tags, retries, timeout, "partition"
@@ -9,21 +9,17 @@ task_name, instruction, payload, priority, tags, retries, timeout, "partition"
 
 -- part: reported
 FROM json_each(:rows) AS given JOIN planton_active AS active
-    ON active.id = given.value ->> 0
-
--- name: find
-SELECT active.id, active.token, active.task_name
-{reported}
-    AND active.token = given.value ->> 1;
+    ON active.id = given.value ->> 0 AND active.token = given.value ->> 1
 
 -- name: drop
-DELETE FROM planton_active WHERE id IN (SELECT value ->> 0 FROM json_each(:rows));
+DELETE FROM planton_active WHERE id IN (SELECT active.id {reported}) RETURNING id, token, task_name;
 
 -- name: heartbeat
 -- Never beyond the time that one delivery may take.
 UPDATE planton_active
 SET lease_expires_at = min(:now + lease, coalesce(claimed_at + timeout, :now + lease))
-WHERE id IN (SELECT value ->> 0 FROM json_each(:rows));
+WHERE id IN (SELECT active.id {reported})
+RETURNING id, token, task_name;
 
 -- name: complete
 INSERT INTO planton_ended (
@@ -34,16 +30,14 @@ SELECT {row}, delivery, 'succeeded', given.value ->> 2, error, created_at, claim
 WHERE :keeps
 ORDER BY given.key;
 
+-- name: has_failed
+SELECT EXISTS (SELECT 1 FROM planton_ended WHERE status <> 'succeeded' AND NOT superseded);
+
 -- name: supersede
 -- What failed before and has succeeded now.
 UPDATE planton_ended INDEXED BY planton_ended_failed SET superseded = 1
-WHERE status <> 'succeeded' AND NOT superseded AND (task_name, instruction) IN (
-    SELECT task_name, instruction FROM planton_active
-    WHERE id IN (SELECT value ->> 0 FROM json_each(:rows))
-);
-
--- name: has_failed
-SELECT EXISTS (SELECT 1 FROM planton_ended WHERE status <> 'succeeded' AND NOT superseded);
+WHERE status <> 'succeeded' AND NOT superseded
+  AND (task_name, instruction) IN (SELECT task_name, instruction {reported});
 
 -- name: requeue_failed
 -- To be tried again: one of its own retries less, or of those that it is granted at its first
@@ -85,7 +79,8 @@ SET payload = given.value ->> 2, retries = given.value ->> 3,
     error = NULL, delivery = 1, failures = 0, undelivered = 0, claimed_at = :now,
     lease_expires_at = :now + min(lease, coalesce(timeout, lease))
 FROM json_each(:rows) AS given
-WHERE active.id = given.value ->> 0;
+WHERE active.id = given.value ->> 0 AND active.token = given.value ->> 1
+RETURNING id, token, task_name;
 
 -- name: postpone
 -- The work is to go on later, with another payload.
@@ -97,6 +92,9 @@ WHERE true
 ORDER BY given.key
 ON CONFLICT (task_name, instruction) DO NOTHING;
 
+-- name: living
+SELECT active.id, active.token, task_name {reported} WHERE lease_expires_at > :now;
+
 -- name: take_over
 UPDATE planton_active AS active
 SET token = given.value ->> 3, lease = coalesce(given.value ->> 2, lease), claimed_at = :now,
@@ -104,5 +102,5 @@ SET token = given.value ->> 3, lease = coalesce(given.value ->> 2, lease), claim
         coalesce(given.value ->> 2, lease), coalesce(timeout, given.value ->> 2, lease)
     )
 FROM json_each(:rows) AS given
-WHERE active.id = given.value ->> 0 AND active.lease_expires_at > :now
-RETURNING id;
+WHERE active.id = given.value ->> 0 AND active.token = given.value ->> 1
+  AND active.lease_expires_at > :now;

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import click
 
 from planton.cli import _operations
-from planton.cli._exits import EXIT_CODES, reported
+from planton.cli._exits import EXIT_CODES
 from planton.cli._group import Commands
 from planton.cli._plugins import storage_at
 from planton.cli._shown import Formatter
@@ -56,10 +56,9 @@ def demo(database: str, accounts: int, storage: str | None) -> None:
     """
     from planton.cli._run import load, run_target
 
-    with reported():
-        opened = storage_at(storage or f"sqlite:///{quote(database)}", create=True)
-        send = load("planton_executor.demo:demo")
-        run_target("planton demo", lambda: send(opened, accounts))
+    opened = storage_at(storage or f"sqlite:///{quote(database)}", create=True)
+    send = load("planton_executor.demo:demo")
+    run_target("planton demo", lambda: send(opened, accounts))
 
 
 @planton.command(epilog=EXIT_CODES)
@@ -84,5 +83,4 @@ def run(target: str, log_level: str) -> None:
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--log-level") from error
-    with reported():
-        run_target(target, load(target))
+    run_target(target, load(target))

@@ -1,15 +1,8 @@
 """Exit codes, and mistakes told in one line instead of a traceback."""
 
-import signal
-import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
-
-from planton._errors import PlantonError
-from planton._failures import unwrapped
 
 EXIT_CODES = """\b
 Exit codes:
@@ -27,20 +20,6 @@ class Mistake(click.ClickException):
     """Something that the user can mend; shown without a traceback."""
 
     exit_code = MISTAKE
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Show errors of Planton in one line."""
-    try:
-        yield
-    except Exception as error:
-        cause = unwrapped(error)
-        if isinstance(cause, PlantonError):
-            raise Mistake(str(cause)) from error
-        raise
-    except KeyboardInterrupt:
-        sys.exit(SIGNAL + signal.SIGINT)
 
 
 def place(error: BaseException) -> str:

@@ -35,14 +35,13 @@ async def explain_task(storage: Any, output: Output, task_name: str) -> None:
         for status in ("failed", "dead")
         for each in await storage.find(task_name=task_name, status=status, limit=MOST)
     ]
-    if output.is_json:
-        by = {each.dispatcher_id: plain(dispatchers[each.dispatcher_id]) for each in told}
-        data = [{**attrs.asdict(each), "dispatcher": by[each.dispatcher_id]} for each in told]
-        words = {"task_name": task_name, "verdict": verdict(found)}
-        output.tell("", **words, storage=found.stats, reports=data)
-        return
-    for line in _explanation(found, failures):
-        output.tell(line)
+    output.tell(
+        *_explanation(found, failures),
+        task_name=task_name,
+        verdict=verdict(found),
+        storage=found.stats,
+        reports=[{**attrs.asdict(one), "dispatcher": plain(who)} for one, who in found.told],
+    )
 
 
 def _explanation(found: Situation, failures: Sequence[InstructionRecord]) -> Iterator[str]:
@@ -121,15 +120,15 @@ def _tell(
     left: list[DispatcherRecord],
     lost: list[DispatcherRecord],
 ) -> None:
-    if output.is_json:
-        found = {"stopped": stopped, "running": left, "lost": lost}
-        output.tell("", **{name: [plain(each) for each in some] for name, some in found.items()})
-        return
-    output.tell(f"{_count(stopped)} stopped")
-    for each in left:
-        output.tell(f"{place(each)} has not stopped; it was seen {span(each.silent_for)} ago")
-    for each in lost:
-        output.tell(f"{place(each)} has been silent for {span(each.silent_for)}: dead, most likely")
+    silent = "has been silent for"
+    output.tell(
+        f"{_count(stopped)} stopped",
+        *(f"{place(one)} has not stopped; it was seen {span(one.silent_for)} ago" for one in left),
+        *(f"{place(one)} {silent} {span(one.silent_for)}: dead, most likely" for one in lost),
+        stopped=[plain(each) for each in stopped],
+        running=[plain(each) for each in left],
+        lost=[plain(each) for each in lost],
+    )
 
 
 def _count(dispatchers: Any) -> str:

@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from planton.cli._exits import FAILED, SIGNAL
+from planton._errors import PlantonError
+from planton._failures import unwrapped
+from planton.cli._exits import FAILED, MISTAKE, SIGNAL, Mistake
 from planton.cli._shown import printable_lines, without_those_of, wrapped
 from planton.cli._storage import VARIABLE
 
@@ -28,8 +30,18 @@ class Commands(click.Group):
             _exit(error.exit_code, _text_of(error), given)
         except click.Abort:
             _exit(SIGNAL + signal.SIGINT, "\n", given)
-        except Exception:
+        except Exception as error:
+            cause = unwrapped(error)
+            if isinstance(cause, PlantonError):
+                _exit(MISTAKE, _text_of(Mistake(str(cause))), given)
             _exit(FAILED, traceback.format_exc(), given)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; Ctrl-C ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(SIGNAL + signal.SIGINT)
 
     def format_commands(
         self,

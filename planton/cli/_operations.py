@@ -6,7 +6,9 @@ from typing import Any, get_args
 import click
 
 from planton.cli import _types
-from planton.cli._output import span
+from planton.cli._fleet import explain_task, stop_all
+from planton.cli._output import Output, found_row, span, to_json
+from planton.cli._status import show_status, watch_status
 from planton.cli._storage import check_known, confirm, confirm_unknown, operation, yes_option
 from planton.cli._types import LARGEST, duration, json_value, moment, text, whole
 from planton.storage import Status
@@ -16,7 +18,7 @@ task_argument = click.argument("task_name", metavar="TASK", type=text)
 
 
 @operation(create=True)
-async def migrate(storage: Any, output: Any) -> None:
+async def migrate(storage: Any, output: Output) -> None:
     """Bring Planton's tables up to date.
 
     A SQLite file that is not there is made. Several processes may do so at once.
@@ -28,13 +30,13 @@ async def migrate(storage: Any, output: Any) -> None:
 
 
 @operation(create=True, is_opened=False)
-async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all operations
+async def schema(storage: Any, output: Output) -> None:  # noqa: ASYNC124  as all operations
     """Print the SQL of Planton's tables, for those who apply it themselves.
 
     It is all that `planton migrate` does on an empty database. Nothing is connected to.
     """
     sql = storage.schema()
-    output.tell_lines(sql, schema=sql)
+    output.echo(to_json({"schema": sql}) if output.is_json else sql)
 
 
 @operation()
@@ -55,7 +57,7 @@ async def schema(storage: Any, output: Any) -> None:  # noqa: ASYNC124  as all o
 @yes_option
 async def enqueue(
     storage: Any,
-    output: Any,
+    output: Output,
     task_name: str,
     instruction: str,
     run_at: datetime | None,
@@ -79,14 +81,12 @@ async def enqueue(
 
 @operation()
 @task_argument
-async def explain(storage: Any, output: Any, task_name: str) -> None:
+async def explain(storage: Any, output: Output, task_name: str) -> None:
     """Tell why a task was or was not dispatched.
 
     By each dispatcher: its last decisions. They are as old as it says there: some seconds, up to a
     minute if a task only looked again, or longer with thousands of busy tasks.
     """
-    from planton.cli._fleet import explain_task
-
     await check_known(storage, task_name)
     await explain_task(storage, output, task_name)
 
@@ -99,14 +99,12 @@ async def explain(storage: Any, output: Any, task_name: str) -> None:
     show_default=True,
     help="How long to wait; more than the grace period of the dispatchers.",
 )
-async def stop(storage: Any, output: Any, timeout: float) -> int:
+async def stop(storage: Any, output: Output, timeout: float) -> int:
     """Ask every dispatcher to terminate, and wait for them.
 
     Each hears of it within five seconds, hands over what it has claimed, and ends. One that
     begins later is not asked; whatever starts dispatchers again has to be told, too.
     """
-    from planton.cli._fleet import stop_all
-
     return await stop_all(storage, output, timeout)
 
 
@@ -117,7 +115,7 @@ async def stop(storage: Any, output: Any, timeout: float) -> int:
 @click.option("--older-than", type=duration, help="Only those that came to be that long ago.")
 @click.option("--limit", type=whole(1), default=100, show_default=True, help="How many at most.")
 async def find(
-    storage: Any, output: Any, limit: int, task_name: str | None, **filters: Any
+    storage: Any, output: Output, limit: int, task_name: str | None, **filters: Any
 ) -> None:
     """List instructions, the oldest first.
 
@@ -125,17 +123,11 @@ async def find(
     terminal; --json has all there is. A terminal that is too narrow for the table shows a block for
     each instruction.
     """
-    from planton.cli._output import found_row
-
     if task_name is not None:
         await check_known(storage, task_name)
     found = await storage.find(limit=limit, task_name=task_name, **filters)
-    if output.is_json:
-        output.tell("", instructions=found)
-    elif found:
-        output.show(output.table([found_row(output, each) for each in found]))
-    else:
-        output.tell("nothing found")
+    table = output.table(found_row(output, each) for each in found)
+    output.tell(table or "nothing found", instructions=found)
     if len(found) == limit:
         click.echo(f"These are the first {limit}: give a higher --limit for more.", err=True)
 
@@ -143,7 +135,9 @@ async def find(
 @operation()
 @task_argument
 @click.argument("instructions", metavar="[INSTRUCTION]...", nargs=-1, type=text)
-async def retry(storage: Any, output: Any, task_name: str, instructions: tuple[str, ...]) -> None:
+async def retry(
+    storage: Any, output: Output, task_name: str, instructions: tuple[str, ...]
+) -> None:
     """Queue ended instructions of a task again.
 
     Those that are named, or all that failed or are dead.
@@ -156,7 +150,7 @@ async def retry(storage: Any, output: Any, task_name: str, instructions: tuple[s
 @operation()
 @task_argument
 @yes_option
-async def pause(storage: Any, output: Any, task_name: str, is_sure: bool) -> None:
+async def pause(storage: Any, output: Output, task_name: str, is_sure: bool) -> None:
     """Let no dispatcher claim for a task, until `resume`."""
     await confirm_unknown(storage, task_name, is_sure=is_sure)
     await storage.pause(task_name)
@@ -165,7 +159,7 @@ async def pause(storage: Any, output: Any, task_name: str, is_sure: bool) -> Non
 
 @operation()
 @task_argument
-async def resume(storage: Any, output: Any, task_name: str) -> None:
+async def resume(storage: Any, output: Output, task_name: str) -> None:
     """Let dispatchers claim for a task again."""
     await check_known(storage, task_name)
     await storage.resume(task_name)
@@ -177,7 +171,7 @@ async def resume(storage: Any, output: Any, task_name: str) -> None:
 @click.argument("concurrency", metavar="N|default", type=_types.concurrency)
 @yes_option
 async def set_concurrency(
-    storage: Any, output: Any, task_name: str, concurrency: int | None, is_sure: bool
+    storage: Any, output: Output, task_name: str, concurrency: int | None, is_sure: bool
 ) -> None:
     """Override the concurrency of a task, in the whole fleet.
 
@@ -195,7 +189,7 @@ async def set_concurrency(
 @click.argument("instructions", metavar="[INSTRUCTION]...", nargs=-1, type=text)
 @yes_option
 async def drop(
-    storage: Any, output: Any, task_name: str, instructions: tuple[str, ...], is_sure: bool
+    storage: Any, output: Output, task_name: str, instructions: tuple[str, ...], is_sure: bool
 ) -> None:
     """Delete queued instructions of a task.
 
@@ -227,7 +221,7 @@ async def drop(
 )
 @yes_option
 async def prune(
-    storage: Any, output: Any, older_than: float, statuses: tuple[str, ...], is_sure: bool
+    storage: Any, output: Output, older_than: float, statuses: tuple[str, ...], is_sure: bool
 ) -> None:
     """Delete ended instructions from the history.
 
@@ -245,10 +239,8 @@ async def prune(
 @click.option(
     "--interval", type=duration, default="2s", show_default=True, help="How often --watch looks."
 )
-async def status(storage: Any, output: Any, watch: bool, interval: float) -> None:
+async def status(storage: Any, output: Output, watch: bool, interval: float) -> None:
     """Show tasks, dispatchers, and what they say of their tasks."""
-    from planton.cli._status import show_status, watch_status
-
     if watch:
         await watch_status(storage, output, max(interval, 0.1))
     else:

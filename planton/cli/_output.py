@@ -3,14 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import attrs
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -42,19 +42,17 @@ class Output:
             width=None if self.is_terminal else _PLAIN_WIDTH,
         )
 
-    def tell(self, text: str, **data: Any) -> None:
-        """Print a sentence, or what it says as a JSON object."""
-        told = to_json(data) if self.is_json else wrapped(printable(text), self.console.width)
-        self.echo(told)
-
-    def tell_lines(self, text: str, **data: Any) -> None:
-        """Print a text of several lines as it is, or as JSON."""
-        self.echo(to_json(data) if self.is_json else text)
-
-    def show(self, *parts: RenderableType) -> None:
+    def tell(self, *parts: RenderableType, **data: Any) -> None:
+        """Print sentences and tables for people, or `data` as a JSON object."""
+        if self.is_json:
+            self.echo(to_json(data))
+            return
         with self.console.capture() as capture:
-            # A word that is longer than the terminal is left for it to wrap, and can be copied.
-            self.console.print(Group(*parts), soft_wrap=True)
+            for part in parts:
+                if isinstance(part, str):
+                    part = wrapped(printable(part), self.console.width)
+                # A word that is longer than the terminal is left for it to wrap, and can be copied.
+                self.console.print(part, soft_wrap=True)
         self.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
     def echo(self, text: str) -> None:
@@ -65,11 +63,13 @@ class Output:
             # Also what is written when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def table(self, rows: Sequence[Row]) -> RenderableType:
+    def table(self, found: Iterable[Row]) -> RenderableType:
         """Return a table, or a block a row where the terminal is too narrow for it.
 
-        A column with nothing in it is left out.
+        A column with nothing in it is left out. Without rows it is an empty text.
         """
+        if not (rows := list(found)):
+            return ""
         columns = [name for name in rows[0] if any(_is_filled(row[name]) for row in rows)]
         table = self._table(columns, rows)
         options = self.console.options.update(width=_PLAIN_WIDTH)

@@ -49,17 +49,19 @@ class Overview:
         return data if self.error is None else {**data, "error": self.error}
 
     def parts(self, output: Output) -> list[RenderableType]:
-        parts: list[RenderableType] = [Text("no tasks yet"), Text("no dispatcher runs")]
-        if self.tasks:
-            parts[0] = output.table([_task(task) for task in self.tasks])
-        if self.dispatchers:
-            parts[1] = output.table([_dispatcher(each) for each in self.dispatchers])
+        parts = [
+            output.table(map(_task, self.tasks)) or "no tasks yet",
+            output.table(map(_dispatcher, self.dispatchers)) or "no dispatcher runs",
+        ]
         if self.reports:
             names = {each.id: place(each) for each in self.dispatchers}
-            parts.append(output.table([_report(each, names) for each in self.reports]))
+            parts.append(output.table(_report(each, names) for each in self.reports))
         if self.error is not None:
             parts.append(Text(printable(self.error), style="red"))
         return [part for each in parts for part in (each, Text())][:-1]
+
+    def tell(self, output: Output) -> None:
+        output.tell(*self.parts(output), **self.data())
 
 
 def _task(task: TaskStats) -> Row:
@@ -128,14 +130,7 @@ def plain(dispatcher: DispatcherRecord) -> dict[str, Any]:
 
 
 async def show_status(storage: Any, output: Output) -> None:
-    _print(await Overview.of(storage), output)
-
-
-def _print(overview: Overview, output: Output) -> None:
-    if output.is_json:
-        output.tell("", **overview.data())
-    else:
-        output.show(*overview.parts(output))
+    (await Overview.of(storage)).tell(output)
 
 
 async def watch_status(storage: Any, output: Output, interval: float) -> None:
@@ -164,7 +159,7 @@ async def _again(storage: Any, last: Overview) -> Overview:
 def _screen(output: Output) -> Iterator[Callable[[Overview], None]]:
     """Yield what shows an overview: in place on a terminal, one after the other elsewhere."""
     if not output.is_terminal:
-        yield lambda overview: _print(overview, output)
+        yield lambda overview: overview.tell(output)
     else:
         with Live(console=output.console, screen=True, auto_refresh=False) as live:
             yield lambda overview: live.update(Group(*overview.parts(output)), refresh=True)

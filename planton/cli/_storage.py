@@ -10,7 +10,8 @@ from typing import Any
 import click
 import trio
 
-from planton.cli._exits import EXIT_CODES, Mistake, reported
+from planton.cli._exits import EXIT_CODES, Mistake
+from planton.cli._output import Output
 from planton.cli._plugins import URLS, storage_at
 from planton.cli._shown import printable
 
@@ -72,16 +73,13 @@ def operation(
     def decorate(function: Callable[..., Awaitable[int | None]]) -> click.Command:
         @functools.wraps(function)
         def command(url: str | None, is_json: bool, **options: Any) -> None:
-            from planton.cli._output import Output
-
             async def operate() -> int | None:
                 storage = storage_at(_given(url), create=create)
                 output = Output(is_json=is_json)
                 async with storage if is_opened else nullcontext():
                     return await function(storage, output, **options)
 
-            with reported():
-                sys.exit(trio.run(operate) or 0)
+            sys.exit(trio.run(operate) or 0)
 
         for option in (_json_option, _url_option):
             command = option(command)

@@ -1,6 +1,7 @@
 """Work in steps, on each storage."""
 
 import json
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -82,6 +83,37 @@ async def test_work_that_was_put_into_the_queue_by_hand(bench, tmp_path):
     found = await one.record("a", "Greeter")
 
     assert ("dead", 6) == (found.status, found.delivery)
+
+
+@attrs.frozen
+class First(Step):
+    async def step(self, context):
+        return then(Hang())
+
+
+@attrs.frozen
+class Hang(Step):
+    def step(self, context):
+        context.resources.wait(10)
+        return done()
+
+
+@pytest.mark.parametrize("kind", ("memory",))
+async def test_a_sync_step_that_goes_on_keeps_its_claim(bench, caplog):
+    """Its thread may yet do the work; that it has come to this step is stored already."""
+    one = bench(grace=0.1)
+    let_go, is_stored = threading.Event(), trio.Event()
+    steps = Steps(one.executor, "Machine", [First, Hang], resources=let_go)
+    one.executor.on(AdvancedEvent, lambda event: is_stored.set())
+    await steps.enqueue("a", First())
+    with trio.fail_after(10):
+        async with one.planton(name="Machine"):
+            await is_stored.wait()
+    let_go.set()
+
+    assert "running" == (await one.record("a", "Machine")).status
+    assert [] == one.seen.errors
+    assert "the thread of 'a', task 'Machine', goes on: its lease is left" in caplog.text
 
 
 @attrs.frozen

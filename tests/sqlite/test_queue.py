@@ -171,7 +171,7 @@ PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_tha
         (CLAIM, "record_due", "INTEGER PRIMARY KEY (rowid=?)"),
         (CLAIM, "drop_due", "INTEGER PRIMARY KEY (rowid=?)"),
         (CLAIM, "left_out", "planton_ended_failed (task_name=?"),
-        (REPORTS, "find", "INTEGER PRIMARY KEY (rowid=?)"),
+        (REPORTS, "heartbeat", "INTEGER PRIMARY KEY (rowid=?)"),
         (REPORTS, "complete", "INTEGER PRIMARY KEY (rowid=?)"),
         (REPORTS, "drop", "INTEGER PRIMARY KEY (rowid=?)"),
         (REPORTS, "supersede", "planton_ended_failed"),
