@@ -22,33 +22,25 @@ T = TypeVar("T")
 class Visit:
     """One call of an async function of trio by an asyncio task of the same thread.
 
-    `to_raise` gets what it raised, and returns what is to be raised in asyncio; all `gates` are
-    opened at its end.
+    `to_raise` gets what it raised, and returns what is to be raised in asyncio. A cancellation of
+    a task that waits for it calls `on_cancel`, which cancels it unless it is given.
     """
 
     def __init__(
         self,
         guest: Guest,
         function: Callable[[], Any],
-        *gates: Gate,
+        *,
         to_raise: Callable[[BaseException], BaseException] = lambda error: error,
+        on_cancel: Callable[[], object] | None = None,
     ) -> None:
         self._guest, self._function, self._to_raise = guest, function, to_raise
         self._scope = trio.CancelScope(shield=True)
-        self.over = Gate()
-        self._gates = (*gates, self.over)
+        self.over = Gate(on_cancel or self.cancel)
         self._value: Any = None
         self._error: BaseException | None = None
-
-    def begin(self) -> None:
-        self._guest.visits.add(self)
-        self._guest.spawn(self._body)
-
-    async def run(self) -> Any:
-        """Call it, and return what it returns; a cancellation waits for trio's side to end."""
-        self.begin()
-        await self.over.pass_through(self.cancel)
-        return self.result()
+        guest.visits.add(self)
+        guest.spawn(self._body)
 
     def result(self) -> Any:
         """Return what it returned, or raise what it raised, which is told once."""
@@ -56,11 +48,6 @@ class Visit:
         if error is not None:
             raise error
         return self._value
-
-    def fail(self, error: BaseException) -> None:
-        """Wait for it no more."""
-        self._error = error
-        self._end()
 
     def cancel(self) -> None:
         self._guest.host.wake()
@@ -71,20 +58,22 @@ class Visit:
         return self._scope.cancel_called
 
     async def _body(self) -> None:
+        error: BaseException | None = None
         try:
             with self._scope:
                 value = self._function()
                 self._value = await value if inspect.isawaitable(value) else value
             if self._scope.cancelled_caught:
-                self._error = PlantonError(f"trio ended before {self._function!r} did")
-        except BaseException as error:  # noqa: ASYNC103  raised by whoever waits
-            self._error = self._to_raise(error)
-        self._end()
+                error = PlantonError(f"trio ended before {self._function!r} did")
+        except BaseException as raised:  # noqa: ASYNC103  raised by whoever waits
+            error = self._to_raise(raised)
+        self.end(error)
 
-    def _end(self) -> None:
+    def end(self, error: BaseException | None) -> None:
+        """Let who waits go on."""
+        self._error = error
         self._guest.visits.discard(self)
-        for gate in self._gates:
-            gate.open()
+        self.over.open()
 
 
 async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +85,9 @@ async def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
         return await function(*args, **kwargs)
     guest = await Guest.join()
     try:
-        return await Visit(guest, functools.partial(function, *args, **kwargs)).run()
+        visit = Visit(guest, functools.partial(function, *args, **kwargs))
+        await visit.over
+        return visit.result()
     finally:
         await guest.leave()  # noqa: ASYNC102  asyncio code, as below
 
@@ -105,10 +96,11 @@ class Stay(AbstractAsyncContextManager[Any]):
     """An async context manager of trio's that asyncio code enters: held open by one trio task."""
 
     _guest: Guest
+    _visit: Visit
 
-    def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
+    def __init__(self, manager: Any) -> None:
         self._manager = manager
-        self._is_in = False
+        self._block: Any = None
 
     async def __aenter__(self) -> Self:
         """Enter the manager; what that raises leaves as it is.
@@ -116,36 +108,29 @@ class Stay(AbstractAsyncContextManager[Any]):
         Cancelled meanwhile, it cancels the manager and waits for its end; cancelled twice, it
         aborts.
         """
-        if self._is_in:
+        if getattr(self._block, "ag_frame", None) is not None:
             raise AlreadyRunningError(f"{self._manager!r} is entered already: leave it first")
-        self._is_in = True
-        self._guest = await Guest.join()
-        self._entered, self._leaving = Gate(), trio.Event()
-        self._visit = Visit(self._guest, self._hold, self._entered, to_raise=self._note_end)
-        self._guard: Any = self._guarded()
-        try:
-            await self._guard.__anext__()
-            self._visit.begin()
-            await self._entered.pass_through(self._give_up)
-            self._visit.result()
-        except BaseException:
-            await self._end()  # noqa: ASYNC102
-            raise
+        self._block = self._stay()
+        await self._block.__anext__()
         return self
 
     async def __aexit__(self, *exc: Any) -> None:
         """Leave the manager and wait for its end, however the block ended."""
-        await self._end()  # noqa: ASYNC102
+        try:
+            await self._leave_early()  # noqa: ASYNC102
+        finally:
+            if not self._block.ag_running:
+                await self._block.aclose()  # noqa: ASYNC102
         if exc[1] is None:
             self._visit.result()
 
-    async def leave_early(self) -> None:
+    async def _leave_early(self) -> None:
         """Leave the manager within the block; a cancellation aborts, and waits for that."""
         self._ask_to_leave()
-        await self._visit.over.pass_through(self._abort_soon)
+        await self._visit.over
 
     def _ask_to_leave(self) -> None:
-        if not self._visit.over.is_set():
+        if not self._visit.over.done():
             self._guest.host.wake()
             self._leaving.set()
 
@@ -153,33 +138,31 @@ class Stay(AbstractAsyncContextManager[Any]):
         """End it without waiting for what it has begun."""
         self._visit.cancel()
 
-    def _abort_soon(self) -> None:
-        self._guest.host.wake()
-        self._abort()
-
-    def _give_up(self) -> None:
-        if self._visit.is_cancelled:
-            self._abort_soon()
+    def _note_cancel(self) -> None:
+        """Called at each cancellation of a task that enters or leaves."""
+        if self._entered.done() or self._visit.is_cancelled:
+            self._guest.host.wake()
+            self._abort()
         else:
             self._visit.cancel()
 
-    async def _guarded(self) -> AsyncGenerator[None, None]:
-        """Leave at the end of the loop, at the latest: it closes the generators that it knows."""
+    async def _stay(self) -> AsyncGenerator[None, None]:
+        """Enter, and leave at the end of the loop, at the latest: it closes its generators."""
+        self._guest = await Guest.join()
         try:
-            yield
+            self._entered, self._leaving = Gate(self._note_cancel), trio.Event()
+            self._visit = Visit(
+                self._guest, self._hold, to_raise=self._note_end, on_cancel=self._note_cancel
+            )
+            self._visit.over.add_done_callback(lambda _: self._entered.open())
+            try:
+                await self._entered
+                self._visit.result()
+                yield
+            finally:
+                await self._leave_early()  # noqa: ASYNC102
         finally:
-            await self._end()  # noqa: ASYNC102
-
-    async def _end(self) -> None:
-        """Leave the manager, then the guest; more than one may wait for that."""
-        try:
-            await self.leave_early()
-        finally:
-            if self._is_in:
-                self._is_in = False
-                await self._guest.leave()  # noqa: ASYNC102
-                if not self._guard.ag_running:
-                    await self._guard.aclose()  # noqa: ASYNC102
+            await self._guest.leave()  # noqa: ASYNC102
 
     async def _hold(self) -> None:
         """Called by trio."""
@@ -189,34 +172,23 @@ class Stay(AbstractAsyncContextManager[Any]):
 
     def _note_end(self, error: BaseException) -> BaseException:
         failure = unwrapped(error)
-        if self._entered.is_set():
+        if self._entered.done():
             logger.critical("%r has ended: %s", self._manager, error, exc_info=failure)
         return failure
 
 
-class _Bridge:
+class _Bridge(Stay):
     """The async methods of an object of trio's, awaited from asyncio."""
-
-    def __init__(self, storage: Any) -> None:
-        self._storage = storage
-        self._stay = Stay(storage)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = getattr(self._storage, name)
+        value = getattr(self._manager, name)
         if not is_async(value):
             return value
         call = functools.partial(called, value)
         setattr(self, name, call)  # not looked for again
         return call
-
-    async def __aenter__(self) -> Self:
-        await self._stay.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self._stay.__aexit__(*exc)  # noqa: ASYNC102
 
 
 def bridge(storage: T) -> T:

@@ -6,8 +6,9 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
+import outcome
 import trio
 
 from planton._errors import InvalidArgumentError, PlantonError
@@ -45,48 +46,33 @@ class Hop:
         self._guest = guest
         self._function, self._args, self._kwargs = function, args, kwargs
         self._trio_task = trio.lowlevel.current_task()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None  # None until it has begun
         self._timer: asyncio.TimerHandle | None = None
-        self._raise_cancel: Callable[[], object] | None = None
-        self._is_over = self._has_value = False
-        self._value: Any = None
-        self._error: BaseException | None = None
+        self._raise_cancel: Callable[[], NoReturn] | None = None
 
     async def run(self) -> Any:
         """Call it, and return what it returns; called by the trio task."""
         self._guest.hops.add(self)
-        if self._guest.loop.get_task_factory() is None:
-            self._start()
-        else:
-            # A factory of eager tasks runs the coroutine at once, which must not be in a tick.
-            self._guest.loop.call_soon(self._start, context=self._guest.host.context)
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
-        if self._has_value:
-            return self._value  # it counts, whatever came meanwhile: it may have committed
-        if self._error is None:
-            assert self._raise_cancel is not None
-            self._raise_cancel()
-        if isinstance(self._error, CallbackCancelledError):
+        self._guest.host.after_ticks(self._start)
+        try:
+            return await trio.lowlevel.wait_task_rescheduled(self._abort)
+        except CallbackCancelledError:
             await trio.sleep(PAUSE)
-        assert self._error is not None
-        raise self._error
+            raise
 
     @property
     def is_current(self) -> bool:
         """Whether it is the asyncio task that runs now."""
         return self._task is not None and self._task is asyncio.current_task()
 
-    def fail(self, error: PlantonError) -> None:
+    def end(self, error: PlantonError) -> None:
         """End it from outside, the coroutine too."""
         if self._task is not None and not self._guest.loop.is_closed():
             self._task.cancel()
-        broken_off = CallbackCancelledError(f"{self._function!r} was broken off: {error}")
-        broken_off.__cause__ = error
-        self._finish(broken_off)
+        self._break_off(f"broken off: {error}", error)
 
     def _start(self) -> None:
-        if self._is_over or self._raise_cancel is not None:
-            self._finish()
+        if self not in self._guest.hops:
             return
         body = self._body()
         try:
@@ -95,61 +81,69 @@ class Hop:
             self._task = self._guest.loop.create_task(body, context=self._trio_task.context)
         except Exception as error:  # a task factory that takes no context
             body.close()
-            self._finish(error)
+            self._finish(outcome.Error(error))
         else:
             self._task.add_done_callback(self._note_end, context=self._guest.host.context)
 
     async def _body(self) -> None:
+        self._task = asyncio.current_task()  # an eager one begins before it is returned
+        result: outcome.Outcome[Any]
         try:
-            self._value = await self._function(*self._args, **self._kwargs)
-            self._has_value = True
+            result = outcome.Value(await self._function(*self._args, **self._kwargs))
         except Exception as error:
-            self._finish(error)
-        else:
-            self._finish()
+            result = outcome.Error(error)
+        self._finish(result)
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
         """Look at what ended it, unless it returned or failed."""
+        if self not in self._guest.hops:
+            return
         error = None if task.cancelled() else task.exception()
         if self._raise_cancel is not None:
-            self._finish()
+            self._finish(outcome.capture(self._raise_cancel))
         elif task.cancelled() and not task.cancelling():
             problem = "raised CancelledError although it was not cancelled"
-            self._finish(PlantonError(f"{self._function!r} {problem}"))
+            self._finish(outcome.Error(PlantonError(f"{self._function!r} {problem}")))
         else:
-            cause = "cancelled by the program" if error is None else f"ended by {error!r}"
-            self._finish(CallbackCancelledError(f"{self._function!r} was {cause}"))
+            self._break_off("cancelled by the program" if error is None else f"ended by {error!r}")
 
-    def _finish(self, error: BaseException | None = None) -> None:
-        if self._is_over:
+    def _break_off(self, problem: str, cause: BaseException | None = None) -> None:
+        error = CallbackCancelledError(f"{self._function!r} was {problem}")
+        error.__cause__ = cause
+        self._finish(outcome.Error(error))
+
+    def _finish(self, result: outcome.Outcome[Any]) -> None:
+        """Let the trio task go on; what comes first counts, as a value that may be a commit."""
+        if self not in self._guest.hops:
             return
-        self._is_over, self._error = True, error
         self._guest.hops.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         if not self._guest.is_over:
             self._guest.host.wake()
-            trio.lowlevel.reschedule(self._trio_task)
+            trio.lowlevel.reschedule(self._trio_task, result)
 
-    def _abort(self, raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
+    def _abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         """Cancel the coroutine once, and let the trio task wait for its end."""
+        if self._task is None:
+            self._guest.hops.discard(self)
+            return trio.lowlevel.Abort.SUCCEEDED
         self._raise_cancel = raise_cancel
-        if self._task is not None:
-            self._task.cancel()
-            context = self._guest.host.context
-            self._timer = self._guest.loop.call_later(PATIENCE, self._give_up, context=context)
+        self._task.cancel()
+        context = self._guest.host.context
+        self._timer = self._guest.loop.call_later(PATIENCE, self._give_up, context=context)
         return trio.lowlevel.Abort.FAILED
 
     def _give_up(self) -> None:
-        self._timer = None
         assert self._task is not None
+        assert self._raise_cancel is not None
         logger.error(
             "%r was cancelled and has not ended after %g s; it is not waited for: it is at %s",
             self._function,
             PATIENCE,
             _place(self._task),
         )
-        self._finish()
+        self._finish(outcome.capture(self._raise_cancel))
 
 
 def _place(task: asyncio.Task[Any]) -> str:
@@ -263,10 +257,6 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         value = function(*args, **kwargs)
         if hasattr(value, "__aenter__"):
             return _Manager(value)
-        return _called(_identity, value) if inspect.isawaitable(value) else value
+        return _called(lambda: value) if inspect.isawaitable(value) else value
 
     return call
-
-
-async def _identity(value: Awaitable[Any]) -> Any:
-    return await value

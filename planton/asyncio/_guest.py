@@ -22,31 +22,29 @@ BURIAL = 30.0
 _local = threading.local()
 
 
-class Gate(asyncio.Event):
-    """Opens once; asyncio tasks wait until it is open, also when they are cancelled meanwhile."""
+class Gate(asyncio.Future[None]):
+    """Opens once. An asyncio task that is cancelled while it waits goes on waiting until then.
+
+    A task that is cancelled has what it awaits cancelled first. A gate calls `on_cancel` and
+    refuses, for trio has to end what it does; when it opens the task gets its CancelledError.
+    """
+
+    def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
+        super().__init__()
+        self._on_cancel = on_cancel
 
     def open(self) -> None:
         """Let all go on that wait."""
-        try:
-            self.set()
-        except RuntimeError:
-            pass  # their loop is closed, and they never will
-
-    async def pass_through(self, on_cancel: Callable[[], object]) -> None:
-        """Wait until it is open; call `on_cancel` at each cancellation before that.
-
-        Raises:
-            asyncio.CancelledError: When it is open, if there was a cancellation.
-        """
-        cancelled: asyncio.CancelledError | None = None
-        while not self.is_set():
+        if not self.done():
             try:
-                await self.wait()
-            except asyncio.CancelledError as error:  # noqa: ASYNC103  raised below
-                cancelled = error  # trio has to end what it does first
-                on_cancel()
-        if cancelled is not None:
-            raise cancelled
+                self.set_result(None)
+            except RuntimeError:
+                pass  # their loop is closed, and they never will
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  asyncio gives it by name
+        if self._on_cancel is not None and not self.done():
+            self._on_cancel()
+        return False
 
 
 class Guest:
@@ -75,7 +73,7 @@ class Guest:
         """Use the guest of the loop that runs, or start it; `leave` it afterwards."""
         loop = _running_loop()
         while (guest := cls._on(loop)) is not None and not guest._users:
-            await guest._ended.pass_through(_nothing)
+            await guest._ended
         guest = guest or cls(loop)
         guest._users += 1
         return guest
@@ -86,7 +84,7 @@ class Guest:
         if not self._users and not self.is_over:
             self.host.wake()
             self._stop.set()
-            await self._ended.pass_through(_nothing)
+            await self._ended
 
     def spawn(self, function: Any) -> None:
         """Start a trio task, in a copy of the caller's context.
@@ -121,7 +119,7 @@ class Guest:
         logger.error("an asyncio loop was closed while a Planton ran on it: leave `running` first")
         hooks = sys.get_asyncgen_hooks()
         for hop in tuple(self.hops):
-            hop.fail(PlantonError("the asyncio loop was closed"))
+            hop.end(PlantonError("the asyncio loop was closed"))
         self._stop.set()
         try:
             self.host.run_here(lambda: self.is_over, BURIAL)
@@ -146,7 +144,7 @@ class Guest:
         for call in (*self.visits, *self.hops):
             lost = PlantonError(f"trio ended in the middle of it: {error!r}")
             lost.__cause__ = error
-            call.fail(lost)
+            call.end(lost)
         self._ended.open()
 
 
@@ -156,7 +154,3 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     except RuntimeError:
         remedy = "use `async with planton` on trio, planton.hosting in synchronous programs"
         raise PlantonError(f"planton.asyncio needs a running asyncio loop: {remedy}") from None
-
-
-def _nothing() -> None:
-    """Let a cancellation wait: what is waited for takes a few ticks."""

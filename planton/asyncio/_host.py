@@ -8,7 +8,8 @@ or else trio's own thread.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -19,6 +20,8 @@ from planton.asyncio._pump import Pump, PumpClock, Tick
 
 # Seconds that ticks may follow each other without a turn of the host's loop.
 BUDGET = 0.0005
+# Seconds that asyncio's tasks of callbacks wait for others to begin with, while trio is busy.
+HOLD = 0.005
 
 
 class Host:
@@ -34,16 +37,21 @@ class Host:
         self._pump: Pump | None = None
         self.interrupts = Interrupts()
         self._next: Tick | None = None
-        self._is_driving = self._has_begun = False
+        self._is_driving = False
+        self._calls: deque[Callable[[], object]] = deque()
+        self._calls_due = 0.0
 
     def start(
         self,
         main: Callable[..., Awaitable[Any]],
         *args: object,
         done: Callable[[Any], object],
-        instruments: Sequence[trio.abc.Instrument] = (),
+        **options: Any,
     ) -> None:
-        """Begin; `done` is called with the outcome of `main` when the run is over."""
+        """Begin; `done` is called with the outcome of `main` when the run is over.
+
+        The options are those of `trio.run`.
+        """
 
         def close(result: object) -> None:
             self._close()
@@ -60,11 +68,13 @@ class Host:
                 # Trio would take the descriptor that wakes the loop for signals.
                 host_uses_signal_set_wakeup_fd=True,
                 clock=self._clock,
-                instruments=instruments,
+                **options,
             )
         except BaseException:
             self.interrupts.uninstall()
             raise
+        if isinstance(self._clock, PumpClock):
+            self._pump = Pump.made(self._next, self._clock, self.loop, self.context, self._resume)
 
     def wake(self) -> None:
         """Have a tick soon; call it right before asyncio code makes something runnable in trio.
@@ -72,9 +82,14 @@ class Host:
         It only saves time: without it trio would write to its wake-up socket, which takes as long
         as all the rest.
         """
-        if self._pump is not None and self._pump.is_parked and not self.loop.is_closed():
-            self._next = self._pump.unpark()
+        if not self.loop.is_closed() and self._unpark():
             self._schedule()
+
+    def after_ticks(self, call: Callable[[], object]) -> None:
+        """Call it when trio has nothing to do, together with others; trio calls this in a tick."""
+        if not self._calls:
+            self._calls_due = time.perf_counter() + HOLD
+        self._calls.append(call)
 
     def run_here(self, is_over: Callable[[], bool], seconds: float) -> None:
         """Run trio without the loop, which is closed, until `is_over` or for so many seconds."""
@@ -82,31 +97,21 @@ class Host:
         self._is_driving = True  # the loop runs no more ticks
         while not is_over() and time.monotonic() < until:
             self._unpark()
-            if self._next is None:
-                time.sleep(0.001)  # trio's thread waits
-            else:
+            if self._next is not None:
                 self._run_next()
-                if self._pump is not None and self._pump.is_parked:
-                    time.sleep(0.001)
+            if self._next is None:
+                time.sleep(0.001)  # trio waits
 
     def _soon_from_thread(self, tick: Tick) -> None:
         """Called by trio's thread with the next tick; nothing else has one then."""
-        try:
-            self.loop.call_soon_threadsafe(self._arrive, tick, context=self.context)
-        except RuntimeError:
-            self._next = tick  # the loop is closed: `run_here` looks for it
-
-    def _arrive(self, tick: Tick) -> None:
         self._next = tick
-        self._drive()
+        try:
+            self.loop.call_soon_threadsafe(self._drive, context=self.context)
+        except RuntimeError:
+            pass  # the loop is closed: `run_here` looks for it
 
     def _soon(self, tick: Tick) -> None:
         """Called by trio in this thread with the next tick."""
-        if not self._has_begun:
-            self._has_begun = True
-            if isinstance(self._clock, PumpClock):
-                parts = (self._clock, self.loop, self.context, self._resume)
-                self._pump = Pump.made(tick, *parts)
         if self._pump is None or not self._pump.park(tick):
             self._next = tick
             if not self._is_driving:
@@ -119,24 +124,29 @@ class Host:
         self._unpark()
         self._drive()
 
-    def _unpark(self) -> None:
-        if self._pump is not None and self._pump.is_parked:
-            self._next = self._pump.unpark()
+    def _unpark(self) -> bool:
+        if self._pump is None or not self._pump.is_parked:
+            return False
+        self._next = self._pump.unpark()
+        return True
 
     def _drive(self) -> None:
-        """Run ticks as long as they follow each other, within the budget."""
+        """Run ticks as long as they follow each other, within the budget; then what they called."""
         self._is_driving = self.interrupts.are_held = True
-        until = time.perf_counter() + BUDGET
+        now = time.perf_counter()
+        until = now + BUDGET
         try:
-            while self._next is not None:
+            while self._next is not None and now < until:
                 self._run_next()
-                if time.perf_counter() > until:
-                    break
+                now = time.perf_counter()
         finally:
             self._is_driving = False
-            if self._next is not None:
+            if self._next is not None or self.interrupts.is_pending:
                 self._schedule()
             self.interrupts.release()
+        if self._next is None or now > self._calls_due:
+            while self._calls:
+                self._calls.popleft()()
 
     def _run_next(self) -> None:
         tick, self._next = self._next, None

@@ -14,7 +14,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.are_held = False  # while a tick runs
-        self._is_pending = False
+        self.is_pending = False
 
     def install(self) -> None:
         """Replace Python's handler, if it is there; trio would replace it by one of its own."""
@@ -30,12 +30,12 @@ class Interrupts:
     def release(self) -> None:
         """Raise KeyboardInterrupt now if one came during the tick."""
         self.are_held = False
-        if self._is_pending:
-            self._is_pending = False
+        if self.is_pending:
+            self.is_pending = False
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.are_held:
-            self._is_pending = True
+            self.is_pending = True
         else:
             signal.default_int_handler(number, frame)

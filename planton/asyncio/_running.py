@@ -37,7 +37,7 @@ class Handle(Stay):
         if any(hop.is_current for hop in self._guest.hops):
             self._ask_to_leave()
             return
-        await self.leave_early()
+        await self._leave_early()
         self._visit.result()
 
     def wake(self, name: str | None = None) -> None:

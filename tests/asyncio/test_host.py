@@ -150,6 +150,66 @@ def test_ticks_that_follow_each_other_share_a_turn(run, monkeypatch):
     assert [0] == seen
 
 
+def test_callbacks_that_begin_one_after_the_other_share_a_turn(run, monkeypatch):
+    """What they end with is stored together, then; a turn each would halve the batches."""
+    monkeypatch.setattr(_host, "BUDGET", 1e-6)  # a turn of the loop for each tick
+    monkeypatch.setattr(_host, "HOLD", 10)
+    seen = []
+
+    @callback
+    async def work():
+        seen.append(turns)
+
+    async def later(ticks):
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        await work()
+
+    async def begin():
+        async with trio.open_nursery() as nursery:
+            for ticks in range(5):
+                nursery.start_soon(later, ticks)
+
+    async def main():
+        nonlocal turns
+        task = asyncio.create_task(trio_side.call(begin))
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+
+    turns = 0
+    run(main)
+
+    assert seen[:1] * 5 == seen
+
+
+def test_a_callback_begins_although_trio_is_never_done(run):
+    """It waits for others for some milliseconds only."""
+    seen = []
+
+    @callback
+    async def work():
+        seen.append("began")
+
+    async def busy():
+        until = time.monotonic() + 10
+        while not seen and time.monotonic() < until:
+            await trio.lowlevel.checkpoint()
+
+    async def both():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(busy)
+            nursery.start_soon(work)
+
+    async def main():
+        async with asyncio.timeout(5):
+            await trio_side.call(both)
+
+    run(main)
+
+    assert ["began"] == seen
+
+
 # Waiting
 
 
