@@ -153,8 +153,10 @@ SET enable_seqscan = off SET enable_bitmapscan = off AS $planton$
 DECLARE
     most integer := asked.partition_concurrency;
 BEGIN
-    SELECT coalesce(array_agg(new.instruction ORDER BY new.round, new.place) FILTER (WHERE new.is_within), '{}'),
-           coalesce(array_agg(new.owner ORDER BY new.round, new.place) FILTER (WHERE new.is_within), '{}'),
+    SELECT coalesce(array_agg(new.instruction ORDER BY new.round, new.place)
+                        FILTER (WHERE new.is_within), '{}'),
+           coalesce(array_agg(new.owner ORDER BY new.round, new.place)
+                        FILTER (WHERE new.is_within), '{}'),
            count(*) FILTER (WHERE marks AND NOT new.is_within)
     INTO given, owners, moved
     FROM (

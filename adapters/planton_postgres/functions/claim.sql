@@ -53,13 +53,15 @@ BEGIN
     -- 1. lock the row of the task, or go away
     SELECT * INTO own FROM planton_task AS row WHERE row.task_name = task
     FOR NO KEY UPDATE SKIP LOCKED;
-    kind := CASE
-        WHEN own.paused_at IS NOT NULL THEN 'paused'
-        WHEN own.task_name IS NOT NULL THEN 'state'
-        WHEN EXISTS (SELECT FROM planton_task AS row WHERE row.task_name = task) THEN 'locked'
-        ELSE 'unknown'
-    END;
-    IF kind <> 'state' THEN
+    IF own.task_name IS NULL THEN
+        kind := CASE
+            WHEN EXISTS (SELECT FROM planton_task AS row WHERE row.task_name = task)
+            THEN 'locked' ELSE 'unknown'
+        END;
+        RETURN NEXT;
+        RETURN;
+    ELSIF own.paused_at IS NOT NULL THEN
+        kind := 'paused';
         RETURN NEXT;
         RETURN;
     END IF;
@@ -121,6 +123,7 @@ BEGIN
         -- Nothing was changed, and nothing else shares the commit: no need to wait for the disk.
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
+    kind := 'state';
     payload := jsonb_build_object(
         'active', active, 'held', counted.active + added, 'claimed', claimed, 'cap', cap,
         'mode', mode, 'problem', problem, 'moved', moved, 'is_full', taken.is_full,

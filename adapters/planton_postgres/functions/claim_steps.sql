@@ -156,8 +156,8 @@ $planton$;
 
 -- Step 5. The places of due rows of the queue, which are locked: by priority, time and arrival; with
 -- partitions, these take turns. What is active stays there. While a snapshot is held open the entries
--- of rows that are gone stay in the index: it begins behind `asked.stopped`, where a look has stopped,
--- and says how many entries it has read in vain. `is_full`: what is due is of full partitions.
+-- of rows that are gone stay in the index: it says how many it has read in vain, and where it `stopped`;
+-- where that is asked for it begins behind that. `is_full`: what is due is of full partitions.
 CREATE OR REPLACE FUNCTION planton_take(
     task text, asked record, counted record, clock timestamptz, room integer, OUT due tid[],
     OUT next_due timestamptz, OUT is_full boolean, OUT stopped jsonb, OUT walked bigint,
@@ -201,8 +201,11 @@ BEGIN
         ) <= clock;
     END IF;
     took := extract(epoch FROM clock_timestamp() - began);
-    walked := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - entries
-        - cardinality(due);
+    walked := CASE
+        WHEN asked.partition_concurrency IS NOT NULL THEN 0  -- they have an index of their own
+        ELSE pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - entries
+            - cardinality(due)
+    END;
     IF walked > 1000 OR asked.stopped IS NOT NULL THEN
         SELECT jsonb_build_array(pending.priority, pending.run_at, pending.id) INTO stopped
         FROM planton_pending AS pending WHERE pending.ctid = due[cardinality(due)];
@@ -355,22 +358,22 @@ BEGIN
         DELETE FROM planton_pending WHERE ctid = ANY (due) RETURNING *
     ),
     new AS (
-        SELECT {row}, delivery, failures, undelivered, error, created_at,
-               row_number() OVER (ORDER BY gone.priority DESC, run_at, gone.id) AS place
+        SELECT {row}, delivery, failures, undelivered, error, created_at, run_at, id AS place
         FROM gone
         UNION ALL
         SELECT task, each.instruction, NULL, 0, '{}', asked.retries, NULL, coalesce(owner, ''),
-               0, 0, 0, NULL, clock, place
+               0, 0, 0, NULL, clock, clock, place
         FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
     )
     INSERT INTO planton_active AS recorded (
         id, token, {row}, delivery, failures, undelivered, error, created_at, claimed_at, claimed_by,
         lease, lease_expires_at
     )
-    SELECT ids[place], asked.token, {row}, least(delivery + 1, 1000000000), failures, undelivered,
-           error, created_at, clock, asked.claimed_by, asked.lease,
+    SELECT ids[row_number() OVER in_order], asked.token, {row}, least(delivery + 1, 1000000000),
+           failures, undelivered, error, created_at, clock, asked.claimed_by, asked.lease,
            clock + least(asked.lease, timeout) * interval '1 second'
-    FROM new ORDER BY place
+    FROM new WINDOW in_order AS (ORDER BY priority DESC, run_at, place)
+    ORDER BY priority DESC, run_at, place
     RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
               recorded.delivery, recorded.timeout, recorded.partition;
 END $planton$;
