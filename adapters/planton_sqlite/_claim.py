@@ -11,7 +11,6 @@ import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from datetime import UTC
 from itertools import islice
 from operator import itemgetter
@@ -24,7 +23,7 @@ from planton_sqlite._query import Query
 _END_EXHAUSTED = ("end_exhausted", "drop_exhausted")
 _REQUEUE_NOT_OFFERED = ("requeue_not_offered", "drop_not_offered")
 CLAIM = load_statements(__package__, "claim.sql")
-_MOST = 2**31 - 1
+_HIGHEST, _MOST = 2**63 - 1, 2**31 - 1
 
 
 class Claim:
@@ -145,10 +144,17 @@ class Claim:
         return list(islice(self._due_by_priority(statement, taken + room), taken, taken + room))
 
     def _due_by_priority(self, statement: str, room: int) -> Iterator[int]:
-        with closing(self._execute("levels")) as levels:
-            for (level,) in levels:
-                for (row_id,) in self._execute(statement, level=level, room=room).fetchall():
-                    yield row_id
+        for level in self._levels():
+            for (row_id,) in self._execute(statement, level=level, room=room).fetchall():
+                yield row_id
+
+    def _levels(self) -> Iterator[int]:
+        """Return the priorities of what is queued, the highest first."""
+        level = _HIGHEST
+        while level is not None:
+            (level,) = self._execute("next_level", level=level).fetchone()
+            if level is not None:
+                yield level
 
     def _take_turns(self, room: int) -> list[int]:
         """Take of partition after partition, from the one after that which was served last on.
@@ -223,8 +229,11 @@ class Claim:
 
     def _first_due(self, after: float) -> float:
         """Return when the first that is due after some time is due."""
-        (first,) = self._execute("next_due", after=after).fetchone()
-        return math.inf if first is None else first
+        found = [
+            self._execute("next_due", level=level, after=after).fetchone()
+            for level in self._levels()
+        ]
+        return min((first for (first,) in filter(None, found)), default=math.inf)
 
     # 6. ask the user's own statement for the room that is left; fires of a cron task
 

@@ -19,18 +19,6 @@ task_name, instruction, payload, priority, tags, retries, timeout, "partition"
 -- part: is_not_active
 instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
 
--- part: levels
--- The priorities of what is queued, the highest first, each by a step in the index.
-WITH RECURSIVE level (priority) AS (
-    SELECT max(priority) FROM planton_pending WHERE task_name = :task_name
-    UNION ALL
-    SELECT (
-        SELECT max(priority) FROM planton_pending
-        WHERE task_name = :task_name AND priority < level.priority
-    )
-    FROM level WHERE priority IS NOT NULL
-)
-
 -- name: task
 SELECT paused_at IS NOT NULL, concurrency, changes, turn FROM planton_task WHERE task_name = :task_name;
 
@@ -86,9 +74,8 @@ RETURNING id, instruction, payload, delivery, timeout, "partition";
 -- name: others
 SELECT count(*) FROM planton_active WHERE task_name = :task_name AND lease_expires_at > :now;
 
--- name: levels
-{levels}
-SELECT priority FROM level WHERE priority IS NOT NULL;
+-- name: next_level
+SELECT max(priority) FROM planton_pending WHERE task_name = :task_name AND priority < :level;
 
 -- name: due
 -- What is active stays in the queue until that claim has ended.
@@ -137,13 +124,10 @@ ON CONFLICT (task_name) DO UPDATE SET turn = excluded.turn;
 -- name: next_due
 -- Of what is not active: the end of that claim wakes the task, or its lease is over sooner. Later than
 -- the last second of a datetime is never.
-{levels}
-SELECT min((
-    SELECT run_at FROM planton_pending INDEXED BY planton_pending_due
-    WHERE task_name = :task_name AND priority = level.priority AND run_at > :after
-      AND run_at <= 253402300799.0 AND {is_offered} AND {is_not_active}
-    ORDER BY run_at LIMIT 1
-)) FROM level;
+SELECT run_at FROM planton_pending INDEXED BY planton_pending_due
+WHERE task_name = :task_name AND priority = :level AND run_at > :after
+  AND run_at <= 253402300799.0 AND {is_offered} AND {is_not_active}
+ORDER BY run_at LIMIT 1;
 
 -- name: record_due
 INSERT INTO planton_active (

@@ -158,7 +158,7 @@ PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_tha
 @pytest.mark.parametrize(
     ("statements", "statement", "index"),
     (
-        (CLAIM, "levels", "planton_pending_due (task_name=? AND priority<?)"),
+        (CLAIM, "next_level", "planton_pending_due (task_name=? AND priority<?)"),
         (CLAIM, "due", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
         (CLAIM, "next_due", "planton_pending_due (task_name=? AND priority=? AND run_at>?"),
         (CLAIM, "ring", "planton_pending_partition (task_name=? AND partition>?)"),
