@@ -14,11 +14,9 @@ from planton_postgres._query import Query
 
 # So many entries of the index that a look at the queue from its front read in vain are dead rows.
 _MANY = 1000
-# Then they are passed over for that many times as long as it took, for a second at the most: what
-# was committed late in front of the bound waits no longer.
+# Then claims go on where the last one stopped, for that many times as long as it took, for a second
+# at the most: what was committed late in front of that, or has a higher priority, waits no longer.
 _TIMES, _MOST_SECONDS = 20.0, 1.0
-# With more priorities than that it is cheaper to look at dead rows than to pass over them.
-_MOST_PASSED = 100
 _MOST = 2**31 - 1  # of the function's integers
 _LAST = 253402300799.0  # the last second that a datetime holds
 
@@ -28,12 +26,12 @@ class Bounds:
     """What skips dead rows of the queue; see "Limits" in docs/postgres.md.
 
     Attributes:
-        passed: By priority, the time and the id of the last row taken.
+        stopped: The priority, the time and the id of the last row taken.
         until: When the queue is to be looked at from the front again.
         mode: What is known of the user's statement; see planton_ask.
     """
 
-    passed: dict[str, Any] = attrs.field(factory=dict)
+    stopped: list[Any] | None = None
     until: float = -math.inf
     mode: str = "reads"
 
@@ -74,7 +72,7 @@ class Claim:
             "token": self._token,
             "keeps": rule.keeps,
             "partition_concurrency": rule.partition_concurrency,
-            "passed": bounds.passed if self._uses_bounds else {},
+            "stopped": bounds.stopped if self._uses_bounds else None,
             "is_alone": is_alone,
         }
         if rule.statement is not None:
@@ -107,36 +105,23 @@ class Claim:
             rows=claimed,
             active=state["active"],
             concurrency=state["cap"],
-            outcome="limited" if state.get("is_full") and not claimed else None,
+            outcome="limited" if state["is_full"] and not claimed else None,
             due_in=self._due_in(state),
             error=self._error(state["problem"]),
         )
 
     def _learn(self, state: dict[str, Any]) -> None:
         bounds, now = self._bounds, self._clock()
-        bounds.passed = self._passed(state["passed"])
+        bounds.stopped = state["stopped"] or bounds.stopped
         bounds.mode = state["mode"] or bounds.mode
-        if len(bounds.passed) > _MOST_PASSED:
-            bounds.until = now
-        elif not self._uses_bounds:
+        if not self._uses_bounds:
             seconds = min(state["took"] * _TIMES, _MOST_SECONDS)
             bounds.until = now + seconds if state["walked"] > _MANY else now
-
-    def _passed(self, passed: dict[str, Any]) -> dict[str, Any]:
-        """Return what is passed over from now on.
-
-        A look from the front has left nothing at the higher priorities: what was passed there stays
-        so. Those below where it stopped are looked at from the front, too, when it is their turn.
-        """
-        if self._uses_bounds:
-            return passed
-        lowest = min(map(int, passed), default=-math.inf)
-        return {k: v for k, v in self._bounds.passed.items() if int(k) > lowest} | passed
 
     def _due_in(self, state: dict[str, Any]) -> float | None:
         """Return the seconds until an attempt may find something; see `Claimed`."""
         has_slots = state["held"] < state["cap"]
-        if has_slots and (state["claimed"] >= self.request.limit or state.get("moved")):
+        if has_slots and (state["claimed"] >= self.request.limit or state["moved"]):
             return 0.0
         times = [state["first_expiry"]]
         if has_slots:

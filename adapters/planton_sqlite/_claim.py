@@ -1,8 +1,8 @@
 """The strict claim: it counts and claims in one transaction, which only one process has at a time.
 
 The steps have the names of those of planton_postgres/functions/claim.sql. Here `BEGIN IMMEDIATE`,
-which the caller has executed, is the lock. Active is what has a row in planton_active, also when
-its lease is over: the cap is one over rows.
+which the caller has executed, is the lock: nobody else adds or ends anything before the commit.
+Active is what has a row in planton_active, also when its lease is over: the cap is one over rows.
 """
 
 import json
@@ -13,16 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from planton.storage import Claimed, ClaimedRow, ClaimRequest, Fires, load_statements, to_datetime
 from planton_sqlite._open import is_of_database
 from planton_sqlite._query import Query
 
+_END_EXHAUSTED = ("end_exhausted", "drop_exhausted")
+_REQUEUE_NOT_OFFERED = ("requeue_not_offered", "drop_not_offered")
 CLAIM = load_statements(__package__, "claim.sql")
-_HIGHEST = 2**63 - 1
-_MOST = 2**31 - 1
-_LAST_DAY = 253402300799.0  # the last second that a datetime holds: what is due later never is
+_HIGHEST, _MOST = 2**63 - 1, 2**31 - 1
 
 
 class Claim:
@@ -35,8 +36,7 @@ class Claim:
     concurrency: int  # the one in force
     changes: int  # counted by the triggers of `wake_on_change`
     turn: str  # the partition that was served last
-    active = 0  # before
-    held = 0  # by now, expired ones included
+    held = 0  # what is active by now, expired ones included
 
     def __init__(
         self, connection: sqlite3.Connection, request: ClaimRequest, clock: Callable[[], float]
@@ -68,8 +68,8 @@ class Claim:
         if self.is_paused:
             return self._paused()
         self._count()
-        self._rescue()
-        self._count_partitions()
+        if self._first_expiry <= self._now:
+            self._rescue()
         self._take()
         error = self._ask()
         self._fire()
@@ -81,7 +81,6 @@ class Claim:
         if self.is_paused:
             return self._paused()
         self._count()
-        self._count_partitions()
         if self._first_expiry <= self._now:
             return None
         if self._room > 0 and (self._rule.statement is not None or self._is_due()):
@@ -100,43 +99,40 @@ class Claim:
     # 2. count what is active; the time is read after that
 
     def _count(self) -> None:
-        self.active, first_expiry = self._execute("count").fetchone()
-        self.held = self.active
-        self._first_expiry = math.inf if first_expiry is None else first_expiry
+        self._count_after(-math.inf)
+        self._active = self.held
         self._now = self._parameters["now"] = self._clock()
 
-    def _count_partitions(self) -> None:
+    def _count_after(self, time: float) -> None:
+        """Count; the first lease that ends is one that ends after some time."""
+        self.held, first_expiry = self._execute("count", after=time).fetchone()
+        self._first_expiry = math.inf if first_expiry is None else first_expiry
         if self._most is not None:
             self._partitions = dict(self._execute("partitions").fetchall())
 
-    # 3. rescue claims whose lease is over
+    # 3. rescue claims whose lease is over; they hold their slots already
 
     def _rescue(self) -> None:
-        if self._first_expiry > self._now:
-            return
-        if self._rule.deliveries is not None:
-            self._execute("end_exhausted")
-            self.held -= self._execute("drop_exhausted").rowcount
-        self._execute("requeue_not_offered")
-        self.held -= self._execute("drop_not_offered").rowcount
-        (expired,) = self._execute("expired").fetchone()
-        # They hold their slots already, but no more of them start than may run now.
-        room = min(self._request.limit, self.concurrency - (self.held - expired))
+        for statement in _END_EXHAUSTED + _REQUEUE_NOT_OFFERED:
+            self._execute(statement)
+        # No more of the others start than may run beside what is left.
+        (others,) = self._execute("others").fetchone()
+        room = min(self._request.limit, self.concurrency - others)
         if room > 0:
             self._add(self._execute("rescue", room=room).fetchall())
+        self._count_after(self._now)
 
     # 4. room
 
     @property
     def _room(self) -> int:
-        held: int = self.held
-        return min(self._request.limit - len(self._rows), self.concurrency - held)
+        return max(0, min(self._request.limit - len(self._rows), self.concurrency - self.held))
 
     # 5. take due rows of the queue: with partitions, these take turns; else priority by priority
 
     def _take(self) -> None:
         room = self._room
-        due = self._take_by_priority(room) if self._most is None else self._take_turns(room)
+        due = self._take_by_priority("due", room) if self._most is None else self._take_turns(room)
         if due:
             ids = json.dumps(due)
             self._record(self._execute("record_due", ids=ids).fetchall())
@@ -144,14 +140,21 @@ class Claim:
         if len(due) < room:
             self._next_due.append(self._first_due(self._now))
 
-    def _take_by_priority(self, room: int) -> list[int]:
-        due: list[int] = []
+    def _take_by_priority(self, statement: str, room: int, taken: int = 0) -> list[int]:
+        return list(islice(self._due_by_priority(statement, taken + room), taken, taken + room))
+
+    def _due_by_priority(self, statement: str, room: int) -> Iterator[int]:
         for level in self._levels():
-            if len(due) >= room:
-                break
-            found = self._execute("due", level=level, room=room - len(due))
-            due += [row_id for (row_id,) in found]
-        return due
+            for (row_id,) in self._execute(statement, level=level, room=room).fetchall():
+                yield row_id
+
+    def _levels(self) -> Iterator[int]:
+        """Return the priorities of what is queued, the highest first."""
+        level = _HIGHEST
+        while level is not None:
+            (level,) = self._execute("next_level", level=level).fetchone()
+            if level is not None:
+                yield level
 
     def _take_turns(self, room: int) -> list[int]:
         """Take of partition after partition, from the one after that which was served last on.
@@ -187,10 +190,7 @@ class Claim:
     def _due_of(self, partition: str, number: int, taken: int = 0) -> list[int]:
         """Return due rows of a partition that has room, besides those that were taken."""
         if not partition:
-            rows = (
-                row for level in self._levels() for row in self._execute("due_of_none", level=level)
-            )
-            return [row_id for (row_id,) in islice(rows, taken, taken + number)]
+            return self._take_by_priority("due_of_none", number, taken)
         room = min(number, self._room_of(partition) - taken)
         if room <= 0:
             return []
@@ -227,23 +227,13 @@ class Claim:
             and self._first_due(-math.inf) <= self._now
         )
 
-    def _levels(self) -> Iterator[int]:
-        """Return the priorities of what is queued, the highest first."""
-        level = _HIGHEST
-        while True:
-            (level,) = self._execute("next_level", level=level).fetchone()
-            if level is None:
-                return
-            yield level
-
     def _first_due(self, after: float) -> float:
         """Return when the first that is due after some time is due."""
-        found = (
+        found = [
             self._execute("next_due", level=level, after=after).fetchone()
             for level in self._levels()
-        )
-        times = [row[0] for row in found if row is not None and row[0] <= _LAST_DAY]
-        return min(times, default=math.inf)
+        ]
+        return min((first for (first,) in filter(None, found)), default=math.inf)
 
     # 6. ask the user's own statement for the room that is left; fires of a cron task
 
@@ -252,7 +242,6 @@ class Claim:
         if self._rule.statement is None or self._room <= 0:
             return None
         self._connection.execute("SAVEPOINT ask")
-        rows, held = list(self._rows), self.held
         try:
             self._claim_given(Query(self._rule.task_name, self._rule.statement))
         except Exception as error:
@@ -260,59 +249,57 @@ class Claim:
                 raise  # a full disk, or OR ROLLBACK in the statement: nothing of the claim is left
             self._connection.execute("ROLLBACK TO ask")
             self._connection.execute("RELEASE ask")
-            self._rows, self.held, self._moved = rows, held, 0
             return error
         self._connection.execute("RELEASE ask")
         return None
 
     def _claim_given(self, query: Query) -> None:
+        """Claim what the statement gives; queue what it has marked and will not give again.
+
+        What does not mark finds its rows again while they are active, queued, or failed for good:
+        it is asked for more, so that those behind them are reached.
+        """
+        marks = query.is_marking(self._connection)
         full = [name for name in self._partitions if self._room_of(name) <= 0]
-        parameters = {
-            "active": json.dumps(self._names("active")),
-            "now": self._now,
-            "full": json.dumps(full),
-        }
-        if not query.is_marking(self._connection):
-            self._claim_found(query, parameters)
-            return
-        given = query.run(self._connection, {**parameters, "limit": self._room})
+        active = json.dumps(self._names("active"))
+        parameters = {"active": active, "now": self._now, "full": json.dumps(full)}
+        limit = self._room if marks else self._room + self.held
+        while True:
+            ran = query.run(self._connection, {**parameters, "limit": limit})
+            given, moved = self._within(ran, marks=marks)
+            if marks or len(given) == self._room or len(ran) < limit:
+                break
+            limit = min(limit * 8, _MOST)
+        if marks:
+            self._requeue(ran, given)
+        self._record_given(given)
+        self._moved = moved if marks else 0
+
+    def _within(self, ran: Mapping[str, str], *, marks: bool) -> tuple[dict[str, str], int]:
+        """Return what is to be recorded, and how many are beyond the room of their partitions.
+
+        What is active or queued is not; nor is what failed for good and is found again, of which
+        one of each partition comes before a second one.
+        """
+        known = set(self._names("known", given=_pairs(ran), marks=marks))
+        turns: Counter[str] = Counter()
+        new = []
+        for name, partition in ran.items():
+            if name not in known:
+                turns[partition] += 1
+                new.append((turns[partition], name, partition))
+        within = [each for each in new if each[0] <= self._room_of(each[2])]
+        if not marks and self._most is not None:
+            within.sort(key=itemgetter(0))
+        given = {name: partition for _, name, partition in within[: self._room]}
+        return given, len(new) - len(within)
+
+    def _requeue(self, ran: Mapping[str, str], given: Mapping[str, str]) -> None:
         if self.changes:
             # What a claim changes in the user's table does not wake its own task.
             self._execute("note_changes", changes=self.changes)
-        known = () if self._most is None else set(self._names("known", given=_pairs(given)))
-        new = {name: owner for name, owner in given.items() if name not in known}
-        within = dict(self._within_room(new))
-        self._moved = len(new) - len(within)
-        taken = self._record_given({name: owner for name, owner in new.items() if name in within})
-        if rest := {name: owner for name, owner in given.items() if name not in taken}:
+        if rest := {name: owner for name, owner in ran.items() if name not in given}:
             self._execute("requeue_given", given=_pairs(rest))
-
-    def _claim_found(self, query: Query, parameters: dict[str, Any]) -> None:
-        """Claim rows of a plain SELECT, which finds them again while they are left out here."""
-        left_out = set(self._names("left_out"))
-        limit = self._room + self.held
-        # A partition has any number of rows beyond its room.
-        most = self._room + len(left_out) if self._most is None else _MOST
-        while True:
-            found = query.run(self._connection, {**parameters, "limit": limit})
-            new = {name: owner for name, owner in found.items() if name not in left_out}
-            within = self._within_room(new)
-            if len(within) >= self._room or len(found) < limit or limit >= most:
-                self._record_given({name: new[name] for name, _ in within[: self._room]})
-                return
-            limit = min(limit * 32, most)
-
-    def _within_room(self, given: Mapping[str, str]) -> list[tuple[str, int]]:
-        """Return those for which their partitions have room: one of each before a second one."""
-        if self._most is None:
-            return [(name, 0) for name in given]
-        turns: Counter[str] = Counter()
-        within = []
-        for name, partition in given.items():
-            turns[partition] += 1
-            if turns[partition] <= self._room_of(partition):
-                within.append((name, turns[partition]))
-        return sorted(within, key=lambda each: each[1])
 
     def _names(self, statement: str, **parameters: Any) -> list[str]:
         return [name for (name,) in self._execute(statement, **parameters)]
@@ -325,7 +312,9 @@ class Claim:
         now = to_datetime(self._now)
         next_at = kept.get(times.key) or times.first(kept, now)
         fires = times.fires(next_at, now, room)
-        self._record_given(dict.fromkeys(self._fired(fires), ""))
+        fired = dict.fromkeys(self._fired(fires), "")
+        known = set(self._names("known", given=_pairs(fired), marks=True))
+        self._record_given({name: "" for name in fired if name not in known})
         if kept.get(times.key) != fires.next_at:
             self._execute("keep_time", cron=times.key, next_fire_at=fires.next_at.timestamp())
             self._execute("forget_expressions")
@@ -347,12 +336,9 @@ class Claim:
 
     # 7. record each with a new receipt
 
-    def _record_given(self, given: Mapping[str, str]) -> set[str]:
-        if not given:
-            return set()
-        rows = self._execute("record_given", given=_pairs(given)).fetchall()
-        self._record(rows)
-        return {instruction for _, instruction, *_ in rows}
+    def _record_given(self, given: Mapping[str, str]) -> None:
+        if given:
+            self._record(self._execute("record_given", given=_pairs(given)).fetchall())
 
     def _record(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self.held += len(rows)
@@ -369,7 +355,7 @@ class Claim:
     def _claimed(self, *, error: Exception | None = None) -> Claimed:
         return Claimed(
             rows=self._rows,
-            active=self.active,
+            active=self._active,
             concurrency=self.concurrency,
             outcome="limited" if self._is_limited() else None,
             due_in=self._due_in(),
@@ -381,15 +367,9 @@ class Claim:
         has_slots = self.held < self.concurrency
         if has_slots and (len(self._rows) >= self._request.limit or self._moved):
             return 0.0
-        if self._first_expiry <= self._now:  # some were over: look at what is left
-            self._first_expiry = self._next_expiry()
         times = [self._first_expiry, *(self._next_due if has_slots else ())]
         wait = min((time for time in times if time > self._now), default=math.inf) - self._now
         return None if wait == math.inf else wait
-
-    def _next_expiry(self) -> float:
-        _, first = self._execute("count").fetchone()
-        return math.inf if first is None else first
 
     def _execute(self, statement: str, **parameters: Any) -> sqlite3.Cursor:
         return self._connection.execute(CLAIM[statement], {**self._parameters, **parameters})

@@ -16,11 +16,15 @@ task_name, instruction, payload, priority, tags, retries, timeout, "partition"
     SELECT "partition" FROM planton_pending INDEXED BY planton_pending_partition
     WHERE task_name = :task_name AND "partition" <> '' AND "partition" >
 
+-- part: is_not_active
+instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+
 -- name: task
 SELECT paused_at IS NOT NULL, concurrency, changes, turn FROM planton_task WHERE task_name = :task_name;
 
 -- name: count
-SELECT count(*), min(lease_expires_at) FROM planton_active WHERE task_name = :task_name;
+SELECT count(*), min(iif(lease_expires_at > :after, lease_expires_at, NULL))
+FROM planton_active WHERE task_name = :task_name;
 
 -- name: active
 SELECT instruction FROM planton_active WHERE task_name = :task_name ORDER BY id;
@@ -67,8 +71,8 @@ WHERE id IN (
 )
 RETURNING id, instruction, payload, delivery, timeout, "partition";
 
--- name: expired
-SELECT count(*) FROM planton_active WHERE task_name = :task_name AND lease_expires_at <= :now;
+-- name: others
+SELECT count(*) FROM planton_active WHERE task_name = :task_name AND lease_expires_at > :now;
 
 -- name: next_level
 SELECT max(priority) FROM planton_pending WHERE task_name = :task_name AND priority < :level;
@@ -77,7 +81,7 @@ SELECT max(priority) FROM planton_pending WHERE task_name = :task_name AND prior
 -- What is active stays in the queue until that claim has ended.
 SELECT id FROM planton_pending INDEXED BY planton_pending_due
 WHERE task_name = :task_name AND priority = :level AND run_at <= :now AND {is_offered}
-  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+  AND {is_not_active}
 ORDER BY run_at, id LIMIT :room;
 
 -- name: partitions
@@ -100,7 +104,7 @@ SELECT "partition" FROM ring LIMIT -1 OFFSET 1;
 SELECT id FROM planton_pending INDEXED BY planton_pending_partition
 WHERE task_name = :task_name AND "partition" = :partition AND "partition" <> ''
   AND run_at <= :now AND {is_offered}
-  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+  AND {is_not_active}
 ORDER BY priority DESC, run_at, id LIMIT :room OFFSET :taken;
 
 -- name: due_of_none
@@ -111,17 +115,18 @@ SELECT id FROM (
     WHERE task_name = :task_name AND priority = :level AND run_at <= :now
     ORDER BY run_at, id LIMIT 1000
 ) WHERE "partition" = '' AND {is_offered}
-  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name);
+  AND {is_not_active};
 
 -- name: keep_turn
 INSERT INTO planton_task (task_name, turn) VALUES (:task_name, :turn)
 ON CONFLICT (task_name) DO UPDATE SET turn = excluded.turn;
 
 -- name: next_due
--- Of what is not active: the end of that claim wakes the task, or its lease is over sooner.
+-- Of what is not active: the end of that claim wakes the task, or its lease is over sooner. Later than
+-- the last second of a datetime is never.
 SELECT run_at FROM planton_pending INDEXED BY planton_pending_due
-WHERE task_name = :task_name AND priority = :level AND run_at > :after AND {is_offered}
-  AND instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+WHERE task_name = :task_name AND priority = :level AND run_at > :after
+  AND run_at <= 253402300799.0 AND {is_offered} AND {is_not_active}
 ORDER BY run_at LIMIT 1;
 
 -- name: record_due
@@ -138,15 +143,8 @@ RETURNING id, instruction, payload, delivery, timeout, "partition";
 -- name: drop_due
 DELETE FROM planton_pending WHERE id IN (SELECT value FROM json_each(:ids));
 
--- name: left_out
--- What a plain SELECT may find and is not to be claimed: what is active, queued, or failed for good.
-SELECT instruction FROM planton_active WHERE task_name = :task_name
-UNION SELECT instruction FROM planton_pending WHERE task_name = :task_name
-UNION SELECT instruction FROM planton_ended
-WHERE task_name = :task_name AND status <> 'succeeded' AND NOT superseded;
-
 -- name: record_given
--- What the source of the task gave; nothing twice.
+-- What the source of the task gave.
 INSERT INTO planton_active (
     token, task_name, instruction, "partition", retries, delivery, created_at, claimed_at, claimed_by,
     lease, lease_expires_at
@@ -154,17 +152,19 @@ INSERT INTO planton_active (
 SELECT :token, :task_name, given.value ->> 0, given.value ->> 1, :retries, 1, :now, :now, :claimed_by,
     :lease, :now + :lease
 FROM json_each(:given) AS given
-WHERE given.value ->> 0 NOT IN (SELECT instruction FROM planton_pending WHERE task_name = :task_name)
 ORDER BY given.key
-ON CONFLICT (task_name, instruction) DO NOTHING
 RETURNING id, instruction, payload, delivery, timeout, "partition";
 
 -- name: known
--- What was given and is active or queued.
+-- What was given and is active or queued; or failed for good, which a statement that does not mark
+-- finds again.
 SELECT value ->> 0 FROM json_each(:given) AS given WHERE EXISTS (
     SELECT 1 FROM planton_active WHERE task_name = :task_name AND instruction = given.value ->> 0
     UNION ALL
     SELECT 1 FROM planton_pending WHERE task_name = :task_name AND instruction = given.value ->> 0
+    UNION ALL
+    SELECT 1 FROM planton_ended WHERE NOT :marks AND task_name = :task_name
+        AND instruction = given.value ->> 0 AND status <> 'succeeded' AND NOT superseded
 );
 
 -- name: requeue_given

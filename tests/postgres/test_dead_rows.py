@@ -56,8 +56,8 @@ def holder(schema_dsn):
 
 @pytest.fixture
 def bounds():
-    """Bounds that are used from the first claim on."""
-    return Bounds(until=math.inf)
+    """Bounds that are used from the first claim on, which begins at the front."""
+    return Bounds(stopped=[2**31 - 1, "-infinity", 0], until=math.inf)
 
 
 def queue(database, *rows):
@@ -77,13 +77,14 @@ def claimed(database, bounds, limit, concurrency=1000):
 # What was passed over is left out
 
 
-def test_a_claim_goes_on_at_each_priority_where_it_was(database, bounds):
-    """And finds what is new: later, of a priority between, above or below."""
+def test_a_claim_goes_on_where_the_last_one_stopped(database, bounds):
+    """What is new of a higher priority is found by a look from the front."""
     queue(database, ("a", 5, 90), ("b", 5, 80), ("c", 1, 90), ("d", 1, 80))
     claimed(database, bounds, 3)
     queue(database, ("e", 5, 10), ("f", 1, 10), ("g", 9, 99), ("h", 3, 99), ("i", -7, 99))
 
-    assert ["g", "e", "h", "d", "f", "i"] == claimed(database, bounds, 10)[0]
+    assert ["d", "f", "i"] == claimed(database, bounds, 10)[0]
+    assert ["g", "e", "h"] == claimed(database, Bounds(), 10)[0]
 
 
 def test_a_claim_that_leaves_something_out_takes_the_first_of_the_rest(database, bounds):
@@ -105,29 +106,30 @@ def test_what_appears_behind_is_found_by_looking_at_all(database, bounds):
 
 @pytest.mark.parametrize("at", ("infinity", "4000-01-01 BC"))
 def test_any_time_can_be_passed(database, bounds, at):
-    """And any priority."""
+    """At any priority."""
     query = f"{PENDING} ('task', %s, %s, %s)"
     database.execute(query, ("a", -(2**31), "4001-01-01 BC"))
     claimed(database, bounds, 1)
     database.execute(query, ("b", -(2**31), at))
     database.execute(query, ("c", 2**31 - 1, at))
 
-    assert ([] if at == "infinity" else ["c", "b"]) == claimed(database, bounds, 2)[0]
+    assert ([] if at == "infinity" else ["b"]) == claimed(database, bounds, 2)[0]
+    assert ([] if at == "infinity" else ["c"]) == claimed(database, Bounds(), 2)[0]
 
 
 # The count of what is active
 
 
-def test_what_was_queued_long_ago_is_counted_when_it_is_active(database, bounds):
+def test_what_was_queued_long_ago_is_counted_when_it_is_active(database):
     """Its claim has a higher number than those that were there, and not that of its queuing."""
     queue(database, ("old", 0, -3600), *((str(n), 0, 90 - n) for n in range(4)))
-    claimed(database, bounds, 2, concurrency=2)
+    claimed(database, Bounds(), 2, concurrency=2)
     database.execute("UPDATE planton_pending SET run_at = now() WHERE instruction = 'old'")
     database.execute("UPDATE planton_pending SET priority = 1 WHERE instruction = 'old'")
     database.execute(END, (["0"],))
 
-    assert (["old"], 1) == claimed(database, bounds, 2, concurrency=2)
-    assert ([], 2) == claimed(database, bounds, 2, concurrency=2)
+    assert (["old"], 1) == claimed(database, Bounds(), 2, concurrency=2)
+    assert ([], 2) == claimed(database, Bounds(), 2, concurrency=2)
 
 
 def test_numbers_that_begin_anew_are_counted_from_the_beginning(database, bounds):
@@ -260,7 +262,7 @@ def learnt(bounds, now=0.0, **state):
     """Have a claim read what the server has answered."""
     everything = {
         "active": 0, "held": 0, "claimed": 0, "cap": 9, "mode": None, "problem": None,
-        "passed": {"0": ["2026-01-01T00:00:00+00:00", 1]}, "lowest": 1, "server": "it",
+        "stopped": [0, "2026-01-01T00:00:00+00:00", 1], "moved": 0, "is_full": False,
         "walked": 0, "took": 0.0, "clock": 0.0, "first_expiry": None, "next_due": None,
     }  # fmt: skip
     answer = json.dumps(everything | state)
@@ -284,30 +286,13 @@ def test_all_is_looked_at_again_the_sooner_the_cheaper_it_is(walked, took, secon
     assert learnt(bounds, now=seconds).due_in is None
 
 
-@pytest.mark.parametrize(
-    ("passed", "kept"),
-    (
-        ({}, {"5", "3", "1"}),
-        ({"3": ["2026-01-02", 9]}, {"5", "3"}),
-        ({"7": ["2026-01-02", 9]}, {"7"}),
-    ),
-)
-def test_a_look_from_the_front_keeps_what_it_has_left_empty(passed, kept):
-    """The dead rows there are still in the way; but nothing below where it stopped: it was not."""
+def test_a_look_that_takes_nothing_has_stopped_where_the_last_one_did():
+    """The dead rows in front of that are still in the way."""
     bounds = Bounds()
-    learnt(bounds, walked=2000, took=1.0, passed={n: ["2026-01-01", 7] for n in ("5", "3", "1")})
-    learnt(bounds, now=5.0, walked=2000, took=1.0, passed=passed)
+    learnt(bounds, walked=2000, took=1.0)
+    learnt(bounds, now=5.0, walked=2000, took=1.0, stopped=None)
 
-    assert kept == set(bounds.passed)
-    assert all(bounds.passed[level] == last for level, last in passed.items())
-
-
-def test_very_many_priorities_are_not_passed_over():
-    """Each of them is looked at by itself: the dead rows are cheaper."""
-    bounds = Bounds()
-    learnt(bounds, walked=2000, took=1.0, passed={str(n): ["2026-01-01", 7] for n in range(101)})
-
-    assert 0.0 == bounds.until
+    assert [0, "2026-01-01T00:00:00+00:00", 1] == bounds.stopped
 
 
 def test_priorities_that_were_emptied_are_passed_over(database, holder):
@@ -320,5 +305,5 @@ def test_priorities_that_were_emptied_are_passed_over(database, holder):
     bounds.until = math.inf
     bounded = pages(database, bounds)
 
-    assert {"2", "1", "0"} == set(bounds.passed)
+    assert 0 == bounds.stopped[0]
     assert bounded < pages(database, Bounds())

@@ -30,6 +30,16 @@ async def test_very_many_priorities_cost_little(storage, observer):
     assert 0 < again.due_in <= 60, "the leases of those two"
 
 
+async def test_a_claim_reads_no_priority_below_where_its_room_is_filled(storage, observer, ask):
+    """Each would cost a step in the index, under the lock of the task."""
+    await fill(observer, 20_000, "n, n, now() - interval '1 hour', '{}'")
+    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
+    found, state = await ask(limit=3)
+
+    assert ["20000", "19999", "19998"] == [instruction for _, _, instruction in found]
+    assert state["walked"] < 20
+
+
 async def test_very_many_that_are_not_offered_do_not_hide_when_something_is_due(storage, observer):
     """It may be attempted too early, and never too late."""
     await fill(observer, 3000, "n, 0, now() + n * interval '1 second', '{gpu}'")

@@ -30,9 +30,10 @@ async def set_sequence(connection, value):
 async def learnt(storage, connection, task):
     """Let a task learn a bound far above the first ids."""
     await set_sequence(connection, DRAWN)
-    await storage.enqueue(task.name, "learns")
-    (one,) = await claim(task)
-    await storage.complete(one.receipt)
+    for instruction in ("draws", "learns"):
+        await storage.enqueue(task.name, instruction)
+        (one,) = await claim(task)
+        await storage.complete(one.receipt)
     assert DRAWN == await bound(connection, task.name)
 
 

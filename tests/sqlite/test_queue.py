@@ -150,7 +150,7 @@ PARAMETERS = dict.fromkeys(
     ("now", "level", "after", "room", "deliveries", "lease", "token", "claimed_by"), 1
 )
 PARAMETERS |= {"task_name": "send", "key": "*", "tags": "[]", "ids": "[]", "rows": "[]"}
-PARAMETERS |= {"turn": "", "partition": "a", "taken": 0, "given": "[]"}
+PARAMETERS |= {"turn": "", "partition": "a", "taken": 0, "given": "[]", "marks": False}
 PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_than": 1, "limit": 1}
 
 
@@ -160,17 +160,17 @@ PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_tha
     (
         (CLAIM, "next_level", "planton_pending_due (task_name=? AND priority<?)"),
         (CLAIM, "due", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
-        (CLAIM, "next_due", "planton_pending_due (task_name=? AND priority=? AND run_at>?)"),
+        (CLAIM, "next_due", "planton_pending_due (task_name=? AND priority=? AND run_at>?"),
         (CLAIM, "ring", "planton_pending_partition (task_name=? AND partition>?)"),
         (CLAIM, "due_of_partition", "planton_pending_partition (task_name=? AND partition=?)"),
         (CLAIM, "due_of_none", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
         (CLAIM, "count", "planton_active_lease (task_name=?)"),
-        (CLAIM, "expired", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
+        (CLAIM, "others", "planton_active_lease (task_name=? AND lease_expires_at>?)"),
         (CLAIM, "rescue", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
         (CLAIM, "end_exhausted", "planton_active_lease (task_name=? AND lease_expires_at<?)"),
         (CLAIM, "record_due", "INTEGER PRIMARY KEY (rowid=?)"),
         (CLAIM, "drop_due", "INTEGER PRIMARY KEY (rowid=?)"),
-        (CLAIM, "left_out", "planton_ended_failed (task_name=?"),
+        (CLAIM, "known", "planton_ended_failed (task_name=?"),
         (REPORTS, "heartbeat", "INTEGER PRIMARY KEY (rowid=?)"),
         (REPORTS, "complete", "INTEGER PRIMARY KEY (rowid=?)"),
         (REPORTS, "drop", "INTEGER PRIMARY KEY (rowid=?)"),

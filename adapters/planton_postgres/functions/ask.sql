@@ -1,66 +1,70 @@
--- Step 6 of planton_claim: the user's own statement.
+-- Step 6 of planton_claim: what the source of the task gives, besides the queue. `asked` and `counted`
+-- are as in claim_steps.sql.
 
 -- Ask the user's statement, and find out on the way what it does (`mode`): it 'reads', it 'locks'
 -- rows, or it 'marks' what it returns as claimed. It reads until it is refused to write; then it is
--- watched once. An error undoes what the statement did and nothing else.
+-- watched once. What does not mark finds its rows again while they are active, queued, or failed for
+-- good: it is asked for more, so that those behind them are reached. An error undoes what the statement
+-- did and nothing else. `moved` is how many it has marked beyond the room of their partitions.
 CREATE OR REPLACE FUNCTION planton_ask(
-    task text, statement text, INOUT mode text, room integer, names text[], clock timestamptz,
-    retries integer, most integer, partitions jsonb,
-    OUT marked text[], OUT marked_for text[], OUT given text[], OUT owners text[], OUT moved integer,
-    OUT problem jsonb
+    task text, asked record, counted record, clock timestamptz, room integer,
+    OUT given text[], OUT owners text[], OUT moved integer, OUT mode text, OUT problem jsonb
 )
 LANGUAGE plpgsql AS $planton$
 DECLARE
-    no_room text[] := planton_full(partitions, most);
+    wanted integer;
+    different integer;              -- instructions that it gave, and when it was asked for less
+    different_before integer;
     before text[];
+    ran record;
+    kept record;
     state text;
     message text;
     detail text;
     hint text;
 BEGIN
+    given := '{}';
+    moved := 0;
+    mode := asked.mode;
+    IF asked.cron IS NOT NULL THEN
+        given := planton_fire(task, asked, counted, room);
+        RETURN;
+    END IF;
+    PERFORM set_config('planton.claims', task, true);  -- nothing that it changes wakes this task
     LOOP
-        given := '{}';
-        marked := '{}';
-        moved := 0;
         BEGIN
-            IF mode IN ('marks', 'writes') THEN
-                before := CASE mode WHEN 'writes' THEN planton_traces() END;
-                SELECT ran.given, ran.owners INTO given, owners
-                FROM planton_run(statement, room, names, clock, no_room) AS ran;
+            IF mode = 'reads' THEN
+                PERFORM set_config('transaction_read_only', 'on', true);
+            ELSIF mode = 'writes' THEN
+                before := planton_traces();
+            END IF;
+            wanted := room + CASE
+                WHEN mode IN ('reads', 'locks') THEN cardinality(counted.names) ELSE 0
+            END;
+            LOOP
+                ran := planton_run(asked.statement, wanted, counted.names, clock, counted.no_room);
                 IF mode = 'writes' THEN
                     mode := planton_mode_by_traces(before);
-                    CONTINUE WHEN mode = 'locks';
                 END IF;
-                marked := given;
-                marked_for := owners;
-                IF most IS NULL THEN
-                    PERFORM planton_requeue_active(task, marked, marked_for, retries);
-                ELSE
-                    SELECT new.given, new.owners, new.moved INTO given, owners, moved
-                    FROM planton_within(
-                        task, marked, marked_for, names, retries, most, partitions
-                    ) AS new;
-                END IF;
-                RETURN;
-            ELSIF mode = 'reads' THEN
-                PERFORM set_config('transaction_read_only', 'on', true);
-            END IF;
-            SELECT new.given, new.owners INTO given, owners
-            FROM planton_found(task, statement, room, names, clock, no_room, most, partitions) AS new;
+                kept := planton_within(task, asked, counted, room, mode = 'marks', ran);
+                EXIT WHEN mode = 'marks' OR cardinality(kept.given) = room
+                    OR cardinality(ran.given) < wanted;
+                different := (SELECT count(DISTINCT each) FROM unnest(ran.given) AS each);
+                EXIT WHEN different = different_before;  -- it gives the same ones again and again
+                different_before := different;
+                wanted := least(wanted::bigint * 8, 2147483647);
+            END LOOP;
             IF mode = 'reads' THEN
                 RAISE SQLSTATE 'PLEND';  -- undoes the setting, as there is nothing else to undo
             END IF;
-            RETURN;
+            EXIT;
         EXCEPTION
             WHEN SQLSTATE 'PLEND' THEN
-                RETURN;
+                EXIT;
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
                     detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
                 IF state <> '25006' OR mode <> 'reads' THEN
-                    given := '{}';
-                    marked := '{}';
-                    moved := 0;
                     problem := jsonb_build_object(
                         'sqlstate', state, 'message', message, 'detail', detail, 'hint', hint
                     );
@@ -69,6 +73,9 @@ BEGIN
                 mode := 'writes';
         END;
     END LOOP;
+    given := kept.given;
+    owners := kept.owners;
+    moved := kept.moved;
 END $planton$;
 
 -- What this transaction has left so far: the tables that it may have written to, and the settings of
@@ -131,131 +138,95 @@ BEGIN
     END LOOP;
 END $planton$;
 
--- A statement that marks will not return these again: what is active is queued, and comes when that
--- claim has ended. Not for long: somebody's open transaction may have queued it; then the statement is
--- undone.
-CREATE OR REPLACE FUNCTION planton_requeue_active(
-    task text, given text[], owners text[], granted integer
-)
-RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
-AS $planton$
-BEGIN
-    INSERT INTO planton_pending (task_name, instruction, partition, retries)
-    SELECT active.task_name, active.instruction, each.owner, granted
-    FROM unnest(given, owners) AS each (instruction, owner) JOIN planton_active AS active
-        ON active.task_name = task AND active.instruction = each.instruction
-    ORDER BY active.instruction ON CONFLICT (task_name, instruction) DO NOTHING;
-END $planton$;
-
--- Of what was marked that for which there is room in its partition, and what is to be recorded then:
--- just this. All the rest is queued, also what was active or queued a moment ago: it was not counted.
--- `moved` is how many are beyond the room.
+-- Of what a statement has returned that which is to be recorded: neither active nor queued, each once,
+-- with its first place and whose it was said to be there, and as much as its partition has room for.
+-- What marks will not return the rest again: that is queued, and comes when its time has come. Not for
+-- long: somebody's open transaction may have queued it; then the statement is undone. What does not mark
+-- returns it again; of that one of each partition comes before a second one, and what failed for good
+-- is left out.
 CREATE OR REPLACE FUNCTION planton_within(
-    task text, marked text[], marked_for text[], names text[], granted integer, most integer,
-    partitions jsonb, OUT given text[], OUT owners text[], OUT moved integer
+    task text, asked record, counted record, room integer, marks boolean, ran record,
+    OUT given text[], OUT owners text[], OUT moved integer
 )
-LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '100ms'
-AS $planton$
+LANGUAGE plpgsql SET lock_timeout = '100ms' SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $planton$
+DECLARE
+    most integer := asked.partition_concurrency;
 BEGIN
-    SELECT coalesce(array_agg(new.instruction ORDER BY new.place) FILTER (WHERE new.is_within), '{}'),
-           coalesce(array_agg(new.owner ORDER BY new.place) FILTER (WHERE new.is_within), '{}'),
-           count(*) FILTER (WHERE NOT new.is_within)
+    SELECT coalesce(array_agg(new.instruction ORDER BY new.round, new.place)
+                        FILTER (WHERE new.is_within), '{}'),
+           coalesce(array_agg(new.owner ORDER BY new.round, new.place)
+                        FILTER (WHERE new.is_within), '{}'),
+           count(*) FILTER (WHERE marks AND NOT new.is_within)
     INTO given, owners, moved
     FROM (
-        SELECT each.*, each.owner = ''
-            OR row_number() OVER (PARTITION BY each.owner ORDER BY each.place)
-                <= most - coalesce((partitions ->> each.owner)::integer, 0) AS is_within
-        FROM planton_new(task, marked, marked_for, names) AS each
-    ) AS new;
-    INSERT INTO planton_pending (task_name, instruction, partition, retries)
-    SELECT task, rest.instruction, rest.owner, granted
-    FROM unnest(marked, marked_for) WITH ORDINALITY AS rest (instruction, owner, place)
-    WHERE rest.instruction NOT IN (SELECT unnest(given))
-    ORDER BY rest.instruction, rest.place ON CONFLICT (task_name, instruction) DO NOTHING;
-END $planton$;
-
--- Of what was given that which is neither active nor queued; each once, with its first place and
--- whose it was said to be there.
-CREATE OR REPLACE FUNCTION planton_new(task text, given text[], owners text[], names text[])
-RETURNS TABLE (instruction text, owner text, place bigint) LANGUAGE sql STABLE AS $planton$
-    SELECT each.instruction, (array_agg(each.owner ORDER BY each.place))[1], min(each.place)
-    FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
-    WHERE each.instruction NOT IN (SELECT unnest(names)) AND each.instruction NOT IN (
-        SELECT pending.instruction FROM planton_pending AS pending
-        WHERE pending.task_name = task AND pending.instruction = ANY (given)
-    )
-    GROUP BY each.instruction
-$planton$;
-
--- What a statement that does not mark gives. Its rows are found again while they are active, queued,
--- or failed for good: it is asked for more, so that those behind them are reached.
-CREATE OR REPLACE FUNCTION planton_found(
-    task text, statement text, room integer, names text[], clock timestamptz, no_room text[],
-    most integer, partitions jsonb, OUT given text[], OUT owners text[]
-)
-LANGUAGE plpgsql AS $planton$
-DECLARE
-    wanted integer := room + cardinality(names);
-    enough integer := NULL;         -- more than that cannot be left out
-    ran record;
-BEGIN
-    LOOP
-        ran := planton_run(statement, wanted, names, clock, no_room);
-        SELECT new.given, new.owners INTO given, owners
-        FROM planton_not_known(task, ran.given, ran.owners, names, room, most, partitions) AS new;
-        IF cardinality(given) = room OR cardinality(ran.given) < wanted OR wanted >= enough THEN
-            RETURN;
-        END IF;
-        enough := coalesce(enough, CASE
-            WHEN most IS NULL THEN wanted + planton_known(task)
-            ELSE 2147483647         -- a partition has any number of rows beyond its room
-        END);
-        wanted := least(wanted::bigint * 32, enough);
-    END LOOP;
-END $planton$;
-
--- How many rows of a task a statement may find in vain, besides those that are active.
-CREATE OR REPLACE FUNCTION planton_known(task text)
-RETURNS integer LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $planton$
-BEGIN
-    RETURN (
-        SELECT count(*) FROM planton_pending AS pending WHERE pending.task_name = task
-    ) + (
-        SELECT count(*) FROM planton_ended AS ended
-        WHERE ended.task_name = task AND ended.status <> 'succeeded' AND NOT ended.superseded
-    );
-END $planton$;
-
--- Those that are neither active, nor queued, nor failed for good; each once, in their order. With
--- partitions: one of each before a second one, and none beyond their room.
-CREATE OR REPLACE FUNCTION planton_not_known(
-    task text, ran text[], ran_for text[], names text[], room integer, most integer,
-    partitions jsonb, OUT given text[], OUT owners text[]
-)
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off
-AS $planton$
-BEGIN
-    SELECT coalesce(array_agg(new.instruction ORDER BY new.place), '{}'),
-           coalesce(array_agg(new.owner ORDER BY new.place), '{}')
-    INTO given, owners
-    FROM planton_new(task, ran, ran_for, names) AS new
-    WHERE new.instruction NOT IN (
-        SELECT ended.instruction FROM planton_ended AS ended
-        WHERE ended.task_name = task AND ended.instruction = ANY (ran)
-          AND ended.status <> 'succeeded' AND NOT ended.superseded
-    );
-    IF most IS NOT NULL THEN
-        SELECT coalesce(array_agg(new.instruction ORDER BY new.turn, new.place), '{}'),
-               coalesce(array_agg(new.owner ORDER BY new.turn, new.place), '{}')
-        INTO given, owners
+        SELECT each.*, CASE WHEN marks OR most IS NULL THEN 0 ELSE each.turn END AS round,
+               most IS NULL OR each.owner = ''
+                   OR each.turn <= most - coalesce((counted.partitions ->> each.owner)::integer, 0)
+                   AS is_within
         FROM (
-            SELECT each.*, row_number() OVER (PARTITION BY each.owner ORDER BY each.place) AS turn
-            FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
-        ) AS new
-        WHERE new.owner = '' OR new.turn <= most - coalesce((partitions ->> new.owner)::integer, 0);
-    END IF;
+            SELECT first.*, row_number() OVER (PARTITION BY first.owner ORDER BY first.place) AS turn
+            FROM (
+                SELECT each.instruction, min(each.place) AS place,
+                       (array_agg(each.owner ORDER BY each.place))[1] AS owner
+                FROM unnest(ran.given, ran.owners) WITH ORDINALITY
+                    AS each (instruction, owner, place)
+                WHERE each.instruction NOT IN (SELECT unnest(counted.names))
+                  AND each.instruction NOT IN (
+                    SELECT pending.instruction FROM planton_pending AS pending
+                    WHERE pending.task_name = task AND pending.instruction = ANY (ran.given)
+                ) AND each.instruction NOT IN (
+                    SELECT failed.instruction FROM planton_ended AS failed
+                    WHERE NOT marks
+                      AND failed.task_name = task AND failed.instruction = ANY (ran.given)
+                      AND failed.status <> 'succeeded' AND NOT failed.superseded
+                )
+                GROUP BY each.instruction
+            ) AS first
+        ) AS each
+    ) AS new;
     given := given[1:room];
     owners := owners[1:room];
+    IF marks AND cardinality(given) < cardinality(ran.given) THEN
+        INSERT INTO planton_pending (task_name, instruction, partition, retries)
+        SELECT task, rest.instruction, rest.owner, asked.retries
+        FROM unnest(ran.given, ran.owners) WITH ORDINALITY AS rest (instruction, owner, place)
+        WHERE rest.instruction NOT IN (SELECT unnest(given))
+        ORDER BY rest.instruction, rest.place ON CONFLICT (task_name, instruction) DO NOTHING;
+    END IF;
+END $planton$;
+
+-- Let times of a cron task fire, as many as there is room for, each once for all its expressions. They
+-- were reckoned outside, from the kept time: if that is no longer the one, none fires.
+CREATE OR REPLACE FUNCTION planton_fire(task text, asked record, counted record, room integer)
+RETURNS text[] LANGUAGE plpgsql AS $planton$
+DECLARE
+    next_at timestamptz := coalesce(asked.fires[room + 1], asked.next_fire_at);
+    fired text[];
+BEGIN
+    IF asked.kept IS NULL THEN
+        INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (task, asked.cron, next_at)
+        ON CONFLICT DO NOTHING;
+    ELSE
+        UPDATE planton_cron AS own SET next_fire_at = next_at
+        WHERE own.task_name = task AND own.key = asked.cron AND own.next_fire_at = asked.kept
+          AND next_at <> asked.kept;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN '{}';
+    END IF;
+    WITH new AS (
+        INSERT INTO planton_fired (task_name, fire_at) SELECT task, unnest(asked.fires[1:room])
+        ON CONFLICT DO NOTHING
+        RETURNING to_char(fire_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"') AS name
+    )
+    SELECT coalesce(array_agg(new.name ORDER BY new.name), '{}') INTO fired FROM new
+    WHERE new.name <> ALL (counted.names) AND NOT EXISTS (
+        SELECT FROM planton_pending AS pending
+        WHERE pending.task_name = task AND pending.instruction = new.name
+    );
+    DELETE FROM planton_fired AS past WHERE past.task_name = task AND past.fire_at < (
+        SELECT min(each.next_fire_at) FROM planton_cron AS each WHERE each.task_name = task
+    );
+    RETURN fired;
 END $planton$;

@@ -1,165 +1,258 @@
--- What the steps of planton_claim are made of, but for the sixth: see ask.sql.
+-- The steps of planton_claim, in their order, but for the sixth: see ask.sql. `asked` is the request,
+-- `counted` what planton_count has returned, as records: what is new becomes a field of them.
 
--- Ids for new claims: none is below `at_least`, and none is that of an active claim, wherever the
--- sequence was set to, and when: after a restore, a promotion, a TRUNCATE. Two claims that draw the
--- same id for all that, because a third one set the sequence in between, are told by the primary key.
-CREATE OR REPLACE FUNCTION planton_draw(number integer, at_least bigint)
-RETURNS bigint[] LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
-DECLARE
-    ids bigint[] := '{}';
-    first bigint;
-    last bigint;
-BEGIN
-    LOOP
-        ids := ARRAY(SELECT nextval('planton_claim_id') FROM generate_series(1, number));
-        SELECT min(id), max(id) INTO first, last FROM unnest(ids) AS id;
-        IF number = 0 OR first >= at_least AND NOT EXISTS (
-            SELECT FROM planton_active AS taken
-            WHERE taken.id BETWEEN first AND last AND taken.id = ANY (ids)
-        ) THEN
-            RETURN ids;
-        END IF;
-        PERFORM setval('planton_claim_id', greatest(
-            at_least, last, (SELECT max(active.id) FROM planton_active AS active)
-        ));
-    END LOOP;
-END $planton$;
+-- part: plan
+-- What is planned while the tables are empty is kept: nothing of it may read or sort all of a table.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 
--- The next lower priority that is queued. It never looks at what was passed over: the priorities
--- that were passed are known, and it looks for others between them.
-CREATE OR REPLACE FUNCTION planton_next_level(task text, level integer, passed jsonb)
-RETURNS integer LANGUAGE plpgsql STABLE AS $planton$
+-- part: returns
+RETURNS TABLE (
+    kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision,
+    partition text
+)
+LANGUAGE plpgsql
+
+-- part: row
+task_name, instruction, payload, priority, tags, retries, timeout, partition
+
+-- part: is_expired
+active.task_name = task AND active.lease_expires_at <= clock
+
+-- part: is_due
+pending.run_at <= clock
+              AND pending.instruction LIKE asked.key AND pending.tags <@ asked.tags
+              AND pending.instruction NOT IN (SELECT unnest(counted.names))
+
+-- Step 2. What is active: how many and which, until when the first lease lasts that ends after some
+-- time; of each partition how many, and which are full. Below ids_from there are dead rows only: it is
+-- moved up here, in the database, where it is as true as the rows that it is about. Of nothing that
+-- is active all is dead so far, and none below it is drawn from now on; see planton_draw.
+CREATE OR REPLACE FUNCTION planton_count(
+    task text, most integer, INOUT ids_from bigint, after timestamptz, OUT active integer,
+    OUT names text[], OUT first_expiry timestamptz, OUT partitions jsonb, OUT no_room text[]
+)
+LANGUAGE plpgsql VOLATILE {plan} AS $planton$
 DECLARE
-    next_passed integer := NULL;
+    lowest bigint;
 BEGIN
-    IF passed <> '{}' THEN
-        next_passed := (
-            SELECT max(each::integer) FROM jsonb_object_keys(passed) AS each
-            WHERE level IS NULL OR each::integer < level
-        );
+    SELECT count(*), coalesce(array_agg(counted.instruction), '{}'),
+           coalesce(min(counted.id), pg_sequence_last_value('planton_claim_id')),
+           min(counted.lease_expires_at) FILTER (WHERE counted.lease_expires_at > after)
+    INTO active, names, lowest, first_expiry
+    FROM planton_active AS counted
+    WHERE counted.task_name = task AND counted.id + 0 >= ids_from;
+    no_room := '{}';
+    IF most IS NOT NULL THEN
+        SELECT coalesce(jsonb_object_agg(each.partition, each.number), '{}'),
+               coalesce(array_agg(each.partition) FILTER (WHERE each.number >= most), '{}')
+        INTO partitions, no_room
+        FROM (
+            SELECT counted.partition, count(*) AS number FROM planton_active AS counted
+            WHERE counted.task_name = task AND counted.id + 0 >= ids_from
+              AND counted.partition <> ''
+            GROUP BY counted.partition
+        ) AS each;
     END IF;
-    RETURN coalesce((
-        SELECT pending.priority FROM planton_pending AS pending
-        WHERE pending.task_name = task AND pending.priority < coalesce(level, 2147483648)
-          AND pending.priority > coalesce(next_passed, -2147483649)
-        ORDER BY pending.priority DESC LIMIT 1
-    ), next_passed);
+    IF lowest > ids_from + 1000 THEN
+        ids_from := lowest;
+        UPDATE planton_task AS own SET ids_from = lowest WHERE own.task_name = task;
+    END IF;
 END $planton$;
 
--- When the next instruction of a priority is due after some time; what is active waits for its own
--- claim. Of very many that this dispatcher does not offer it reads a thousand: that one may be too early then, never too late.
-CREATE OR REPLACE FUNCTION planton_next_due(
-    task text, level integer, key text, tags text[], names text[], after timestamptz
+-- Step 3. Claims whose lease is over: those that are delivered again. What somebody has locked stays.
+CREATE OR REPLACE FUNCTION planton_rescue(
+    task text, asked record, cap integer, clock timestamptz
 )
-RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
-#variable_conflict use_variable
+{returns} {plan} AS $planton$
+#variable_conflict use_column
 BEGIN
-    RETURN (
-        SELECT next.run_at FROM (
-            SELECT pending.run_at, pending.instruction LIKE key AND pending.tags <@ tags
-                       AND pending.instruction NOT IN (SELECT unnest(names)) AS is_offered,
-                   row_number() OVER (ORDER BY pending.run_at) AS place
-            FROM planton_pending AS pending
-            WHERE pending.task_name = task AND pending.priority = level AND pending.run_at > after
-              AND pending.run_at < '9999-01-01'  -- later ones are no datetime
-        ) AS next
-        WHERE next.is_offered OR next.place = 1000 ORDER BY next.run_at LIMIT 1
-    );
-END $planton$;
-
--- What is due of a priority and all lower ones, where they are too many to be looked at one by one:
--- some give each instruction a priority of its own.
-CREATE OR REPLACE FUNCTION planton_take_rest(
-    task text, level integer, key text, tags text[], names text[], clock timestamptz, room integer,
-    due tid[], are_others boolean
-)
-RETURNS tid[] LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
-BEGIN
-    RETURN ARRAY(
-        SELECT pending.ctid FROM planton_pending AS pending
-        WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at <= clock
-          AND pending.instruction LIKE key AND pending.tags <@ tags
-          AND pending.instruction NOT IN (SELECT unnest(names))
-          AND pending.ctid NOT IN (SELECT unnest(due)) AND (pending.partition = '' OR NOT are_others)
-        ORDER BY pending.priority DESC, pending.run_at, pending.id LIMIT room
-        FOR UPDATE SKIP LOCKED
-    );
-END $planton$;
-
-CREATE OR REPLACE FUNCTION planton_next_due_of_rest(
-    task text, level integer, names text[], after timestamptz
-)
-RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
-#variable_conflict use_variable
-BEGIN
-    RETURN (
-        SELECT min(pending.run_at) FROM planton_pending AS pending
-        WHERE pending.task_name = task AND pending.priority <= level AND pending.run_at > after
-          AND pending.run_at < '9999-01-01' AND pending.instruction NOT IN (SELECT unnest(names))
-    );
-END $planton$;
-
--- When the next instruction of any priority is due after some time.
-CREATE OR REPLACE FUNCTION planton_first_due(
-    task text, key text, tags text[], names text[], after timestamptz
-)
-RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
-DECLARE
-    level integer := NULL;
-    first timestamptz := NULL;
-BEGIN
-    FOR levels IN 1..32 LOOP
-        level := planton_next_level(task, level, '{}');
-        IF level IS NULL THEN
-            RETURN first;
-        END IF;
-        first := least(first, planton_next_due(task, level, key, tags, names, after));
-    END LOOP;
-    RETURN least(first, planton_next_due_of_rest(task, level, names, after));
-END $planton$;
-
--- How many of each partition are active.
-CREATE OR REPLACE FUNCTION planton_partitions(task text, ids_from bigint)
-RETURNS jsonb LANGUAGE plpgsql STABLE AS $planton$
-#variable_conflict use_variable
-BEGIN
-    RETURN (
-        SELECT coalesce(jsonb_object_agg(counted.partition, counted.number), '{}') FROM (
-            SELECT active.partition, count(*) AS number FROM planton_active AS active
-            WHERE active.task_name = task AND active.id + 0 >= ids_from AND active.partition <> ''
-            GROUP BY active.partition
-        ) AS counted
-    );
-END $planton$;
-
--- The names of those that have no room.
-CREATE OR REPLACE FUNCTION planton_full(partitions jsonb, most integer)
-RETURNS text[] LANGUAGE sql IMMUTABLE AS $planton$
-    SELECT ARRAY(
-        SELECT own.key FROM jsonb_each_text(partitions) AS own WHERE own.value::integer >= most
+    -- Those whose deliveries are used up end as dead.
+    WITH gone AS (
+        DELETE FROM planton_active WHERE id = ANY (ARRAY(
+            SELECT active.id FROM planton_active AS active
+            WHERE {is_expired} AND active.delivery >= asked.deliveries
+            ORDER BY active.id FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING *
     )
+    INSERT INTO planton_ended (
+        id, {row}, delivery, status, error, created_at, claimed_at, claimed_by
+    )
+    SELECT id, {row}, delivery, 'dead', concat_ws(
+               '; the error before was: ',
+               'its lease expired, and its deliveries are used up: ' || delivery, error
+           ), created_at, claimed_at, claimed_by
+    FROM gone WHERE asked.keeps;
+
+    PERFORM planton_requeue_not_offered(task, asked, clock);
+
+    -- The others hold their slots already, but no more of them start than may run beside what is left.
+    RETURN QUERY
+    UPDATE planton_active AS rescued
+    SET token = asked.token, delivery = least(rescued.delivery + 1, 1000000000),
+        claimed_at = clock, claimed_by = asked.claimed_by, lease = asked.lease,
+        lease_expires_at = clock + least(asked.lease, rescued.timeout) * interval '1 second'
+    WHERE rescued.id = ANY (ARRAY(
+        SELECT active.id FROM planton_active AS active
+        WHERE {is_expired} AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
+        ORDER BY active.lease_expires_at, active.id
+        LIMIT greatest(0, least(asked."limit", cap - (
+            SELECT count(*) FROM planton_active AS active WHERE active.task_name = task AND NOT (
+                {is_expired} AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
+            )
+        ))) FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 'rescued', rescued.id, rescued.instruction, rescued.payload::text, rescued.delivery,
+              rescued.timeout, rescued.partition;
+END $planton$;
+
+-- Those that this dispatcher does not offer are queued for those that do; left where they are they would
+-- hold their slots until such a one comes. One at a time, and not for long: somebody's open transaction
+-- may have queued the same instruction. That one keeps its slot until the next claim.
+CREATE OR REPLACE FUNCTION planton_requeue_not_offered(
+    task text, asked record, clock timestamptz
+)
+RETURNS void LANGUAGE plpgsql SET lock_timeout = '5ms' AS $planton$
+#variable_conflict use_column
+DECLARE
+    lost planton_active;
+BEGIN
+    FOR lost IN
+        SELECT active.* FROM planton_active AS active
+        WHERE {is_expired}
+          AND NOT (active.instruction LIKE asked.key AND active.tags <@ asked.tags)
+        ORDER BY random() FOR UPDATE SKIP LOCKED
+    LOOP
+        BEGIN
+            INSERT INTO planton_pending (
+                {row}, delivery, failures, undelivered, error, created_at, run_at
+            )
+            SELECT {row}, delivery, failures, undelivered, error, created_at, clock
+            FROM (SELECT lost.*) AS lost
+            ON CONFLICT (task_name, instruction) DO NOTHING;
+            DELETE FROM planton_active WHERE id = lost.id;
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT WHEN clock_timestamp() > clock + interval '100 ms';
+        END;
+    END LOOP;
+END $planton$;
+
+-- `first`, and the lower priorities of what is queued. Each costs a step in the index, and only if it is
+-- come to: PostgreSQL puts this function into the statements that use it.
+CREATE OR REPLACE FUNCTION planton_levels(task text, first integer)
+RETURNS SETOF integer LANGUAGE sql STABLE AS $planton$
+    WITH RECURSIVE level (priority) AS (
+        SELECT first
+        UNION ALL
+        SELECT (
+            SELECT pending.priority FROM planton_pending AS pending
+            WHERE pending.task_name = task AND pending.priority < level.priority
+            ORDER BY pending.priority DESC LIMIT 1
+        )
+        FROM level WHERE level.priority IS NOT NULL
+    )
+    SELECT level.priority FROM level WHERE level.priority IS NOT NULL
 $planton$;
 
--- Take due rows of a task with partitions. They stand in a ring, by name; what has none is one of
--- them and has room for all. It begins after the one that was served last, by whichever dispatcher.
--- First each that has room and something due gives one, then those that did give as many as each
--- of them may: how long a backlog is gives nobody more. None takes part that has `most` active.
-CREATE OR REPLACE FUNCTION planton_take_turns(
-    task text, most integer, INOUT partitions jsonb, key text, tags text[], names text[],
-    clock timestamptz, room integer, OUT due tid[], OUT next_due timestamptz, OUT is_full boolean
+-- Step 5. The places of due rows of the queue, which are locked: by priority, time and arrival; with
+-- partitions, these take turns. What is active stays there. While a snapshot is held open the entries
+-- of rows that are gone stay in the index: it says how many it has read in vain, and where it `stopped`;
+-- where that is asked for it begins behind that. `is_full`: what is due is of full partitions.
+CREATE OR REPLACE FUNCTION planton_take(
+    task text, asked record, counted record, clock timestamptz, room integer, OUT due tid[],
+    OUT next_due timestamptz, OUT is_full boolean, OUT stopped jsonb, OUT walked bigint,
+    OUT took double precision
 )
-LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
+LANGUAGE plpgsql {plan} AS $planton$
 DECLARE
+    began timestamptz := clock_timestamp();
+    entries bigint := pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass);
+    first integer := coalesce((asked.stopped ->> 0)::integer, (
+        SELECT pending.priority FROM planton_pending AS pending
+        WHERE pending.task_name = task ORDER BY pending.priority DESC LIMIT 1
+    ));
+    begun_at timestamptz := coalesce((asked.stopped ->> 1)::timestamptz, '-infinity');
+    begun_id bigint := coalesce((asked.stopped ->> 2)::bigint, -9223372036854775808);
+BEGIN
+    IF room = 0 OR first IS NULL THEN
+        due := '{}';
+    ELSIF asked.partition_concurrency IS NOT NULL THEN
+        due := planton_take_turns(task, asked, counted, clock, room);
+    ELSE
+        due := ARRAY(
+            SELECT own.place FROM planton_levels(task, first) AS level CROSS JOIN LATERAL (
+                SELECT pending.ctid AS place FROM planton_pending AS pending
+                WHERE pending.task_name = task AND pending.priority = level
+                  AND {is_due}
+                  AND (pending.run_at, pending.id) > (
+                      CASE level WHEN first THEN begun_at ELSE '-infinity' END,
+                      CASE level WHEN first THEN begun_id ELSE -9223372036854775808 END
+                  )
+                ORDER BY pending.run_at, pending.id LIMIT room FOR UPDATE SKIP LOCKED
+            ) AS own
+            LIMIT room
+        );
+    END IF;
+    is_full := false;
+    IF cardinality(due) < room AND first IS NOT NULL THEN
+        next_due := planton_next_due(task, asked.key, asked.tags, counted.names, clock, first);
+        is_full := due = '{}' AND counted.no_room <> '{}' AND planton_next_due(
+            task, asked.key, asked.tags, counted.names, '-infinity', first
+        ) <= clock;
+    END IF;
+    took := extract(epoch FROM clock_timestamp() - began);
+    walked := CASE
+        WHEN asked.partition_concurrency IS NOT NULL THEN 0  -- they have an index of their own
+        ELSE pg_stat_get_xact_tuples_returned('planton_pending_due'::regclass) - entries
+            - cardinality(due)
+    END;
+    IF walked > 1000 OR asked.stopped IS NOT NULL THEN
+        SELECT jsonb_build_array(pending.priority, pending.run_at, pending.id) INTO stopped
+        FROM planton_pending AS pending WHERE pending.ctid = due[cardinality(due)];
+    END IF;
+END $planton$;
+
+-- When the next that is offered and not active is due after some time; what is active waits for its own
+-- claim. Of very many of a priority that are not offered it reads a thousand: that one may be too early
+-- then, never too late.
+CREATE OR REPLACE FUNCTION planton_next_due(
+    task text, key text, tags text[], names text[], after timestamptz, first integer
+)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $planton$
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT min(next.run_at) FROM planton_levels(task, first) AS level CROSS JOIN LATERAL (
+            SELECT soon.run_at FROM (
+                SELECT pending.run_at, pending.instruction LIKE key AND pending.tags <@ tags
+                           AND pending.instruction NOT IN (SELECT unnest(names)) AS is_offered,
+                       row_number() OVER (ORDER BY pending.run_at) AS place
+                FROM planton_pending AS pending
+                WHERE pending.task_name = task AND pending.priority = level
+                  AND pending.run_at > after AND pending.run_at < '9999-01-01'  -- no datetime
+            ) AS soon
+            WHERE soon.is_offered OR soon.place = 1000 ORDER BY soon.run_at LIMIT 1
+        ) AS next
+    );
+END $planton$;
+
+-- Partitions stand in a ring, by name; what has none is one of them and has room for all. It begins
+-- after the one that was served last, by whichever dispatcher. First each that has room and something
+-- due gives one, then those that did give as many as each of them may: how long a backlog is gives
+-- nobody more.
+CREATE OR REPLACE FUNCTION planton_take_turns(
+    task text, asked record, counted record, clock timestamptz, room integer
+)
+RETURNS tid[] LANGUAGE plpgsql AS $planton$
+DECLARE
+    partitions jsonb := counted.partitions;  -- by name: how many of it are active by now
+    due tid[] := '{}';
     turn text;                      -- who was served last
     served text := NULL;
     members text[] := NULL;         -- who takes part; all in the first turn
     quota integer := 1;             -- what each gives in this turn
 BEGIN
     SELECT own.turn INTO turn FROM planton_task AS own WHERE own.task_name = task;
-    due := '{}';
     WHILE room > cardinality(due) AND members IS DISTINCT FROM '{}' LOOP
         WITH RECURSIVE ring AS (
             -- From name to name through the index, once around: in lap 0 those after `turn`, then
@@ -182,28 +275,24 @@ BEGIN
             SELECT each.partition, each.places
             FROM (
                 SELECT member.partition, CASE member.partition
-                    WHEN '' THEN planton_take_others(task, key, tags, names, clock, due, quota)
+                    WHEN '' THEN planton_take_others(task, asked, counted, clock, due, quota)
                     ELSE ARRAY(
                         SELECT pending.ctid FROM planton_pending AS pending
                         WHERE pending.task_name = task AND pending.partition = member.partition
-                          AND pending.partition <> '' AND pending.run_at <= clock
-                          AND pending.instruction LIKE key AND pending.tags <@ tags
-                          AND pending.instruction NOT IN (SELECT unnest(names))
+                          AND pending.partition <> '' AND {is_due}
                           AND pending.ctid NOT IN (SELECT unnest(due))  -- ours, of an earlier turn
                         ORDER BY pending.priority DESC, pending.run_at, pending.id
-                        LIMIT least(
-                            quota, most - coalesce((partitions ->> member.partition)::integer, 0)
-                        )
-                        FOR UPDATE SKIP LOCKED
+                        LIMIT least(quota, member.room) FOR UPDATE SKIP LOCKED
                     )
                 END AS places
                 FROM (
-                    (SELECT ring.partition FROM ring OFFSET 1)
-                    UNION ALL SELECT unnest(members)
+                    SELECT name AS partition, asked.partition_concurrency
+                               - coalesce((partitions ->> name)::integer, 0) AS room
+                    FROM (
+                        (SELECT ring.partition FROM ring OFFSET 1) UNION ALL SELECT unnest(members)
+                    ) AS each (name)
                 ) AS member
-                WHERE member.partition = ''
-                   OR coalesce((partitions ->> member.partition)::integer, 0) < most
-                OFFSET 0
+                WHERE member.room > 0 OFFSET 0
             ) AS each
             -- That many partitions: each gives one, or later no more than its share of the room.
             WHERE each.places <> '{}' LIMIT room - cardinality(due)
@@ -223,168 +312,99 @@ BEGIN
     IF served <> turn THEN
         UPDATE planton_task AS own SET turn = served WHERE own.task_name = task;
     END IF;
-    is_full := false;
-    IF room > cardinality(due) THEN
-        next_due := planton_first_due(task, key, tags, names, clock);
-        is_full := cardinality(due) = 0 AND planton_full(partitions, most) <> '{}'
-            AND planton_first_due(task, key, tags, names, '-infinity') <= clock;
-    END IF;
+    RETURN due;
 END $planton$;
 
--- Of a task with partitions: what has none, and is due. It is looked for among the first thousand of
--- a priority; a longer look would cost as much as others have queued.
+-- Of a task with partitions: what has none, and is due. It is looked for among the first thousand of a
+-- priority; a longer look would cost as much as others have queued.
 CREATE OR REPLACE FUNCTION planton_take_others(
-    task text, key text, tags text[], names text[], clock timestamptz, due tid[], number integer
+    task text, asked record, counted record, clock timestamptz, due tid[], number integer
 )
 RETURNS tid[] LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
-DECLARE
-    level integer := NULL;
-    places tid[] := '{}';
 BEGIN
-    FOR levels IN 1..33 LOOP
-        level := planton_next_level(task, level, '{}');
-        EXIT WHEN level IS NULL OR cardinality(places) = number;
-        IF levels > 32 THEN  -- very many priorities: the rest is sorted
-            RETURN places || planton_take_rest(
-                task, level, key, tags, names, clock, number - cardinality(places), due, true
-            );
-        END IF;
-        places := places || ARRAY(
-            SELECT other.ctid FROM planton_pending AS other
-            WHERE other.ctid = ANY (ARRAY(
-                SELECT first.place FROM (
-                    SELECT pending.ctid AS place, pending.partition FROM planton_pending AS pending
-                    WHERE pending.task_name = task AND pending.priority = level
-                      AND pending.run_at <= clock
-                    ORDER BY pending.run_at, pending.id LIMIT 1000
-                ) AS first
-                WHERE first.partition = ''
+    RETURN ARRAY(
+        SELECT other.place FROM planton_levels(task, 2147483647) AS level CROSS JOIN LATERAL (
+            SELECT pending.ctid AS place FROM planton_pending AS pending
+            WHERE pending.ctid = ANY (ARRAY(
+                SELECT early.place FROM (
+                    SELECT early.ctid AS place, early.partition FROM planton_pending AS early
+                    WHERE early.task_name = task AND early.priority = level
+                      AND early.run_at <= clock
+                    ORDER BY early.run_at, early.id LIMIT 1000
+                ) AS early
+                WHERE early.partition = ''
             ))
-              AND other.partition = '' AND other.run_at <= clock  -- still so, once it is locked
-              AND other.instruction LIKE key AND other.tags <@ tags
-              AND other.instruction NOT IN (SELECT unnest(names))
-              AND other.ctid NOT IN (SELECT unnest(due))
-            ORDER BY other.run_at, other.id LIMIT number - cardinality(places)
-            FOR UPDATE SKIP LOCKED
-        );
-    END LOOP;
-    RETURN places;
-END $planton$;
-
--- End claims whose lease is over for the last time, as dead; how many.
-CREATE OR REPLACE FUNCTION planton_end_exhausted(
-    task text, deliveries integer, clock timestamptz, keeps boolean
-)
-RETURNS integer LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
-DECLARE
-    count integer := 0;
-BEGIN
-    IF deliveries IS NULL THEN
-        RETURN 0;
-    END IF;
-    WITH gone AS (
-        DELETE FROM planton_active AS active WHERE active.id = ANY (ARRAY(
-            SELECT exhausted.id FROM planton_active AS exhausted
-            WHERE exhausted.task_name = task AND exhausted.lease_expires_at <= clock
-              AND exhausted.delivery >= deliveries
-            ORDER BY exhausted.id FOR UPDATE SKIP LOCKED
-        ))
-        RETURNING active.*
-    ),
-    ended AS (
-        INSERT INTO planton_ended (
-            id, task_name, instruction, payload, priority, tags, retries, timeout, partition,
-            delivery, status, error, created_at, claimed_at, claimed_by
-        )
-        SELECT gone.id, gone.task_name, gone.instruction, gone.payload, gone.priority, gone.tags,
-               gone.retries, gone.timeout, gone.partition, gone.delivery, 'dead', concat_ws(
-                   '; the error before was: ',
-                   'its lease expired, and its deliveries are used up: ' || gone.delivery,
-                   gone.error
-               ), gone.created_at, gone.claimed_at, gone.claimed_by
-        FROM gone WHERE keeps
-    )
-    SELECT count(*) INTO count FROM gone;
-    RETURN count;
-END $planton$;
-
--- Queue claims whose lease is over and that this dispatcher does not offer: those that do find them
--- there; left where they are they would hold their slots until such a one comes. How many. One at a
--- time, and not for long: somebody's open transaction may have queued the same instruction. That one
--- keeps its slot until the next claim.
-CREATE OR REPLACE FUNCTION planton_requeue_not_offered(
-    task text, key text, tags text[], clock timestamptz
-)
-RETURNS integer LANGUAGE plpgsql AS $planton$
-#variable_conflict use_variable
-DECLARE
-    claim planton_active;
-    count integer := 0;
-    patience text := current_setting('lock_timeout');
-BEGIN
-    PERFORM set_config('lock_timeout', '5ms', true);
-    FOR claim IN
-        SELECT active.* FROM planton_active AS active
-        WHERE active.task_name = task AND active.lease_expires_at <= clock
-          AND NOT (active.instruction LIKE key AND active.tags <@ tags)
-        ORDER BY random() FOR UPDATE SKIP LOCKED
-    LOOP
-        BEGIN
-            INSERT INTO planton_pending (
-                task_name, instruction, payload, priority, tags, retries, timeout, partition,
-                delivery, failures, undelivered, error, created_at, run_at
-            )
-            VALUES (
-                claim.task_name, claim.instruction, claim.payload, claim.priority, claim.tags,
-                claim.retries, claim.timeout, claim.partition, claim.delivery, claim.failures,
-                claim.undelivered, claim.error, claim.created_at, clock
-            )
-            ON CONFLICT (task_name, instruction) DO NOTHING;
-            DELETE FROM planton_active AS active WHERE active.id = claim.id;
-            count := count + 1;
-        EXCEPTION WHEN lock_not_available THEN
-            EXIT WHEN clock_timestamp() > clock + interval '100 ms';
-        END;
-    END LOOP;
-    PERFORM set_config('lock_timeout', patience, true);
-    RETURN count;
-END $planton$;
-
--- Let times of a cron task fire, if the kept time is still the one that they were reckoned from; the
--- instructions of those that no other expression of the task has fired before.
-CREATE OR REPLACE FUNCTION planton_fire(
-    task text, cron text, kept timestamptz, fires timestamptz[], next_at timestamptz
-)
-RETURNS text[] LANGUAGE plpgsql AS $planton$
-DECLARE
-    fired text[];
-BEGIN
-    IF kept IS NULL THEN
-        INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (task, cron, next_at)
-        ON CONFLICT DO NOTHING;
-    ELSIF next_at IS DISTINCT FROM kept THEN
-        UPDATE planton_cron AS own SET next_fire_at = next_at
-        WHERE own.task_name = task AND own.key = cron AND own.next_fire_at = kept;
-    ELSE
-        RETURN '{}';
-    END IF;
-    IF NOT FOUND THEN
-        RETURN '{}';
-    END IF;
-    WITH new AS (
-        INSERT INTO planton_fired (task_name, fire_at) SELECT task, unnest(fires)
-        ON CONFLICT DO NOTHING RETURNING fire_at
-    )
-    SELECT array_agg(
-        to_char(new.fire_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"')
-        ORDER BY new.fire_at
-    ) INTO fired FROM new;
-    DELETE FROM planton_fired AS past WHERE past.task_name = task AND past.fire_at < (
-        SELECT min(each.next_fire_at) FROM planton_cron AS each WHERE each.task_name = task
+              AND pending.partition = '' AND {is_due}  -- still so, once it is locked
+              AND pending.ctid NOT IN (SELECT unnest(due))
+            ORDER BY pending.run_at, pending.id LIMIT number FOR UPDATE SKIP LOCKED
+        ) AS other
+        LIMIT number
     );
-    RETURN coalesce(fired, '{}');
+END $planton$;
+
+-- Step 7. Make claims of what is due, which leaves the queue, or of what the source of the task gave.
+-- Without ON CONFLICT: what is active already is a broken invariant, and must be loud.
+CREATE OR REPLACE FUNCTION planton_record(
+    task text, asked record, ids_from bigint, due tid[], given text[], owners text[]
+)
+{returns} {plan} AS $planton$
+#variable_conflict use_column
+DECLARE
+    ids bigint[] := planton_draw(coalesce(cardinality(given), cardinality(due)), ids_from);
+    clock timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM planton_pending WHERE ctid = ANY (due) RETURNING *
+    ),
+    new AS (
+        SELECT {row}, delivery, failures, undelivered, error, created_at, run_at, id AS place
+        FROM gone
+        UNION ALL
+        SELECT task, each.instruction, NULL, 0, '{}', asked.retries, NULL, coalesce(owner, ''),
+               0, 0, 0, NULL, clock, clock, place
+        FROM unnest(given, owners) WITH ORDINALITY AS each (instruction, owner, place)
+    )
+    INSERT INTO planton_active AS recorded (
+        id, token, {row}, delivery, failures, undelivered, error, created_at, claimed_at, claimed_by,
+        lease, lease_expires_at
+    )
+    SELECT ids[row_number() OVER in_order], asked.token, {row}, least(delivery + 1, 1000000000),
+           failures, undelivered, error, created_at, clock, asked.claimed_by, asked.lease,
+           clock + least(asked.lease, timeout) * interval '1 second'
+    FROM new WINDOW in_order AS (ORDER BY priority DESC, run_at, place)
+    ORDER BY priority DESC, run_at, place
+    RETURNING 'claimed', recorded.id, recorded.instruction, recorded.payload::text,
+              recorded.delivery, recorded.timeout, recorded.partition;
+END $planton$;
+
+-- Ids for new claims: none is below `at_least`, and none is that of an active claim, wherever the
+-- sequence was set to, and when: after a restore, a promotion, a TRUNCATE. Two claims that draw the
+-- same id for all that, because a third one set the sequence in between, are told by the primary key.
+CREATE OR REPLACE FUNCTION planton_draw(number integer, at_least bigint)
+RETURNS bigint[] LANGUAGE plpgsql AS $planton$
+#variable_conflict use_variable
+DECLARE
+    ids bigint[];
+    is_free boolean;
+BEGIN
+    LOOP
+        SELECT new.ids, new.first >= at_least AND NOT EXISTS (
+            SELECT FROM planton_active AS taken
+            WHERE taken.id BETWEEN new.first AND new.last AND taken.id = ANY (new.ids)
+        )
+        INTO ids, is_free
+        FROM (
+            SELECT array_agg(id) AS ids, min(id) AS first, max(id) AS last
+            FROM (SELECT nextval('planton_claim_id') FROM generate_series(1, number)) AS new (id)
+        ) AS new;
+        IF is_free THEN
+            RETURN ids;
+        END IF;
+        PERFORM setval('planton_claim_id', greatest(
+            at_least, ids[number], (SELECT max(active.id) FROM planton_active AS active)
+        ));
+    END LOOP;
 END $planton$;
 
 -- What a claim would find, without a lock and without writing.
@@ -393,7 +413,7 @@ RETURNS TABLE (
     is_paused boolean, concurrency integer, active bigint, first_expiry timestamptz,
     first_due timestamptz, kept timestamptz, clock timestamptz
 )
-LANGUAGE plpgsql STABLE AS $planton$
+LANGUAGE plpgsql STABLE {plan} AS $planton$
 #variable_conflict use_variable
 DECLARE
     names text[];
@@ -403,7 +423,7 @@ BEGIN
     SELECT count(*), min(counted.lease_expires_at), coalesce(array_agg(counted.instruction), '{}')
     INTO active, first_expiry, names
     FROM planton_active AS counted WHERE counted.task_name = task;
-    first_due := planton_first_due(task, key, tags, names, '-infinity');
+    first_due := planton_next_due(task, key, tags, names, '-infinity', 2147483647);
     IF cron IS NOT NULL THEN
         SELECT own.next_fire_at INTO kept FROM planton_cron AS own
         WHERE own.task_name = task AND own.key = cron;
