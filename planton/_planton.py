@@ -1,5 +1,6 @@
 """The dispatcher as users see it."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -320,7 +321,7 @@ class Planton:
         session = self._live_session()
         if not entry.paused:
             entry.paused = True
-            entry.decisions.add("paused", "paused")
+            entry.decisions.add("paused", "paused", time.time())
             log_change(name, "is paused in this process")
         if session is not None:
             session.plan.suspend(entry)
@@ -334,7 +335,7 @@ class Planton:
         entry = self._entries.get(name)
         if entry.paused:
             entry.paused = False
-            entry.decisions.add("resumed", "resumed")
+            entry.decisions.add("resumed", "resumed", time.time())
             log_change(name, "is resumed in this process")
             self._wake(entry)
 

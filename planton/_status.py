@@ -1,6 +1,5 @@
 """What can be asked about a task: where it stands, and what was decided about it."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -122,8 +121,7 @@ class Decisions:
     def __iter__(self) -> Iterator[str]:
         return map(str, self._kept)
 
-    def add(self, kind: str, words: object, clock: float | None = None) -> None:
-        now = time.time()
+    def add(self, kind: str, words: object, now: float, clock: float | None = None) -> None:
         if self._kept and self._kept[-1].kind == kind:
             self._kept[-1].add(words, now, clock)
             self.count += kind not in QUIET

@@ -16,9 +16,8 @@ from planton._events import ErrorEvent, InstructionEvent
 from planton._failures import failure_of, guarded
 from planton._listeners import Listener, call_listener
 from planton._loop.attempt import Attempt
-from planton._loop.callbacks import Callback
 from planton._loop.caller import Caller
-from planton._loop.entry import Entry
+from planton._loop.entry import Callback, Entry
 from planton._loop.listeners import Listeners
 from planton._loop.plan import Plan
 from planton._parts import Consumer
@@ -78,7 +77,7 @@ class Delivery:
                 await self.caller.call(attempt.entry, Callback.of("release", release), claims)
             attempt.surplus = ()
         except Exception as error:
-            attempt.fail("release", error)
+            attempt.note("release", error)
 
 
 def _refuse_all(attempt: Attempt, problem: str) -> None:
@@ -88,7 +87,7 @@ def _refuse_all(attempt: Attempt, problem: str) -> None:
     error = UndeliveredInstructionsError(
         attempt.entry.task.name, names, f"{problem}; {ending}", released=is_released
     )
-    attempt.fail("deliver", error)
+    attempt.note("deliver", error)
     attempt.withhold()
 
 
@@ -120,7 +119,7 @@ async def _hand_over(
                             await result
                 except Exception as error:
                     refusal = error
-                    attempt.fail("deliver", error)
+                    attempt.note("deliver", error)
             if consumer is None:
                 if refusal is not None:
                     refused += 1
@@ -139,7 +138,7 @@ async def _submit(
         with guarded:
             await consumer.submit(event)
     except Exception as error:
-        attempt.fail("deliver", error)
+        attempt.note("deliver", error)
         attempt.surplus = [*attempt.surplus, to_claim(member)]
         return False
     finally:
@@ -161,13 +160,13 @@ async def _hand_over_together(
     attempt.surplus = [*attempt.surplus, *map(to_claim, refused)]
     attempt.handed_over += len(members) - len(refused)
     for error in errors.values():
-        attempt.fail("deliver", error)
+        attempt.note("deliver", error)
     for event in events:
         for listener in listeners:
             try:
                 await call_listener(listener, event)
             except Exception as error:
-                attempt.fail("deliver", error)
+                attempt.note("deliver", error)
 
 
 async def _submit_many(

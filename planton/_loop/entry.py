@@ -1,8 +1,9 @@
 """The registered tasks at run time: their counters, callbacks, and what they still hold."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count
+from typing import Any
 from weakref import WeakValueDictionary
 
 import attrs
@@ -10,7 +11,8 @@ import trio
 
 from planton import delays
 from planton._errors import DuplicateTaskNameError, InvalidTaskError, UnknownTaskError
-from planton._loop.callbacks import Ask, Callback, ThreadCall
+from planton._events import Stage
+from planton._functions import is_async
 from planton._loop.reason import Reason
 from planton._status import Decisions
 from planton._task import Claim, GetActiveInstructions, Task, to_seconds
@@ -53,6 +55,21 @@ class Turn:
         self.holder = _NEXT if is_awaited else None
 
 
+@attrs.frozen(eq=False)
+class Callback:
+    """A user's function with what has to be known to call it; `name` is its field of the task."""
+
+    name: Stage
+    function: Callable[..., Any]
+    is_async: bool
+    many: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]] | None
+
+    @classmethod
+    def of(cls, name: Stage, function: Callable[..., Any]) -> "Callback":
+        many = getattr(function, "many", None)
+        return cls(name, function, is_async(function), many if callable(many) else None)
+
+
 @attrs.define(eq=False)
 class Entry:
     """A registered task with its state.
@@ -60,15 +77,15 @@ class Entry:
     Attributes:
         turn: Shared by all entries that ever had the name.
         number: Of those that are due together the lowest is first.
-        ask_active: The question what is active; not asked if there is no callback for it.
+        counter: Callback for what is active; `schedule` in its place is not asked for it.
         is_counted: Whether every attempt asks what is active; a strict task counts for itself.
         is_batched: Whether one of its callbacks may be asked together with those of other tasks.
         fixed_delay: Seconds to sleep before every attempt; None if there is a function for it.
         is_delay_quick: Whether the delay is known without calling a function of the user's.
         undelivered: Claims that were neither delivered nor released; they are delivered before
             `schedule` is called again.
-        overrunning: Calls by callback name that outlived their timeout and still run in their
-            thread.
+        overrunning: By callback name when a call that outlived its timeout, and still runs in its
+            thread, is done.
         woken: Whether a wake-up arrived while the next attempt could not be planned.
         is_schedule_cut_off: Whether `schedule` was cancelled because the grace period was over.
         early_attempts: Attempts in a row that came earlier than the delay and dispatched nothing.
@@ -90,7 +107,7 @@ class Entry:
     number: int = 0
     schedule: Callback = attrs.field(init=False)
     timeout: float | None = attrs.field(init=False)
-    ask_active: Ask = attrs.field(init=False)
+    counter: Callback = attrs.field(init=False)
     is_counted: bool = attrs.field(init=False)
     is_concurrency_asked: bool = attrs.field(init=False)
     is_limit_asked: bool = attrs.field(init=False)
@@ -99,7 +116,7 @@ class Entry:
     is_delay_quick: bool = attrs.field(init=False)
     attempt_number: int = 0
     undelivered: list[Claim] = attrs.field(factory=list)
-    overrunning: dict[str, ThreadCall] = attrs.field(factory=dict)
+    overrunning: dict[Stage, trio.Event] = attrs.field(factory=dict)
     woken: bool = False
     paused: bool = False
     unregistered: bool = False
@@ -125,7 +142,7 @@ class Entry:
         task = self.task
         self.schedule = Callback.of("schedule", task.schedule)
         self.timeout = to_seconds(task.timeout)
-        self.ask_active = Ask(self.get_active or self.schedule, task.name)
+        self.counter = self.get_active or self.schedule
         self.is_counted = task.cap == "advisory"
         self.is_concurrency_asked = callable(task.concurrency)
         if not callable(task.concurrency):
@@ -153,6 +170,10 @@ class Entry:
             )
         callback = None if function is None else Callback.of("get_active_instructions", function)
         return cls(task, callback, turn or Turn(), number)
+
+    @property
+    def has_to_count(self) -> bool:
+        return self.is_counted or (bool(self.undelivered) and self.get_active is not None)
 
     @property
     def is_overridden(self) -> bool:

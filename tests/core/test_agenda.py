@@ -69,5 +69,5 @@ def test_a_key_that_is_set_again_and_again_does_not_fill_the_memory():
     for number in range(10_000):
         agenda.set("woken", 1000.0 + number)
 
-    assert len(agenda._heap) < 100
+    assert len(agenda._times) < 100
     assert 10_999.0 == agenda.next_due()
