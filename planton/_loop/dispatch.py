@@ -141,7 +141,8 @@ class Dispatcher:
         finally:
             if cohort is not None:
                 cohort.leave(attempt)
-            attempt.reserve_only(len(attempt.deliver))
+            if attempt.reserved:
+                attempt.reserve_only(len(attempt.deliver))
 
     async def _limit(self, attempt: Attempt) -> int:
         """Return how many may be claimed, as the functions of the task say."""
@@ -220,7 +221,8 @@ class Dispatcher:
     async def _ask_together(self, asked: Sequence[Asked]) -> None:
         for (attempt, _, _), answer in zip(asked, await self._answers(asked), strict=True):
             attempt.hear(answer)
-            attempt.reserve_only(len(attempt.deliver))
+            if attempt.reserved:
+                attempt.reserve_only(len(attempt.deliver))
         self._go_on([attempt for attempt, _, _ in asked])
 
     async def _answers(self, asked: Sequence[Asked]) -> Sequence[Any]:
@@ -281,7 +283,8 @@ class Dispatcher:
         """Settle and count an attempt, and find out how long to wait for the next."""
         if not attempt.is_quiet:
             await self._delivery.settle(attempt)
-        attempt.reserve_only(0)
+        if attempt.reserved:
+            attempt.reserve_only(0)
         count(attempt)
         attempt.is_over = True
         if self._listeners.of(AttemptEvent):
