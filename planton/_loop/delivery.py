@@ -112,14 +112,13 @@ async def _hand_over(
                 done += 1
             for listener in listeners:
                 try:
-                    # As `call_listener` does, without a call in between.
-                    with guarded:
-                        result = listener(event)
-                        if result is not None and inspect.isawaitable(result):
-                            await result
-                except Exception as error:
-                    refusal = error
-                    attempt.note("deliver", error)
+                    # As `call_listener` does, without calls in between.
+                    result = listener(event)
+                    if result is not None and inspect.isawaitable(result):
+                        await result
+                except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+                    refusal = failure_of(raised)
+                    attempt.note("deliver", refusal)
             if consumer is None:
                 if refusal is not None:
                     refused += 1
