@@ -1,7 +1,7 @@
 """The dispatcher as users see it."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Self, TypeAlias, TypeVar, overload
@@ -35,12 +35,7 @@ from planton._parts import (
 )
 from planton._parts import Service as ServiceOf
 from planton._status import TaskStatus
-from planton._task import (
-    Claim,
-    GetActiveInstructions,
-    Task,
-    to_seconds,
-)
+from planton._task import Claim, GetActiveInstructions, Task, to_seconds
 
 Service: TypeAlias = ServiceOf["Planton"]
 Storage: TypeAlias = StoragePart["Planton"]
@@ -371,7 +366,8 @@ class Planton:
             elif session is not None and session.plan.is_stopping:
                 await session.ended.wait()
             else:
-                event = await self._attempt_alone(entry)
+                session = self._session_for([entry])
+                event = await session.run(partial(session.attempt, entry))
             if event is not None:
                 return event
 
@@ -431,11 +427,7 @@ class Planton:
         return [verdict(entry, self._status(entry)), *entry.decisions]
 
     def _status(self, entry: Entry) -> TaskStatus:
-        takers, name = self._takers, entry.task.name
-        is_consumed, failing = takers.is_taken(name), takers.failing(name)
-        return status_of(
-            entry, is_running=self.is_running, is_consumed=is_consumed, failing=failing
-        )
+        return status_of(entry, self._takers, is_running=self.is_running)
 
     def _live_session(self) -> Session | None:
         """Return the run that there is in this process.
@@ -478,23 +470,9 @@ class Planton:
         else:
             session.plan.wake(entry)
 
-    async def _attempt_alone(self, entry: Entry) -> AttemptEvent | None:
-        events: list[AttemptEvent | None] = []
-
-        async def attempt(session: Session) -> None:
-            events.append(await session.attempt(entry))
-
-        await self._alone(Entries.only(entry), attempt)
-        return events[0]
-
-    async def _alone(self, entries: Entries, body: Callable[[Session], Awaitable[None]]) -> None:
-        """Do something that needs a session while there is none."""
-        session = self._session_of(entries, Parts(self._served(), self._served()))
-
-        async def work() -> None:
-            await body(session)
-
-        await session.run(work)
+    def _session_for(self, entries: Iterable[Entry]) -> Session:
+        """Make a session for what needs one while there is none."""
+        return self._session_of(Entries.only(entries), Parts(self._served(), self._served()))
 
     async def _return(self, unread: dict[str, list[Claim]]) -> None:
         """Take back what a stream's reader left unread."""
@@ -509,7 +487,8 @@ class Planton:
         if session is not None:
             session.return_undelivered(entries)
         elif entries:
-            await self._alone(Entries.only(*entries), _nothing)
+            # It leaves them all to its drain.
+            await self._session_for(entries).run(trio.lowlevel.checkpoint)
 
     async def _report_unread(self, name: str, claims: Sequence[Claim]) -> None:
         instructions = [claim.instruction for claim in claims]
@@ -523,7 +502,3 @@ def _checked_grace(grace: object) -> float:
     if seconds is None:
         raise InvalidArgumentError("grace", grace, "give finite seconds of at least 0")
     return seconds
-
-
-async def _nothing(_: Session) -> None:
-    """Leave it all to the drain."""

@@ -11,7 +11,6 @@ from planton._failures import guarded
 from planton._loop.attempt import NOBODY, Attempt
 from planton._loop.caller import Caller
 from planton._loop.entry import Entry
-from planton._loop.listeners import Listeners
 from planton._loop.log import log_change
 from planton._loop.reason import times
 from planton._task import to_seconds
@@ -78,52 +77,46 @@ def _note_source(entry: Entry, attempt: Attempt) -> None:
         log_change(entry.task.name, "has concurrency %s in force, by %s", attempt.concurrency, by)
 
 
-class Delays:
-    """Asks for delays, and sees that none of them makes a hot loop."""
+async def delay_after(caller: Caller, attempt: Attempt) -> float:
+    """Return how long to wait after an attempt, and see that no answer makes a hot loop."""
+    entry = attempt.entry
+    if entry.woken:
+        return 0.0
+    if attempt.next_in is not None:
+        delay = attempt.next_in
+    elif attempt.outcome == "locked":
+        delay = _locked_delay(entry)
+    elif entry.fixed_delay is not None:
+        delay = entry.fixed_delay
+    else:
+        delay = await delay_before(caller, entry)
+    is_cut = attempt.due_in is not None and attempt.due_in < delay
+    if is_cut:
+        delay = attempt.due_in or 0.0
+    is_early = is_cut or attempt.next_in is not None or attempt.outcome == "full"
+    if attempt.outcome == "dispatched" or not is_early:
+        entry.early_attempts = 0
+        return delay
+    return max(delay, _pause(attempt))
 
-    def __init__(self, caller: Caller, listeners: Listeners) -> None:
-        self._caller = caller
-        self._listeners = listeners
 
-    async def after(self, attempt: Attempt) -> float:
-        entry = attempt.entry
-        if entry.woken:
-            return 0.0
-        if attempt.next_in is not None:
-            delay = attempt.next_in
-        elif attempt.outcome == "locked":
-            delay = _locked_delay(entry)
-        elif entry.fixed_delay is not None:
-            delay = entry.fixed_delay
-        else:
-            delay = await self.before(entry)
-        is_cut = attempt.due_in is not None and attempt.due_in < delay
-        if is_cut:
-            delay = attempt.due_in or 0.0
-        is_early = is_cut or attempt.next_in is not None or attempt.outcome == "full"
-        if attempt.outcome == "dispatched" or not is_early:
-            entry.early_attempts = 0
-            return delay
-        return max(delay, _pause(attempt))
-
-    async def before(self, entry: Entry) -> float:
-        """Return the delay of a task; `FALLBACK_DELAY` if there is no telling."""
-        delay = entry.task.delay
-        try:
-            with guarded:
-                value: Any = delay(entry.attempt_number) if callable(delay) else delay
-                if inspect.isawaitable(value):
-                    value = await self._caller.within_timeout(entry, "delay", value)
-            seconds = to_seconds(value)
-            if seconds is None:
-                raise UnexpectedDelayError(entry.task.name, value)
-        except Exception as error:
-            entry.count_error(error)
-            await self._listeners.report(
-                ErrorEvent(task_name=entry.task.name, error=error, stage="delay")
-            )
-            return FALLBACK_DELAY
-        return seconds
+async def delay_before(caller: Caller, entry: Entry) -> float:
+    """Return the delay of a task; `FALLBACK_DELAY` if it does not say one."""
+    delay = entry.task.delay
+    try:
+        with guarded:
+            value: Any = delay(entry.attempt_number) if callable(delay) else delay
+            if inspect.isawaitable(value):
+                value = await caller.within_timeout(entry, "delay", value)
+        seconds = to_seconds(value)
+        if seconds is None:
+            raise UnexpectedDelayError(entry.task.name, value)
+    except Exception as error:
+        entry.count_error(error)
+        event = ErrorEvent(task_name=entry.task.name, error=error, stage="delay")
+        await caller.listeners.report(event)
+        return FALLBACK_DELAY
+    return seconds
 
 
 def _locked_delay(entry: Entry) -> float:

@@ -50,8 +50,8 @@ class Caller:
     """
 
     def __init__(self, plan: Plan, listeners: Listeners, nursery: trio.Nursery) -> None:
-        self._plan = plan
-        self._listeners = listeners
+        self.plan = plan
+        self.listeners = listeners
         self.nursery = nursery
         self._limiter = trio.CapacityLimiter(THREADS)
 
@@ -129,8 +129,8 @@ class Caller:
                     await look(call.unwrap())
         except Exception as error:
             event = ErrorEvent(task_name=entry.task.name, error=error, stage=name)
-            await self._listeners.report(event)
-        self._plan.wake(entry)
+            await self.listeners.report(event)
+        self.plan.wake(entry)
 
 
 async def _keep_late_claims(entry: Entry, value: Any) -> None:

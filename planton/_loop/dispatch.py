@@ -11,11 +11,11 @@ import trio
 from planton._errors import UnexpectedLimitError
 from planton._events import AttemptEvent, ErrorEvent, Stage
 from planton._failures import guarded
-from planton._loop.after import Delays, count
+from planton._loop.after import count, delay_after, delay_before
 from planton._loop.attempt import Attempt
 from planton._loop.caller import Caller
 from planton._loop.consumers import Takers
-from planton._loop.delivery import Delivery
+from planton._loop.delivery import release, settle
 from planton._loop.entry import Callback, Entry
 from planton._loop.listeners import Listeners
 from planton._loop.locks import claim_in_lock
@@ -45,8 +45,6 @@ class Dispatcher:
         self._listeners = listeners
         self._nursery = nursery
         self._caller = Caller(plan, listeners, nursery)
-        self._delays = Delays(self._caller, listeners)
-        self._delivery = Delivery(plan, listeners, self._caller)
 
     async def start(self, entries: Sequence[Entry]) -> None:
         for first in range(0, len(entries), TURN):
@@ -70,14 +68,14 @@ class Dispatcher:
     async def plan_first(self, entry: Entry, now: float | None) -> None:
         """Make the first attempt due, after its delay; the turn was taken for that."""
         entry.due, entry.saturated_since = trio.current_time(), None
-        delay = await self._delays.before(entry) if self._plan.wants(entry) else None
+        delay = await delay_before(self._caller, entry) if self._plan.wants(entry) else None
         self._end_attempt(entry, delay, trio.current_time() if now is None else now)
 
     @trio.lowlevel.enable_ki_protection
     async def release_undelivered(self, entry: Entry) -> None:
         if entry.undelivered and entry.task.release is not None:
             claims, entry.undelivered = entry.undelivered, []
-            await self._delivery.release(entry, claims)
+            await release(self._caller, entry, claims)
 
     # One attempt
 
@@ -282,7 +280,7 @@ class Dispatcher:
     async def _finish(self, attempt: Attempt) -> None:
         """Settle and count an attempt, and find out how long to wait for the next."""
         if not attempt.is_quiet:
-            await self._delivery.settle(attempt)
+            await settle(self._caller, attempt)
         if attempt.reserved:
             attempt.reserve_only(0)
         count(attempt)
@@ -290,7 +288,7 @@ class Dispatcher:
         if self._listeners.of(AttemptEvent):
             await self._listeners.attempted(attempt.end(attempt.outcome))
         if self._plan.wants(attempt.entry):
-            attempt.delay = await self._delays.after(attempt)
+            attempt.delay = await delay_after(self._caller, attempt)
 
     def _plan_next(self, attempt: Attempt, now: float) -> None:
         if attempt.entry.woken:

@@ -1,7 +1,7 @@
 """The registered tasks at run time: their counters, callbacks, and what they still hold."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -214,7 +214,7 @@ class Entries:
         self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
 
     @classmethod
-    def only(cls, *entries: Entry) -> "Entries":
+    def only(cls, entries: Iterable[Entry]) -> "Entries":
         some = cls()
         some.by_name = {entry.task.name: entry for entry in entries}
         return some
