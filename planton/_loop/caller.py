@@ -81,7 +81,7 @@ class Caller:
             await self._wait(call, math.inf if entry.timeout is None else entry.timeout)
             if call.done.is_set():
                 return call.unwrap()
-            entry.overrunning[name] = call.done
+            entry.overrunning = {**entry.overrunning, name: call.done}
             call.on_overrun_end = partial(self._end_overrun, entry, name, call, look)
         remedy = "; it goes on in its thread, and the task waits for it before it calls it again"
         raise CallbackTimeoutError(entry.task.name, name, entry.timeout, remedy)
@@ -122,7 +122,8 @@ class Caller:
     async def _end_overrun(
         self, entry: Entry, name: Stage, call: _ThreadCall, look: Look | None
     ) -> None:
-        del entry.overrunning[name]
+        others = {key: done for key, done in entry.overrunning.items() if key != name}
+        entry.overrunning = others
         try:
             with guarded:
                 if look is not None:

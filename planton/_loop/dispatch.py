@@ -74,7 +74,7 @@ class Dispatcher:
     @trio.lowlevel.enable_ki_protection
     async def release_undelivered(self, entry: Entry) -> None:
         if entry.undelivered and entry.task.release is not None:
-            claims, entry.undelivered = entry.undelivered, []
+            claims, entry.undelivered = entry.undelivered, ()
             await release(self._caller, entry, claims)
 
     # One attempt

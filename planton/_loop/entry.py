@@ -1,10 +1,10 @@
 """The registered tasks at run time: their counters, callbacks, and what they still hold."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from types import MappingProxyType
 from typing import Any
-from weakref import WeakValueDictionary
 
 import attrs
 import trio
@@ -102,10 +102,10 @@ class Entry:
     """
 
     task: Task
+    schedule: Callback
     get_active: Callback | None
-    turn: Turn = attrs.field(factory=Turn)
-    number: int = 0
-    schedule: Callback = attrs.field(init=False)
+    turn: Turn
+    number: int
     timeout: float | None = attrs.field(init=False)
     counter: Callback = attrs.field(init=False)
     is_counted: bool = attrs.field(init=False)
@@ -115,8 +115,8 @@ class Entry:
     fixed_delay: float | None = attrs.field(init=False)
     is_delay_quick: bool = attrs.field(init=False)
     attempt_number: int = 0
-    undelivered: list[Claim] = attrs.field(factory=list)
-    overrunning: dict[Stage, trio.Event] = attrs.field(factory=dict)
+    undelivered: Sequence[Claim] = ()
+    overrunning: Mapping[Stage, trio.Event] = MappingProxyType({})
     woken: bool = False
     paused: bool = False
     unregistered: bool = False
@@ -140,7 +140,6 @@ class Entry:
     def __attrs_post_init__(self) -> None:
         # Looked at in every attempt, so found out once.
         task = self.task
-        self.schedule = Callback.of("schedule", task.schedule)
         self.timeout = to_seconds(task.timeout)
         self.counter = self.get_active or self.schedule
         self.is_counted = task.cap == "advisory"
@@ -153,23 +152,6 @@ class Entry:
         active = self.get_active.many if self.get_active and self.is_counted else None
         # In a lock of its own a task claims by itself.
         self.is_batched = (self.schedule.many or active) is not None and task.lock is None
-
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        get_active: GetActiveInstructions | None,
-        turn: Turn | None = None,
-        number: int = 0,
-    ) -> "Entry":
-        function = task.get_active_instructions or get_active
-        if function is None and task.cap == "advisory":
-            remedy = "give it, or give it to Planton for all tasks, or set cap='strict'"
-            raise InvalidTaskError(
-                "get_active_instructions", None, f"task {task.name!r} cannot be counted: {remedy}"
-            )
-        callback = None if function is None else Callback.of("get_active_instructions", function)
-        return cls(task, callback, turn or Turn(), number)
 
     @property
     def has_to_count(self) -> bool:
@@ -185,7 +167,7 @@ class Entry:
         return self.turn.holder is not None
 
     def keep(self, claims: Sequence[Claim]) -> None:
-        self.undelivered.extend(claims)
+        self.undelivered = (*self.undelivered, *claims)
 
     def note_error(self, error: Exception) -> None:
         # The text, not the exception: that would keep its frames and all their data alive.
@@ -211,7 +193,7 @@ class Entries:
         self._leaving: list[Entry] = []
         self._get_active = get_active
         self._numbers = count()
-        self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
+        self._callbacks: dict[Stage, Callback] = {}
 
     @classmethod
     def only(cls, entries: Iterable[Entry]) -> "Entries":
@@ -238,8 +220,23 @@ class Entries:
         """Return an entry for `task`, which is not added yet."""
         if task.name in self.by_name:
             raise DuplicateTaskNameError(task.name)
-        turn = self._turns.setdefault(task.name, Turn())
-        return Entry.of(task, self._get_active, turn, next(self._numbers))
+        function = task.get_active_instructions or self._get_active
+        if function is None and task.cap == "advisory":
+            remedy = "give it, or give it to Planton for all tasks, or set cap='strict'"
+            raise InvalidTaskError(
+                "get_active_instructions", None, f"task {task.name!r} cannot be counted: {remedy}"
+            )
+        get_active = function and self._callback("get_active_instructions", function)
+        turns = [entry.turn for entry in self.leaving if entry.task.name == task.name]
+        schedule = self._callback("schedule", task.schedule)
+        return Entry(task, schedule, get_active, turns[0] if turns else Turn(), next(self._numbers))
+
+    def _callback(self, name: Stage, function: Callable[..., Any]) -> Callback:
+        """Return a callback; tasks that are made one after the other and share it have one."""
+        callback = self._callbacks.get(name)
+        if callback is None or callback.function is not function:
+            callback = self._callbacks[name] = Callback.of(name, function)
+        return callback
 
     def add(self, entry: Entry) -> None:
         self.by_name[entry.task.name] = entry
