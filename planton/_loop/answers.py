@@ -36,6 +36,15 @@ def checked_claims(entry: Entry, answer: Any, limit: int | None) -> Sequence[str
     raise UnexpectedInstructionsError(name, answer, limit, f"schedule {problem}")
 
 
+def checked_many(answers: Any, number: int) -> Sequence[Any]:
+    if isinstance(answers, list | tuple) and len(answers) == number:
+        return answers
+    raise TypeError(
+        f"`many` was asked for {number} tasks and returned {short_repr(answers)}: it must "
+        "return a list with a result or an exception for each, in the same order"
+    )
+
+
 def well_formed(answer: Any) -> list[Claim]:
     """Return the usable members of a malformed answer: they were claimed all the same."""
     if not isinstance(answer, list | tuple | set | frozenset):

@@ -203,6 +203,10 @@ class Attempt(Reason):
     def _is_saturated(self) -> bool:
         return (self.active or 0) >= (self.concurrency or math.inf)
 
+    def note_cut_off(self) -> None:
+        """Record that a claim was interrupted: it is not known whether it claimed."""
+        self.entry.is_schedule_cut_off = self.stage == "schedule"
+
     def reserve_only(self, count: int) -> None:
         if self.reserved > count and self.slots is not None:
             spare, self.reserved = self.reserved - count, count

@@ -9,13 +9,15 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from planton._errors import CallbackTimeoutError
+from planton._errors import CallbackTimeoutError, UnexpectedLimitError
 from planton._events import ErrorEvent, Stage
 from planton._failures import guarded
 from planton._loop.answers import claims_of
+from planton._loop.attempt import Attempt
 from planton._loop.entry import Callback, Entry
 from planton._loop.listeners import Listeners
 from planton._loop.plan import Plan
+from planton._task import is_int
 
 # A call that lasts longer than this no longer counts against the number of threads, so that
 # callbacks that hang cannot use up the threads of all the others.
@@ -68,6 +70,19 @@ class Caller:
         with trio.move_on_after(entry.timeout):
             return await awaitable
         raise CallbackTimeoutError(entry.task.name, name, entry.timeout)
+
+    async def compute(
+        self, attempt: Attempt, stage: Stage, minimum: int, *arguments: object
+    ) -> int:
+        """Return what a function says that only computes, or whose answer has to be awaited."""
+        attempt.stage = stage
+        task = attempt.entry.task
+        value = getattr(task, stage)(*arguments)
+        if inspect.isawaitable(value):
+            value = await self.within_timeout(attempt.entry, stage, value)
+        if not is_int(value, minimum):
+            raise UnexpectedLimitError(task.name, stage, value, minimum)
+        return int(value)
 
     async def call_thread(
         self, entry: Entry, name: Stage, function: Callable[[], Any], look: Look | None = None

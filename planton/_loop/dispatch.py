@@ -1,6 +1,5 @@
 """Making attempts: asks the callbacks, hands over what was claimed, and plans what follows."""
 
-import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -8,10 +7,10 @@ from typing import Any
 
 import trio
 
-from planton._errors import UnexpectedLimitError
-from planton._events import AttemptEvent, ErrorEvent, Stage
+from planton._events import AttemptEvent, ErrorEvent
 from planton._failures import guarded
 from planton._loop.after import count, delay_after, delay_before
+from planton._loop.answers import checked_many
 from planton._loop.attempt import Attempt
 from planton._loop.caller import Caller
 from planton._loop.consumers import Takers
@@ -21,8 +20,7 @@ from planton._loop.listeners import Listeners
 from planton._loop.locks import claim_in_lock
 from planton._loop.plan import Plan
 from planton._loop.together import Asked, Cohort
-from planton._task import ScheduleRequest, is_int
-from planton._text import short_repr
+from planton._task import ScheduleRequest
 
 # How many tasks are begun, and asked about in one call of `many`, before other trio tasks have
 # their turn: about ten milliseconds. More at a time is slower: so many objects live at once that
@@ -126,7 +124,9 @@ class Dispatcher:
                 if attempt.active is None and entry.has_to_count:
                     attempt.stage = "get_active_instructions"
                     attempt.count(await self._caller.call(entry, entry.counter, entry.task.name))
-                request = attempt.request(await self._limit(attempt), self._plan)
+                request = None if entry.is_computed else self._request(attempt)
+                if not (request or attempt.is_asked):
+                    request = attempt.request(await self._limit(attempt), self._plan)
                 if request is not None and (cohort is None or cohort.is_closed):
                     attempt.take(await self._caller.call(entry, entry.schedule, request))
                 elif request is not None and cohort is not None:
@@ -134,7 +134,7 @@ class Dispatcher:
         except Exception as error:
             attempt.fail(error)
         except BaseException:
-            _note_cut_off(attempt)
+            attempt.note_cut_off()
             raise
         finally:
             if cohort is not None:
@@ -145,35 +145,22 @@ class Dispatcher:
     async def _limit(self, attempt: Attempt) -> int:
         """Return how many may be claimed, as the functions of the task say."""
         entry, task = attempt.entry, attempt.entry.task
-        if entry.is_concurrency_asked:
-            entry.concurrency = await self._compute(attempt, "concurrency", 1)
+        if callable(task.concurrency):
+            entry.concurrency = await self._caller.compute(attempt, "concurrency", 1)
         limit = attempt.room()
         if not limit:
             return 0
         if task.limit is not None and task.cap == "advisory":
             arguments = (entry.concurrency, attempt.instructions)
-            limit = await self._compute(attempt, "limit", 0, *arguments)
+            limit = await self._caller.compute(attempt, "limit", 0, *arguments)
             attempt.detail = "limit returned 0"
         if task.capacity is not None:
-            capacity = await self._compute(attempt, "capacity", 0)
+            capacity = await self._caller.compute(attempt, "capacity", 0)
             if capacity < limit:
                 limit, attempt.detail = capacity, "capacity returned 0"
         attempt.stage = "capacity"
         found = attempt.reserve(self._takers, limit)
         return await attempt.wait_for_slots(limit) if found is None else found
-
-    async def _compute(
-        self, attempt: Attempt, stage: Stage, minimum: int, *arguments: object
-    ) -> int:
-        """Return what a function says that only computes, or whose answer has to be awaited."""
-        attempt.stage = stage
-        task = attempt.entry.task
-        value = getattr(task, stage)(*arguments)
-        if inspect.isawaitable(value):
-            value = await self._caller.within_timeout(attempt.entry, stage, value)
-        if not is_int(value, minimum):
-            raise UnexpectedLimitError(task.name, stage, value, minimum)
-        return int(value)
 
     # Many attempts
 
@@ -200,19 +187,20 @@ class Dispatcher:
         if attempt.active is None and entry.is_counted:
             attempt.stage = "get_active_instructions"
             return None if entry.counter.many is None else (entry.counter, entry.task.name)
+        needs_more = entry.is_computed or entry.schedule.many is None
+        if needs_more and (callable(entry.task.concurrency) or attempt.room()):
+            return None
         try:
-            request = None if entry.is_concurrency_asked else self._request(attempt)
+            request = self._request(attempt)
         except Exception as error:
             attempt.fail(error)
             return None
         return None if request is None else (entry.schedule, request)
 
     def _request(self, attempt: Attempt) -> ScheduleRequest | None:
-        limit: int | None = attempt.room()
-        if limit:
-            if attempt.entry.is_limit_asked or attempt.entry.schedule.many is None:
-                return None
-            limit = attempt.reserve(self._takers, limit)
+        """Return what to ask `schedule` for; None if there is no room, or slots may become free."""
+        room = attempt.room()
+        limit = attempt.reserve(self._takers, room) if room else 0
         return None if limit is None else attempt.request(limit, self._plan)
 
     @trio.lowlevel.enable_ki_protection
@@ -236,12 +224,12 @@ class Dispatcher:
                     return [await self._caller.call(entry, callback, arguments[0])]
                 many = callback.many(arguments)
                 answers = await self._caller.within_timeout(entry, callback.name, many)
-                return _checked(answers, len(arguments))
+                return checked_many(answers, len(arguments))
         except Exception as error:
             return [error] * len(arguments)
         except BaseException:
             for attempt, _, _ in asked:
-                _note_cut_off(attempt)
+                attempt.note_cut_off()
             raise
 
     def _make_apart(self, attempts: Iterable[Attempt]) -> None:
@@ -307,17 +295,3 @@ class Dispatcher:
         # Asked again: a pause or a stop may have come while `delay` was being called.
         if delay is not None and self._plan.wants(entry):
             self._plan.set(entry, now if entry.woken else now + delay)
-
-
-def _checked(answers: Any, number: int) -> Sequence[Any]:
-    if isinstance(answers, list | tuple) and len(answers) == number:
-        return answers
-    raise TypeError(
-        f"`many` was asked for {number} tasks and returned {short_repr(answers)}: it must "
-        "return a list with a result or an exception for each, in the same order"
-    )
-
-
-def _note_cut_off(attempt: Attempt) -> None:
-    """Record that a claim was interrupted: it is not known whether it claimed."""
-    attempt.entry.is_schedule_cut_off = attempt.stage == "schedule"

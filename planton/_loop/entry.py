@@ -79,6 +79,7 @@ class Entry:
         number: Of those that are due together the lowest is first.
         counter: Callback for what is active; `schedule` in its place is not asked for it.
         is_counted: Whether every attempt asks what is active; a strict task counts for itself.
+        is_computed: Whether functions of the task say how many may be claimed.
         is_batched: Whether one of its callbacks may be asked together with those of other tasks.
         fixed_delay: Seconds to sleep before every attempt; None if there is a function for it.
         is_delay_quick: Whether the delay is known without calling a function of the user's.
@@ -109,8 +110,7 @@ class Entry:
     timeout: float | None = attrs.field(init=False)
     counter: Callback = attrs.field(init=False)
     is_counted: bool = attrs.field(init=False)
-    is_concurrency_asked: bool = attrs.field(init=False)
-    is_limit_asked: bool = attrs.field(init=False)
+    is_computed: bool = attrs.field(init=False)
     is_batched: bool = attrs.field(init=False)
     fixed_delay: float | None = attrs.field(init=False)
     is_delay_quick: bool = attrs.field(init=False)
@@ -143,10 +143,9 @@ class Entry:
         self.timeout = to_seconds(task.timeout)
         self.counter = self.get_active or self.schedule
         self.is_counted = task.cap == "advisory"
-        self.is_concurrency_asked = callable(task.concurrency)
         if not callable(task.concurrency):
             self.concurrency = task.concurrency
-        self.is_limit_asked = (task.limit or task.capacity) is not None
+        self.is_computed = callable(task.concurrency) or (task.limit or task.capacity) is not None
         self.fixed_delay = None if callable(task.delay) else to_seconds(task.delay)
         self.is_delay_quick = not callable(task.delay) or isinstance(task.delay, delays.Pure)
         active = self.get_active.many if self.get_active and self.is_counted else None
