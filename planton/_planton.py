@@ -286,7 +286,7 @@ class Planton(Registry):
             elif session is not None and session.plan.is_stopping:
                 await session.ended.wait()
             else:
-                session = self._session_for([entry])
+                session = self._make_session(entry)
                 event = await session.run(partial(session.attempt, entry))
             if event is not None:
                 return event
@@ -329,22 +329,18 @@ class Planton(Registry):
         for name in self._entries.by_name:
             self._takers.check(name)
 
-    def _make_session(self) -> Session:
-        serving = [part.serve for part in self._storages]
+    def _make_session(self, *alone: Entry) -> Session:
+        """Make a session of all parts; or without them, for what some tasks need by themselves."""
+        serving = [*(part.serve for part in self._storages), *self._services]
         consuming = [part.serve for part in self._consumers if hasattr(part, "serve")]
-        services, consumers = map(self._served, ((*serving, *self._services), consuming))
-        return self._session_of(self._entries, Parts(services, consumers, self._storages))
-
-    def _session_of(self, entries: Entries, parts: Parts) -> Session:
+        services, consumers = (
+            Services(self, () if alone else served, self._listeners)
+            for served in (serving, consuming)
+        )
+        parts = Parts(services, consumers, () if alone else self._storages)
+        entries = Entries.only(alone) if alone else self._entries
         takers = Takers(self._consumers, self._listeners)
         return Session(entries, self._listeners, takers, parts, self._grace)
-
-    def _served(self, services: Sequence[Service] = ()) -> Services:
-        return Services(self, services, self._listeners)
-
-    def _session_for(self, entries: Iterable[Entry]) -> Session:
-        """Make a session for what needs one while there is none."""
-        return self._session_of(Entries.only(entries), Parts(self._served(), self._served()))
 
     async def _return(self, unread: dict[str, list[Claim]]) -> None:
         """Take back what a stream's reader left unread."""
@@ -360,7 +356,7 @@ class Planton(Registry):
             session.return_undelivered(entries)
         elif entries:
             # It leaves them all to its drain.
-            await self._session_for(entries).run(trio.lowlevel.checkpoint)
+            await self._make_session(*entries).run(trio.lowlevel.checkpoint)
 
     async def _report_unread(self, name: str, claims: Sequence[Claim]) -> None:
         instructions = [claim.instruction for claim in claims]
