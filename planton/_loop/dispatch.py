@@ -258,8 +258,9 @@ class Dispatcher:
     @trio.lowlevel.enable_ki_protection
     async def _finish_quick(self, attempts: Iterable[Attempt]) -> None:
         # One time for all of them: those that find nothing are due together again.
-        now = trio.current_time()
+        now, trio_task = trio.current_time(), trio.lowlevel.current_task()
         for attempt in attempts:
+            attempt.entry.turn.trio_task = trio_task
             await self._finish(attempt)
             self._plan_next(attempt, now)
 

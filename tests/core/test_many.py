@@ -221,6 +221,16 @@ async def test_a_listener_of_attempts_that_waits_in_disguise_holds_up_no_claims(
         assert ["a"] == seen.instructions
 
 
+async def test_a_listener_in_disguise_that_attempts_its_own_task_is_an_error():
+    """It would wait for itself."""
+    planton, seen = make(Schedule(), Active())
+    planton.on(AttemptEvent, lambda event: planton.attempt(event.task_name))
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [AlreadyRunningError] * 3 == [type(error) for error in seen.errors]
+
+
 async def test_a_hanging_listener_of_errors_holds_up_only_the_task_it_is_told_of():
     """Also when the error is that of a listener of attempts."""
     planton, seen = make(Schedule(), Active())
