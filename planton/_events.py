@@ -34,6 +34,8 @@ Outcome: TypeAlias = Literal[
     "stopping",
 ]
 
+_set = object.__setattr__
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class Event:
@@ -61,12 +63,11 @@ class InstructionEvent(Claim, Event):
         """Return the event for a claim, or for the instruction that stands for one."""
         # The constructor of a frozen class would take longer than all the rest of a delivery.
         event: InstructionEvent = object.__new__(InstructionEvent)
-        fields = event.__dict__
         if isinstance(member, str):
-            fields["instruction"] = member
+            _set(event, "instruction", member)
         else:
-            fields.update(member.__dict__)
-        fields["task_name"] = task_name
+            event.__dict__.update(member.__dict__)
+        _set(event, "task_name", task_name)
         return event
 
     def to_json(self) -> str:

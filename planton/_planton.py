@@ -1,6 +1,6 @@
 """The dispatcher as users see it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Self, TypeAlias, TypeVar, overload
@@ -10,7 +10,6 @@ import trio
 from planton._errors import (
     AlreadyRunningError,
     InvalidArgumentError,
-    PlantonError,
     UndeliveredInstructionsError,
 )
 from planton._events import AttemptEvent, ErrorEvent, Event, InstructionEvent
@@ -19,10 +18,8 @@ from planton._listeners import Listener
 from planton._loop.consumers import Takers
 from planton._loop.entry import Entries, Entry
 from planton._loop.listeners import Listeners
-from planton._loop.log import log_change
 from planton._loop.run import Parts, Session
 from planton._loop.services import Services, current_service
-from planton._loop.standing import status_of, verdict
 from planton._loop.streams import Stream, unread_claims
 from planton._parts import (
     Consumer,
@@ -33,13 +30,8 @@ from planton._parts import (
     is_method_of,
 )
 from planton._parts import Service as ServiceOf
-from planton._status import TaskStatus
-from planton._task import (
-    Claim,
-    GetActiveInstructions,
-    Task,
-    to_seconds,
-)
+from planton._registry import Registry
+from planton._task import Claim, GetActiveInstructions, Task, to_seconds
 
 Service: TypeAlias = ServiceOf["Planton"]
 Storage: TypeAlias = StoragePart["Planton"]
@@ -47,7 +39,7 @@ E = TypeVar("E", bound=Event)
 L = TypeVar("L", bound=Listener)
 
 
-class Planton:
+class Planton(Registry):
     """Dispatches work: asks, for every task, what is active, and claims what may start.
 
     A Planton belongs to one trio run at a time; all its methods are called from trio's thread
@@ -100,18 +92,12 @@ class Planton:
         self._consumers = checked_parts("consumers", consumers, ("capacity", "submit"))
         self._services = checked_services(services, (*self._storages, *self._consumers))
         self._listeners = Listeners()
-        self._takers = Takers(self._consumers, self._listeners)
         self._streams: set[Stream] = set()
-        self._session: Session | None = None
         self._block: AbstractAsyncContextManager[Self]
-        self._entries = Entries(get_active_instructions)
+        takers = Takers(self._consumers, self._listeners)
+        super().__init__(Entries(get_active_instructions), takers)
         for task in tasks:
             self.register(task)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it runs, from the beginning of its start to the end of its drain."""
-        return self._live_session() is not None
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch until terminated or cancelled.
@@ -281,76 +267,6 @@ class Planton:
             with trio.CancelScope(shield=True):
                 await self._return(claims)
 
-    def register(self, task: Task) -> None:
-        """Add a task, also while running; its first attempt follows after its delay.
-
-        Raises:
-            DuplicateTaskNameError: If its name is taken.
-            InvalidTaskError: If it cannot be counted.
-            InvalidArgumentError: If it is no `Task`, or two consumers take it.
-        """
-        if not isinstance(task, Task):
-            raise InvalidArgumentError("task", task, "give a planton.Task")
-        session = self._live_session()
-        entry = self._entries.make(task)
-        if session is not None:
-            self._takers.check(task.name)
-        self._entries.add(entry)
-        if session is not None:
-            session.admit(entry)
-
-    def unregister(self, name: str) -> None:
-        """Remove a task; an attempt that is being made is finished, what it claimed delivered.
-
-        Raises:
-            UnknownTaskError: If there is no such task.
-        """
-        session = self._live_session()
-        entry = self._entries.remove(name)
-        if session is not None:
-            session.dismiss(entry)
-
-    def pause(self, name: str) -> None:
-        """Make no more attempts for a task, in this process; one that is being made is finished.
-
-        Raises:
-            UnknownTaskError: If there is no such task.
-        """
-        entry = self._entries.get(name)
-        session = self._live_session()
-        if not entry.paused:
-            entry.paused = True
-            entry.decisions.add("paused", "paused")
-            log_change(name, "is paused in this process")
-        if session is not None:
-            session.plan.suspend(entry)
-
-    def resume(self, name: str) -> None:
-        """Attempt a paused task at once, and go on; a task that is not paused stays as it is.
-
-        Raises:
-            UnknownTaskError: If there is no such task.
-        """
-        entry = self._entries.get(name)
-        if entry.paused:
-            entry.paused = False
-            entry.decisions.add("resumed", "resumed")
-            log_change(name, "is resumed in this process")
-            self._wake(entry)
-
-    def wake(self, name: str | None = None) -> None:
-        """Attempt a task now instead of after its delay; all tasks when no name is given.
-
-        A wake-up during an attempt is not lost: the next attempt follows at once. A paused task
-        stays paused.
-
-        Raises:
-            UnknownTaskError: If there is no such task.
-        """
-        by_name = self._entries.by_name
-        for entry in list(by_name.values()) if name is None else [self._entries.get(name)]:
-            self._wake(entry)
-
     async def attempt(self, name: str) -> AttemptEvent:
         """Make one attempt now, without the delay, running or not, paused or not.
 
@@ -370,7 +286,8 @@ class Planton:
             elif session is not None and session.plan.is_stopping:
                 await session.ended.wait()
             else:
-                event = await self._attempt_alone(entry)
+                session = self._make_session(entry)
+                event = await session.run(partial(session.attempt, entry))
             if event is not None:
                 return event
 
@@ -402,51 +319,6 @@ class Planton:
         event = ErrorEvent(task_name=None, error=error, stage="service", service=name)
         await self._listeners.report(event)
 
-    def names(self) -> list[str]:
-        """Return the names of all tasks, in the order of registration."""
-        return list(self._entries.by_name)
-
-    def status(self, names: Sequence[str] | None = None) -> list[TaskStatus]:
-        """Return where tasks stand: all of them in the order of registration, or those of `names`.
-
-        Raises:
-            UnknownTaskError: If a name is that of no task.
-        """
-        by_name = self._entries.by_name
-        entries = by_name.values() if names is None else map(self._entries.get, names)
-        return [self._status(entry) for entry in entries]
-
-    def explain(self, name: str) -> list[str]:
-        """Return why a task dispatches, or does not: the verdict, then the last decisions.
-
-        The first line says where the task stands now. The decisions follow, the newest last;
-        equal ones that follow each other are one line with their number, and so are attempts that
-        only looked in vain.
-
-        Raises:
-            UnknownTaskError: If there is no such task.
-        """
-        entry = self._entries.get(name)
-        return [verdict(entry, self._status(entry)), *entry.decisions]
-
-    def _status(self, entry: Entry) -> TaskStatus:
-        takers, name = self._takers, entry.task.name
-        is_consumed, failing = takers.is_taken(name), takers.failing(name)
-        return status_of(
-            entry, is_running=self.is_running, is_consumed=is_consumed, failing=failing
-        )
-
-    def _live_session(self) -> Session | None:
-        """Return the run that there is in this process.
-
-        Raises:
-            PlantonError: If it is one of the process that this one was forked from.
-        """
-        if self._session is not None and self._session.is_forked:
-            problem = "this Planton runs in the process that this one was forked from"
-            raise PlantonError(f"{problem}: make one in this process, after the fork")
-        return self._session
-
     def _check_start(self) -> None:
         # Not `in_trio_run`: that is true in asyncio code too, where trio is a guest.
         if not trio.lowlevel.in_trio_task():
@@ -457,43 +329,18 @@ class Planton:
         for name in self._entries.by_name:
             self._takers.check(name)
 
-    def _make_session(self) -> Session:
-        serving = [part.serve for part in self._storages]
+    def _make_session(self, *alone: Entry) -> Session:
+        """Make a session of all parts; or without them, for what some tasks need by themselves."""
+        serving = [*(part.serve for part in self._storages), *self._services]
         consuming = [part.serve for part in self._consumers if hasattr(part, "serve")]
-        services, consumers = map(self._served, ((*serving, *self._services), consuming))
-        return self._session_of(self._entries, Parts(services, consumers, self._storages))
-
-    def _session_of(self, entries: Entries, parts: Parts) -> Session:
+        services, consumers = (
+            Services(self, () if alone else served, self._listeners)
+            for served in (serving, consuming)
+        )
+        parts = Parts(services, consumers, () if alone else self._storages)
+        entries = Entries.only(alone) if alone else self._entries
         takers = Takers(self._consumers, self._listeners)
         return Session(entries, self._listeners, takers, parts, self._grace)
-
-    def _served(self, services: Sequence[Service] = ()) -> Services:
-        return Services(self, services, self._listeners)
-
-    def _wake(self, entry: Entry) -> None:
-        session = self._live_session()
-        if session is None:
-            entry.woken = True
-        else:
-            session.plan.wake(entry)
-
-    async def _attempt_alone(self, entry: Entry) -> AttemptEvent | None:
-        events: list[AttemptEvent | None] = []
-
-        async def attempt(session: Session) -> None:
-            events.append(await session.attempt(entry))
-
-        await self._alone(Entries.only(entry), attempt)
-        return events[0]
-
-    async def _alone(self, entries: Entries, body: Callable[[Session], Awaitable[None]]) -> None:
-        """Do something that needs a session while there is none."""
-        session = self._session_of(entries, Parts(self._served(), self._served()))
-
-        async def work() -> None:
-            await body(session)
-
-        await session.run(work)
 
     async def _return(self, unread: dict[str, list[Claim]]) -> None:
         """Take back what a stream's reader left unread."""
@@ -508,7 +355,8 @@ class Planton:
         if session is not None:
             session.return_undelivered(entries)
         elif entries:
-            await self._alone(Entries.only(*entries), _nothing)
+            # It leaves them all to its drain.
+            await self._make_session(*entries).run(trio.lowlevel.checkpoint)
 
     async def _report_unread(self, name: str, claims: Sequence[Claim]) -> None:
         instructions = [claim.instruction for claim in claims]
@@ -522,7 +370,3 @@ def _checked_grace(grace: object) -> float:
     if seconds is None:
         raise InvalidArgumentError("grace", grace, "give finite seconds of at least 0")
     return seconds
-
-
-async def _nothing(_: Session) -> None:
-    """Leave it all to the drain."""

@@ -1,7 +1,5 @@
 """What can be asked about a task: where it stands, and what was decided about it."""
 
-import time
-from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
@@ -85,7 +83,7 @@ def wall_time(at: float) -> datetime | None:
         return None
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Decision:
     """What was decided about a task, perhaps several times in a row: the last of one kind."""
 
@@ -94,7 +92,7 @@ class Decision:
     since: float  # when the first of them was made (Unix time)
     at: float  # when the last was made, by `clock` the same by trio's clock
     clock: float | None
-    times: int = 1
+    times: int = 0
 
     def __str__(self) -> str:
         at = datetime.fromtimestamp(self.at, UTC)
@@ -103,9 +101,6 @@ class Decision:
             return f"{self.words} ({at:%H:%M:%S} UTC)"
         span = f"{self.times} times since {since:%Y-%m-%d %H:%M:%S}"
         return f"{self.words} ({at:%H:%M:%S} UTC, {span})"
-
-    def add(self, words: object, now: float, clock: float | None) -> None:
-        self.words, self.at, self.clock, self.times = words, now, clock, self.times + 1
 
 
 class Decisions:
@@ -117,26 +112,23 @@ class Decisions:
 
     def __init__(self) -> None:
         self.count = 0
-        self._kept: deque[Decision] | tuple[()] = ()
+        self._kept: list[Decision] = []
 
     def __iter__(self) -> Iterator[str]:
         return map(str, self._kept)
 
-    def add(self, kind: str, words: object, clock: float | None = None) -> None:
-        now = time.time()
-        if self._kept and self._kept[-1].kind == kind:
-            self._kept[-1].add(words, now, clock)
-            self.count += kind not in QUIET
-            return
-        self.count += 1
-        self._kept = self._kept or deque(maxlen=DECISIONS_KEPT)
-        known = self._find_chatter(kind, clock)
-        if known is None:
-            self._kept.append(Decision(kind, words, now, now, clock))
-        else:
-            known.add(words, now, clock)
-            self._kept.remove(known)
-            self._kept.append(known)
+    def add(self, kind: str, words: object, now: float, clock: float | None = None) -> None:
+        kept = self._kept
+        is_again = bool(kept) and kept[-1].kind == kind
+        self.count += not (is_again and kind in QUIET)
+        if not is_again:
+            known = self._find_chatter(kind, clock)
+            if known is not None:
+                kept.remove(known)
+            kept.append(known or Decision(kind, words, now, now, clock))
+            del kept[:-DECISIONS_KEPT]
+        last = kept[-1]
+        last.words, last.at, last.clock, last.times = words, now, clock, last.times + 1
 
     def _find_chatter(self, kind: str, clock: float | None) -> Decision | None:
         """Return the line that one of `kind` is added to, if dispatching and quiet take turns."""

@@ -23,17 +23,26 @@ def checked_active(entry: Entry, answer: Any) -> tuple[str, ...]:
 
 def checked_claims(entry: Entry, answer: Any, limit: int | None) -> Sequence[str | Claim]:
     """Return the members of an answer of `schedule`: a list or tuple of distinct str and Claim."""
-    problem = f"returned {short_repr(answer)}: it must return a list or tuple of str or Claim"
     if isinstance(answer, list | tuple):
         # A subclass may be lazy: what it has is looked at once.
         members: Sequence[Any] = answer if type(answer) in (list, tuple) else list(answer)
-        names = [member if type(member) is str else _name(member) for member in members]
-        problem = _problem(members, names)
+        problem = _problem(members)
         if not problem:
             are_exact = _EXACT.issuperset(map(type, members))
             return members if are_exact else list(map(exact_text, members))
+    else:
+        problem = f"returned {short_repr(answer)}: it must return a list or tuple of str or Claim"
     name = entry.task.name
     raise UnexpectedInstructionsError(name, answer, limit, f"schedule {problem}")
+
+
+def checked_many(answers: Any, number: int) -> Sequence[Any]:
+    if isinstance(answers, list | tuple) and len(answers) == number:
+        return answers
+    raise TypeError(
+        f"`many` was asked for {number} tasks and returned {short_repr(answers)}: it must "
+        "return a list with a result or an exception for each, in the same order"
+    )
 
 
 def well_formed(answer: Any) -> list[Claim]:
@@ -60,15 +69,16 @@ def claims_of(entry: Entry, answer: Any) -> list[Claim]:
         raise
 
 
-def _problem(members: Sequence[Any], names: Sequence[str | None]) -> str:
+def _problem(members: Sequence[Any]) -> str:
     """Return what is wrong with the members of an answer; an empty str when nothing is."""
+    names = [member if type(member) is str else _name(member) for member in members]
+    if len(set(names)) == len(names) and None not in names:
+        return ""
     if None in names:
         stranger = short_repr(members[names.index(None)])
         return f"returned {stranger} among its instructions: members must be str or Claim"
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        return f"returned the instruction {twice!r} more than once"
-    return ""
+    twice = next(name for name in names if names.count(name) > 1)
+    return f"returned the instruction {twice!r} more than once"
 
 
 def _name(member: Any) -> str | None:

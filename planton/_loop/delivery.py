@@ -9,76 +9,66 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
-
 from planton._errors import PlantonError, UndeliveredInstructionsError
 from planton._events import ErrorEvent, InstructionEvent
 from planton._failures import failure_of, guarded
 from planton._listeners import Listener, call_listener
 from planton._loop.attempt import Attempt
-from planton._loop.callbacks import Callback
 from planton._loop.caller import Caller
-from planton._loop.entry import Entry
-from planton._loop.listeners import Listeners
-from planton._loop.plan import Plan
+from planton._loop.entry import Callback, Entry
 from planton._parts import Consumer
 from planton._task import Claim, to_claim
 from planton._text import short_repr
 
 
-@attrs.frozen
-class Delivery:
-    """Settles what an attempt claimed."""
+async def settle(caller: Caller, attempt: Attempt) -> None:
+    """Hand over what an attempt claimed, release what has to be, and report its errors."""
+    try:
+        await _deliver(caller, attempt)
+        await _release(caller, attempt)
+    finally:
+        attempt.keep_undelivered()
+    for stage, error in attempt.errors:
+        event = ErrorEvent(task_name=attempt.entry.task.name, error=error, stage=stage)
+        await caller.listeners.report(event)
 
-    plan: Plan
-    listeners: Listeners
-    caller: Caller
 
-    async def settle(self, attempt: Attempt) -> None:
-        try:
-            await self._deliver(attempt)
-            await self._release(attempt)
-        finally:
-            attempt.keep_undelivered()
-        for stage, error in attempt.errors:
-            await self.listeners.report(
-                ErrorEvent(task_name=attempt.entry.task.name, error=error, stage=stage)
-            )
+async def release(caller: Caller, entry: Entry, claims: Sequence[Claim]) -> None:
+    """Release claims; keep them if they cannot be released."""
+    attempt = Attempt(entry, 0.0)
+    attempt.surplus = claims
+    await settle(caller, attempt)
 
-    async def release(self, entry: Entry, claims: Sequence[Claim]) -> None:
-        """Release claims; keep them if they cannot be released."""
-        attempt = Attempt(entry, 0.0)
-        attempt.surplus = claims
-        await self.settle(attempt)
 
-    async def _deliver(self, attempt: Attempt) -> None:
-        if not attempt.deliver:
-            return
-        consumer = None if attempt.slots is None else attempt.slots.consumer
-        listeners = self.listeners.of(InstructionEvent)
-        if consumer is None and not listeners:
-            _refuse_all(attempt, "no consumer takes them, and nothing listens to InstructionEvent")
-        elif attempt.entry.task.release is None:
-            # No one takes back what consumers leave, so they have until the very end.
+async def _deliver(caller: Caller, attempt: Attempt) -> None:
+    if not attempt.deliver:
+        return
+    consumer = None if attempt.slots is None else attempt.slots.consumer
+    listeners = caller.listeners.of(InstructionEvent)
+    if consumer is None and not listeners:
+        _refuse_all(attempt, "no consumer takes them, and nothing listens to InstructionEvent")
+    elif attempt.entry.task.release is None:
+        # No one takes back what consumers leave, so they have until the very end.
+        await _hand_over(attempt, consumer, listeners)
+    else:
+        with caller.plan.handover() as scope:
             await _hand_over(attempt, consumer, listeners)
-        else:
-            with self.plan.handover() as scope:
-                await _hand_over(attempt, consumer, listeners)
-            if scope.cancelled_caught and attempt.deliver:
-                _refuse_all(attempt, "consumers did not take them before the stop")
-        attempt.outcome = "dispatched" if attempt.handed_over else "error"
+        if scope.cancelled_caught and attempt.deliver:
+            _refuse_all(attempt, "consumers did not take them before the stop")
+    attempt.outcome = "dispatched" if attempt.handed_over else "error"
 
-    async def _release(self, attempt: Attempt) -> None:
-        release = attempt.entry.task.release
-        if release is None or not attempt.surplus:
-            return
-        try:
-            claims = tuple(attempt.surplus)
-            with guarded:
-                await self.caller.call(attempt.entry, Callback.of("release", release), claims)
-            attempt.surplus = ()
-        except Exception as error:
-            attempt.fail("release", error)
+
+async def _release(caller: Caller, attempt: Attempt) -> None:
+    release = attempt.entry.task.release
+    if release is None or not attempt.surplus:
+        return
+    try:
+        claims = tuple(attempt.surplus)
+        with guarded:
+            await caller.call(attempt.entry, Callback.of("release", release), claims)
+        attempt.surplus = ()
+    except Exception as error:
+        attempt.note("release", error)
 
 
 def _refuse_all(attempt: Attempt, problem: str) -> None:
@@ -88,92 +78,44 @@ def _refuse_all(attempt: Attempt, problem: str) -> None:
     error = UndeliveredInstructionsError(
         attempt.entry.task.name, names, f"{problem}; {ending}", released=is_released
     )
-    attempt.fail("deliver", error)
+    attempt.note("deliver", error)
     attempt.withhold()
 
 
 async def _hand_over(
     attempt: Attempt, consumer: Consumer | None, listeners: Sequence[Listener]
 ) -> None:
-    """Give every claim to the consumer and to all listeners, in order.
-
-    A claim leaves the attempt once the consumer has it or, without one, all listeners know.
-    """
-    if hasattr(consumer, "submit_many"):
-        await _hand_over_together(attempt, consumer, listeners)
+    """Give every claim to the consumer and to all listeners, in order."""
+    if consumer is None:
+        await _tell_all(attempt, listeners)
         return
     name = attempt.entry.task.name
-    done = refused = 0
-    try:
-        for member in attempt.deliver:
-            event = InstructionEvent.of(name, member)
-            refusal = None
-            if consumer is not None:
-                refused += not await _submit(attempt, consumer, event, member)
-                done += 1
-            for listener in listeners:
-                try:
-                    # As `call_listener` does, without a call in between.
-                    with guarded:
-                        result = listener(event)
-                        if result is not None and inspect.isawaitable(result):
-                            await result
-                except Exception as error:
-                    refusal = error
-                    attempt.fail("deliver", error)
-            if consumer is None:
-                if refusal is not None:
-                    refused += 1
-                    _take_back(attempt, member, refusal)
-                done += 1
-    finally:
-        attempt.deliver = attempt.deliver[done:]
-        attempt.handed_over += done - refused
-
-
-async def _submit(
-    attempt: Attempt, consumer: Consumer, event: InstructionEvent, member: str | Claim
-) -> bool:
-    """Hand an instruction to the consumer of its task; return whether it has taken it."""
-    try:
-        with guarded:
-            await consumer.submit(event)
-    except Exception as error:
-        attempt.fail("deliver", error)
-        attempt.surplus = [*attempt.surplus, to_claim(member)]
-        return False
-    finally:
-        attempt.reserve_only(attempt.reserved - 1)
-    return True
-
-
-async def _hand_over_together(
-    attempt: Attempt, consumer: Any, listeners: Sequence[Listener]
-) -> None:
-    """Give all claims to a consumer in one call, and then to all listeners."""
-    members = attempt.deliver
-    events = [InstructionEvent.of(attempt.entry.task.name, member) for member in members]
-    refusals = await _submit_many(consumer, events)
-    attempt.deliver = ()
-    attempt.reserve_only(0)
-    errors = {id(error): error for error in refusals if error is not None}
-    refused = [member for member, error in zip(members, refusals, strict=True) if error is not None]
-    attempt.surplus = [*attempt.surplus, *map(to_claim, refused)]
-    attempt.handed_over += len(members) - len(refused)
-    for error in errors.values():
-        attempt.fail("deliver", error)
+    events = [InstructionEvent.of(name, member) for member in attempt.deliver]
+    if hasattr(consumer, "submit_many"):
+        _leave(attempt, await _submit_many(consumer, events))
     for event in events:
+        if attempt.deliver:
+            _leave(attempt, [await _submit(consumer, event)])
         for listener in listeners:
             try:
                 await call_listener(listener, event)
             except Exception as error:
-                attempt.fail("deliver", error)
+                attempt.note("deliver", error)
+
+
+async def _submit(consumer: Consumer, event: InstructionEvent) -> Exception | None:
+    """Return why an instruction was not taken; None if it was."""
+    try:
+        with guarded:
+            await consumer.submit(event)
+    except Exception as error:
+        return error
+    return None
 
 
 async def _submit_many(
     consumer: Any, events: Sequence[InstructionEvent]
 ) -> Sequence[Exception | None]:
-    """Return why each instruction was not taken; None for each that was."""
     try:
         with guarded:
             answers = list(await consumer.submit_many(events))
@@ -183,6 +125,45 @@ async def _submit_many(
         raise PlantonError(f"{short_repr(consumer)}.submit_many: {problem}")
     except Exception as error:
         return [error] * len(events)
+
+
+def _leave(attempt: Attempt, refusals: Sequence[Exception | None]) -> None:
+    """Let the first claims leave the attempt: the consumer has them, or has refused them."""
+    count = len(refusals)
+    members, attempt.deliver = attempt.deliver[:count], attempt.deliver[count:]
+    attempt.reserve_only(len(attempt.deliver))
+    errors = {id(error): error for error in refusals if error is not None}
+    refused = [member for member, error in zip(members, refusals, strict=True) if error is not None]
+    attempt.surplus = [*attempt.surplus, *map(to_claim, refused)]
+    attempt.handed_over += count - len(refused)
+    for error in errors.values():
+        attempt.note("deliver", error)
+
+
+async def _tell_all(attempt: Attempt, listeners: Sequence[Listener]) -> None:
+    """Tell listeners of all claims; one leaves the attempt once all of them know of it."""
+    name = attempt.entry.task.name
+    done = refused = 0
+    try:
+        for member in attempt.deliver:
+            event = InstructionEvent.of(name, member)
+            refusal = None
+            for listener in listeners:
+                try:
+                    # As `call_listener` does, without calls in between.
+                    result = listener(event)
+                    if result is not None and inspect.isawaitable(result):
+                        await result
+                except BaseException as raised:  # noqa: ASYNC103  ours is raised again
+                    refusal = failure_of(raised)
+                    attempt.note("deliver", refusal)
+            if refusal is not None:
+                refused += 1
+                _take_back(attempt, member, refusal)
+            done += 1
+    finally:
+        attempt.deliver = attempt.deliver[done:]
+        attempt.handed_over += done - refused
 
 
 def _take_back(attempt: Attempt, member: str | Claim, refusal: Exception) -> None:

@@ -1,16 +1,18 @@
 """The registered tasks at run time: their counters, callbacks, and what they still hold."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from weakref import WeakValueDictionary
+from types import MappingProxyType
+from typing import Any
 
 import attrs
 import trio
 
 from planton import delays
 from planton._errors import DuplicateTaskNameError, InvalidTaskError, UnknownTaskError
-from planton._loop.callbacks import Ask, Callback, ThreadCall
+from planton._events import Stage
+from planton._functions import is_async
 from planton._loop.reason import Reason
 from planton._status import Decisions
 from planton._task import Claim, GetActiveInstructions, Task, to_seconds
@@ -53,6 +55,21 @@ class Turn:
         self.holder = _NEXT if is_awaited else None
 
 
+@attrs.frozen(eq=False)
+class Callback:
+    """A user's function with what has to be known to call it; `name` is its field of the task."""
+
+    name: Stage
+    function: Callable[..., Any]
+    is_async: bool
+    many: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]] | None
+
+    @classmethod
+    def of(cls, name: Stage, function: Callable[..., Any]) -> "Callback":
+        many = getattr(function, "many", None)
+        return cls(name, function, is_async(function), many if callable(many) else None)
+
+
 @attrs.define(eq=False)
 class Entry:
     """A registered task with its state.
@@ -60,15 +77,16 @@ class Entry:
     Attributes:
         turn: Shared by all entries that ever had the name.
         number: Of those that are due together the lowest is first.
-        ask_active: The question what is active; not asked if there is no callback for it.
+        counter: Callback for what is active; `schedule` in its place is not asked for it.
         is_counted: Whether every attempt asks what is active; a strict task counts for itself.
+        is_computed: Whether functions of the task say how many may be claimed.
         is_batched: Whether one of its callbacks may be asked together with those of other tasks.
         fixed_delay: Seconds to sleep before every attempt; None if there is a function for it.
         is_delay_quick: Whether the delay is known without calling a function of the user's.
         undelivered: Claims that were neither delivered nor released; they are delivered before
             `schedule` is called again.
-        overrunning: Calls by callback name that outlived their timeout and still run in their
-            thread.
+        overrunning: By callback name when a call that outlived its timeout, and still runs in its
+            thread, is done.
         woken: Whether a wake-up arrived while the next attempt could not be planned.
         is_schedule_cut_off: Whether `schedule` was cancelled because the grace period was over.
         early_attempts: Attempts in a row that came earlier than the delay and dispatched nothing.
@@ -85,21 +103,20 @@ class Entry:
     """
 
     task: Task
+    schedule: Callback
     get_active: Callback | None
-    turn: Turn = attrs.field(factory=Turn)
-    number: int = 0
-    schedule: Callback = attrs.field(init=False)
+    turn: Turn
+    number: int
     timeout: float | None = attrs.field(init=False)
-    ask_active: Ask = attrs.field(init=False)
+    counter: Callback = attrs.field(init=False)
     is_counted: bool = attrs.field(init=False)
-    is_concurrency_asked: bool = attrs.field(init=False)
-    is_limit_asked: bool = attrs.field(init=False)
+    is_computed: bool = attrs.field(init=False)
     is_batched: bool = attrs.field(init=False)
     fixed_delay: float | None = attrs.field(init=False)
     is_delay_quick: bool = attrs.field(init=False)
     attempt_number: int = 0
-    undelivered: list[Claim] = attrs.field(factory=list)
-    overrunning: dict[str, ThreadCall] = attrs.field(factory=dict)
+    undelivered: Sequence[Claim] = ()
+    overrunning: Mapping[Stage, trio.Event] = MappingProxyType({})
     woken: bool = False
     paused: bool = False
     unregistered: bool = False
@@ -123,36 +140,21 @@ class Entry:
     def __attrs_post_init__(self) -> None:
         # Looked at in every attempt, so found out once.
         task = self.task
-        self.schedule = Callback.of("schedule", task.schedule)
         self.timeout = to_seconds(task.timeout)
-        self.ask_active = Ask(self.get_active or self.schedule, task.name)
+        self.counter = self.get_active or self.schedule
         self.is_counted = task.cap == "advisory"
-        self.is_concurrency_asked = callable(task.concurrency)
         if not callable(task.concurrency):
             self.concurrency = task.concurrency
-        self.is_limit_asked = (task.limit or task.capacity) is not None
+        self.is_computed = callable(task.concurrency) or (task.limit or task.capacity) is not None
         self.fixed_delay = None if callable(task.delay) else to_seconds(task.delay)
         self.is_delay_quick = not callable(task.delay) or isinstance(task.delay, delays.Pure)
         active = self.get_active.many if self.get_active and self.is_counted else None
         # In a lock of its own a task claims by itself.
         self.is_batched = (self.schedule.many or active) is not None and task.lock is None
 
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        get_active: GetActiveInstructions | None,
-        turn: Turn | None = None,
-        number: int = 0,
-    ) -> "Entry":
-        function = task.get_active_instructions or get_active
-        if function is None and task.cap == "advisory":
-            remedy = "give it, or give it to Planton for all tasks, or set cap='strict'"
-            raise InvalidTaskError(
-                "get_active_instructions", None, f"task {task.name!r} cannot be counted: {remedy}"
-            )
-        callback = None if function is None else Callback.of("get_active_instructions", function)
-        return cls(task, callback, turn or Turn(), number)
+    @property
+    def has_to_count(self) -> bool:
+        return self.is_counted or (bool(self.undelivered) and self.get_active is not None)
 
     @property
     def is_overridden(self) -> bool:
@@ -164,7 +166,7 @@ class Entry:
         return self.turn.holder is not None
 
     def keep(self, claims: Sequence[Claim]) -> None:
-        self.undelivered.extend(claims)
+        self.undelivered = (*self.undelivered, *claims)
 
     def note_error(self, error: Exception) -> None:
         # The text, not the exception: that would keep its frames and all their data alive.
@@ -190,10 +192,10 @@ class Entries:
         self._leaving: list[Entry] = []
         self._get_active = get_active
         self._numbers = count()
-        self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
+        self._callbacks: dict[Stage, Callback] = {}
 
     @classmethod
-    def only(cls, *entries: Entry) -> "Entries":
+    def only(cls, entries: Iterable[Entry]) -> "Entries":
         some = cls()
         some.by_name = {entry.task.name: entry for entry in entries}
         return some
@@ -217,8 +219,23 @@ class Entries:
         """Return an entry for `task`, which is not added yet."""
         if task.name in self.by_name:
             raise DuplicateTaskNameError(task.name)
-        turn = self._turns.setdefault(task.name, Turn())
-        return Entry.of(task, self._get_active, turn, next(self._numbers))
+        function = task.get_active_instructions or self._get_active
+        if function is None and task.cap == "advisory":
+            remedy = "give it, or give it to Planton for all tasks, or set cap='strict'"
+            raise InvalidTaskError(
+                "get_active_instructions", None, f"task {task.name!r} cannot be counted: {remedy}"
+            )
+        get_active = function and self._callback("get_active_instructions", function)
+        turns = [entry.turn for entry in self.leaving if entry.task.name == task.name]
+        schedule = self._callback("schedule", task.schedule)
+        return Entry(task, schedule, get_active, turns[0] if turns else Turn(), next(self._numbers))
+
+    def _callback(self, name: Stage, function: Callable[..., Any]) -> Callback:
+        """Return a callback; tasks that are made one after the other and share it have one."""
+        callback = self._callbacks.get(name)
+        if callback is None or callback.function is not function:
+            callback = self._callbacks[name] = Callback.of(name, function)
+        return callback
 
     def add(self, entry: Entry) -> None:
         self.by_name[entry.task.name] = entry

@@ -10,7 +10,6 @@ import trio
 
 from planton._failures import guarded
 from planton._loop.attempt import SOURCE_SAYS, Attempt
-from planton._loop.callbacks import ThreadCall
 from planton._loop.caller import Caller
 from planton._loop.entry import Entry
 
@@ -35,8 +34,7 @@ async def claim_in_lock(
         with guarded:
             attempt.context = await lock.enter()
     except Exception as error:
-        attempt.outcome = "error"
-        attempt.fail("lock", error)
+        attempt.fail(error, "lock")
         return
     if attempt.context is False:
         attempt.outcome, attempt.detail = "locked", SOURCE_SAYS["locked"]
@@ -47,8 +45,7 @@ async def claim_in_lock(
             await lock.leave(_raised(attempt))
     except Exception as error:
         attempt.withhold()
-        attempt.outcome = "error"
-        attempt.fail("lock", error)
+        attempt.fail(error, "lock")
 
 
 async def _claim(lock: "_Lock", claim: Callable[[], Awaitable[None]]) -> None:
@@ -82,7 +79,7 @@ class _Lock:
         assert task.lock is not None
         self.manager = task.lock(task.name)
         if self._is_async:
-            return await self._within(self.manager.__aenter__)
+            return await self._within(self.manager.__aenter__())
         try:
             return await self.caller.call_thread(
                 self.entry, "lock", self._enter_in_thread, self._leave_late
@@ -92,14 +89,14 @@ class _Lock:
             raise
 
     async def leave(self, raised: Raised) -> None:
-        call = self.entry.overrunning.get("schedule")
-        if call is not None:
-            self.caller.threads.nursery.start_soon(self._leave_after, call)
+        is_claimed = self.entry.overrunning.get("schedule")
+        if is_claimed is not None:
+            self.caller.nursery.start_soon(self._leave_after, is_claimed)
         elif self._is_async:
-            await self._within(partial(self.manager.__aexit__, *raised))
+            await self._within(self.manager.__aexit__(*raised))
         else:
             leave = partial(self.manager.__exit__, *raised)
-            await self.caller.call_thread(self.entry, "lock", leave, _nothing)
+            await self.caller.call_thread(self.entry, "lock", leave)
 
     async def leave_at_last(self, raised: Raised) -> None:
         with trio.move_on_after(_LAST_LEAVE, shield=True):
@@ -120,8 +117,8 @@ class _Lock:
     def _is_async(self) -> bool:
         return hasattr(type(self.manager), "__aenter__")
 
-    async def _within(self, function: Callable[[], Awaitable[Any]]) -> Any:
-        return await self.caller.within_timeout(self.entry, "lock", function)
+    async def _within(self, awaitable: Awaitable[Any]) -> Any:
+        return await self.caller.within_timeout(self.entry, "lock", awaitable)
 
     def _enter_in_thread(self) -> Any:
         context = self.manager.__enter__()
@@ -129,18 +126,13 @@ class _Lock:
             self.manager.__exit__(*_NOTHING)
         return context
 
-    async def _leave_after(self, call: ThreadCall) -> None:
+    async def _leave_after(self, is_claimed: trio.Event) -> None:
         """Leave it when a `schedule` that outlived its timeout can claim no more."""
         try:
-            await call.done.wait()
+            await is_claimed.wait()
         finally:
             await self.leave_at_last(_NOTHING)  # noqa: ASYNC102  shielded, and bounded, by itself
 
-    async def _leave_late(self, _: Entry, __: str, call: ThreadCall) -> None:
+    async def _leave_late(self, _: object) -> None:
         """Leave a lock that was entered only when the attempt had ended."""
-        call.unwrap()
         await self.leave(_NOTHING)
-
-
-async def _nothing(_: Entry, __: str, ___: ThreadCall) -> None:
-    """Nothing follows when it is left late."""

@@ -1,31 +1,43 @@
 """Why an attempt ended as it did, in words that are made only when somebody asks."""
 
-from typing import NamedTuple
+from planton._events import Outcome
 
 # A wait longer than this is for good.
 _NEVER = 100 * 366 * 86400.0
 
 
-class Reason(NamedTuple):
-    """Why an attempt ended as it did, without holding on to what it worked with."""
+class Reason:
+    """What has to be known of an attempt to say in words why it ended as it did.
 
-    outcome: str
-    handed_over: int
-    limit: int | None
-    active: int | None
-    concurrency: int | None
-    attempt_number: int
-    detail: str
-    delay: float | None
-    is_cut: bool
+    Attributes:
+        outcome: How it ends, unless something changes that.
+        handed_over: How many claims consumers have taken.
+        limit: How many may be claimed.
+        active: How many are active, undelivered claims not counted.
+        concurrency: Most active instructions that are in force.
+        detail: What to add to the outcome.
+        in_a_row: Attempts in a row, this one included, that dispatched nothing.
+        delay: Seconds until the next attempt; None if there is none.
+        due_in: Seconds until something may be due, which cut the delay.
+    """
+
+    outcome: Outcome = "nothing"
+    handed_over: int = 0
+    limit: int | None = None
+    active: int | None = None
+    concurrency: int | None = None
+    detail: str = ""
+    in_a_row: int = 0
+    delay: float | None = None
+    due_in: float | None = None
 
     def __str__(self) -> str:
         parts = [self.verdict()]
         if self.outcome != "dispatched":
-            parts.append(f"attempt {self.attempt_number}")
+            parts.append(f"attempt {self.in_a_row}")
         if self.delay is not None:
             parts.append(f"next {in_words(self.delay)}")
-        if self.is_cut:
+        if self.delay is not None and self.delay == self.due_in:
             parts.append("when something may be due")
         return ", ".join(parts)
 

@@ -70,6 +70,7 @@ class Session:
         self._scope = trio.CancelScope(shield=True)
         self._nurseries: list[trio.Nursery] = []
         self._failure: BaseException | None = None
+        self._result: Any = None
         self._is_open = False
         self._driven = trio.Event()
         self._stop_requested = trio.Event()
@@ -81,10 +82,10 @@ class Session:
     @trio.lowlevel.enable_ki_protection
     async def run(
         self,
-        body: Callable[[], Awaitable[object]],
+        body: Callable[[], Awaitable[Any]],
         task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Run `body` beside a nursery for attempts, and drain when it returns.
+    ) -> Any:
+        """Run `body` beside a nursery for attempts, drain when it returns, and return its result.
 
         A cancellation or a KeyboardInterrupt stops the session first, as `stop` does, and goes on
         its way when all is drained. Here and in all trio tasks of a session a KeyboardInterrupt
@@ -108,6 +109,7 @@ class Session:
             raise interrupt
         if self._failure is not None:
             raise self._failure
+        return self._result
 
     @property
     def is_forked(self) -> bool:
@@ -259,7 +261,7 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _work(
-        self, body: Callable[[], Awaitable[object]], task_status: "trio.TaskStatus[None]"
+        self, body: Callable[[], Awaitable[Any]], task_status: "trio.TaskStatus[None]"
     ) -> None:
         started = Started(task_status.started)
         try:
@@ -277,7 +279,7 @@ class Session:
                     entry.end_attempt()
             self.ended.set()
 
-    async def _run_parts(self, body: Callable[[], Awaitable[object]], started: Started) -> None:
+    async def _run_parts(self, body: Callable[[], Awaitable[Any]], started: Started) -> None:
         async with AsyncExitStack() as stack:
             for storage in self._parts.storages:
                 if not storage.is_open:
@@ -293,13 +295,13 @@ class Session:
                 self._nurseries.append(services)
                 services.cancel_scope.cancel()
 
-    async def _make_attempts(self, body: Callable[[], Awaitable[object]], started: Started) -> None:
+    async def _make_attempts(self, body: Callable[[], Awaitable[Any]], started: Started) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._nurseries.append(nursery)
             self._dispatcher = self._make_dispatcher(nursery)
             started.started()
-            await body()
+            self._result = await body()
             # From here on all is drained, with a deadline even if nobody asked for the stop.
             self.stop()
         async with trio.open_nursery() as nursery:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 import trio
 
 from planton._loop.attempt import NOBODY
+from planton._loop.consumers import Takers
 from planton._loop.entry import Entry
 from planton._loop.reason import in_words, times
-from planton._status import CapInForce, State, TaskStatus, WakeUps, wall_time
+from planton._status import State, TaskStatus, WakeUps, wall_time
 
 # An attempt that has not ended this many seconds after it was due makes its task overdue.
 OVERDUE_AFTER = 10.0
@@ -16,28 +17,29 @@ OVERDUE_AFTER = 10.0
 STUCK_AFTER = 600.0
 
 
-def status_of(
-    entry: Entry, *, is_running: bool, is_consumed: bool, failing: str | None = None
-) -> TaskStatus:
+def status_of(entry: Entry, takers: Takers, *, is_running: bool) -> TaskStatus:
     state = _state(entry, is_running)
     override = entry.concurrency_in_force
-    saturated_for = _saturated_for(entry) if is_running else None
+    since = entry.saturated_since if is_running else None
+    saturated_for = None if since is None else trio.current_time() - since
+    at = entry.last_attempt_at
+    is_planned = state == "waiting" and entry.due != math.inf
     return TaskStatus(
         name=entry.task.name,
         state=state,
         attempt_number=entry.attempt_number,
-        last_attempt_at=_datetime(entry.last_attempt_at),
-        next_attempt_at=_next_attempt_at(entry) if state == "waiting" else None,
+        last_attempt_at=None if at is None else datetime.fromtimestamp(at, UTC),
+        next_attempt_at=wall_time(entry.due) if is_planned else None,
         active=entry.active,
         concurrency=entry.concurrency if override is None else override,
-        cap=_cap(entry),
+        cap=entry.task.cap if entry.task.lock is None else "locked",
         last_error=entry.last_error,
         consecutive_errors=entry.consecutive_errors,
         overdue=state in ("waiting", "attempting")
         and trio.current_time() > entry.due + OVERDUE_AFTER,
         wake_ups=_wake_ups(entry),
-        consumed=is_consumed,
-        failing=failing,
+        consumed=takers.is_taken(entry.task.name),
+        failing=takers.failing(entry.task.name),
         saturated_for=saturated_for,
         stuck=saturated_for is not None and saturated_for > max(entry.lease or 0.0, STUCK_AFTER),
         decisions=entry.decisions.count,
@@ -84,26 +86,9 @@ def _state(entry: Entry, is_running: bool) -> State:
     return "paused" if entry.paused else "waiting"
 
 
-def _cap(entry: Entry) -> CapInForce:
-    return entry.task.cap if entry.task.lock is None else "locked"
-
-
-def _saturated_for(entry: Entry) -> float | None:
-    since = entry.saturated_since
-    return None if since is None else trio.current_time() - since
-
-
-def _next_attempt_at(entry: Entry) -> datetime | None:
-    return None if entry.due == math.inf else wall_time(entry.due)
-
-
 def _wake_ups(entry: Entry) -> WakeUps | None:
     try:
         found = getattr(entry.task.schedule, "wake_ups", None)
     except Exception:  # a property of the user's
         return None
     return found if found in ("live", "polling") else None
-
-
-def _datetime(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)

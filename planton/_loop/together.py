@@ -1,39 +1,60 @@
-"""Tasks that are due together, one of whose callbacks is a plain function, asked together again."""
+"""Attempts that are made together, one of whose callbacks is a plain function."""
 
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import trio
 
-from planton._loop.attempt import Attempt, Question
+from planton._loop.attempt import Attempt
+from planton._loop.entry import Callback
+from planton._task import ScheduleRequest
 
-# Those that take longer to answer than the first by this much go on by themselves.
+# Those that take longer to get to `schedule` than the first by this much ask it by themselves.
 _PATIENCE = 0.01
-Member: TypeAlias = tuple[Attempt, Question | None]
+Asked: TypeAlias = tuple[Attempt, Callback, Any]
 
 
 class Cohort:
-    """Attempts whose answers to one question are awaited, so that the next is asked of all."""
+    """Attempts in trio tasks of their own, which meet to ask their `schedule` in one call."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._arrived: dict[int, Member] = {}
-        self._is_closed = False
-        self._first, self._last = trio.Event(), trio.Event()
+    def __init__(
+        self,
+        attempts: Iterable[Attempt],
+        ask: Callable[[Sequence[Asked]], Awaitable[Sequence[Any]]],
+    ) -> None:
+        self._coming = set(attempts)
+        self._ask = ask
+        self._requests: dict[Attempt, ScheduleRequest] = {}
+        self._answers: dict[Attempt, Any] = {}
+        self._all_are_here, self._answered = trio.Event(), trio.Event()
+        self.is_closed = False
 
-    def add(self, number: int, attempt: Attempt, question: Question | None) -> bool:
-        """Let an attempt go on with the others; False if they are gone."""
-        if self._is_closed:
-            return False
-        self._arrived[number] = (attempt, question)
-        self._first.set()
-        if len(self._arrived) == self._size:
-            self._last.set()
-        return True
+    def leave(self, attempt: Attempt) -> None:
+        """Wait for an attempt no more: it has come, or ended before it asked."""
+        self._coming.discard(attempt)
+        if not self._coming:
+            self._all_are_here.set()
 
-    async def close(self) -> list[Member]:
-        """Wait for all, or for those that answer about as fast as the first."""
-        await self._first.wait()
+    async def ask(self, attempt: Attempt, request: ScheduleRequest) -> Any:
+        """Return the answer to `request`; the first that comes asks for all."""
+        is_first = not self._requests
+        self._requests[attempt] = request
+        self.leave(attempt)
+        if is_first:
+            await self._ask_for_all()
+        else:
+            await self._answered.wait()
+            attempt.entry.turn.trio_task = trio.lowlevel.current_task()
+        answer = self._answers[attempt]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def _ask_for_all(self) -> None:
         with trio.move_on_after(_PATIENCE):
-            await self._last.wait()
-        self._is_closed = True
-        return [self._arrived[number] for number in sorted(self._arrived)]
+            await self._all_are_here.wait()
+        self.is_closed = True
+        members = sorted(self._requests, key=lambda attempt: attempt.entry.number)
+        asked = [(each, each.entry.schedule, self._requests[each]) for each in members]
+        self._answers = dict(zip(members, await self._ask(asked), strict=True))
+        self._answered.set()

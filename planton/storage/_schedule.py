@@ -101,12 +101,26 @@ class Schedule:
 
     async def _claim(self, requests: Sequence[ScheduleRequest]) -> list[Batch | Exception]:
         asked_at = trio.current_time()
-        claimed = await self._storage.claim([self._asked(request) for request in requests])
+        found = await self._storage.claim([self._asked(request) for request in requests])
         # No checkpoint from here to the return, unless a payload cannot be read.
-        return [
-            one if isinstance(one, Exception) else await self._batch(request, one, asked_at)
-            for request, one in zip(requests, claimed, strict=True)
-        ]
+        rest = self._storage.rest()
+        unreadable: list[tuple[str, Receipt, str]] = []
+        batches: list[Batch | Exception] = []
+        for request, claimed in zip(requests, found, strict=True):
+            if isinstance(claimed, Exception):
+                batches.append(claimed)
+                continue
+            terms = self._terms[request.task_name]
+            claims = _read(claimed.rows, terms.rule, asked_at, unreadable)
+            if claimed.rows:
+                terms.is_expected = True
+                self._storage.remember(claims, request.task_name)
+            elif claimed.error is not None:
+                raise claimed.error
+            batches.append(_batch(terms, claimed, claims, rest))
+        for each in unreadable:
+            await self._end_unreadable(*each)
+        return batches
 
     def _asked(self, request: ScheduleRequest) -> ClaimRequest:
         terms = self._terms[request.task_name]
@@ -114,45 +128,12 @@ class Schedule:
         terms.last, terms.is_expected = asked, False
         return asked
 
-    async def _batch(self, request: ScheduleRequest, claimed: Claimed, claimed_at: float) -> Batch:
-        task_name, terms = request.task_name, self._terms[request.task_name]
-        claims, unreadable = _read(claimed.rows, terms.rule.lease, claimed_at)
-        if unreadable:
-            await self._end_unreadable(task_name, unreadable)
-        if claimed.rows:
-            terms.is_expected = True
-            self._storage.remember(claims, task_name)
-        elif claimed.error is not None:
-            raise claimed.error
-        return Batch(
-            claims,
-            active=claimed.active,
-            next_in=None
-            if claimed.outcome in ("locked", "paused") or not terms.may_rest or claims
-            else self._storage.rest(),
-            due_in=self._due_in(terms, claimed, claims),
-            concurrency=claimed.concurrency,
-            outcome=claimed.outcome,
-        )
-
-    def _due_in(self, terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
-        if claimed.outcome == "locked":
-            factor = 2 ** min(terms.locked, _DOUBLINGS)
-            terms.locked, terms.is_expected = terms.locked + 1, True
-            return float(random.uniform(_SHORTEST, _LONGEST) * factor)
-        terms.locked = 0
-        waits = [] if claimed.due_in is None else [claimed.due_in]
-        for claim in claims:
-            waits += [seconds for seconds in (claim.lease, claim.timeout) if seconds is not None]
-        return min(waits, default=None)
-
-    async def _end_unreadable(self, task_name: str, unreadable: Mapping[Receipt, str]) -> None:
+    async def _end_unreadable(self, task_name: str, receipt: Receipt, reason: str) -> None:
         """End what no consumer could be given: its payload was written by hand, and is broken."""
+        error = f"its payload cannot be read: {reason}"
+        _logger.warning("an instruction of task %s fails: %s", task_name, error)
         with trio.CancelScope(shield=True):
-            for receipt, reason in unreadable.items():
-                error = f"its payload cannot be read: {reason}"
-                _logger.warning("an instruction of task %s fails: %s", task_name, error)
-                await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
+            await self._storage.report(Report("fail", [receipt], (error, 0.0, False, False, 0)))
 
 
 class SharedSchedule(Schedule):
@@ -179,16 +160,18 @@ class ActiveInstructions:
 
 
 def _read(
-    rows: Sequence[ClaimedRow], lease: float, claimed_at: float
-) -> tuple[list[Claim], dict[Receipt, str]]:
-    """Make claims of rows; those whose payload is no JSON that Python reads, with the reason."""
+    rows: Sequence[ClaimedRow],
+    rule: Rule,
+    claimed_at: float,
+    unreadable: list[tuple[str, Receipt, str]],
+) -> list[Claim]:
+    """Make claims of rows; note those whose payload is no JSON that Python reads, and why."""
     claims: list[Claim] = []
-    unreadable: dict[Receipt, str] = {}
     for row in rows:
         try:
             payload = None if row.payload is None else json.loads(row.payload)
         except (ValueError, RecursionError) as error:
-            unreadable[row.receipt] = describe(error)
+            unreadable.append((rule.task_name, row.receipt, describe(error)))
             continue
         claims.append(
             Claim(
@@ -196,13 +179,37 @@ def _read(
                 receipt=f"{row.receipt[0]}.{row.receipt[1]}",
                 payload=payload,
                 delivery=row.delivery,
-                lease=lease,
+                lease=rule.lease,
                 timeout=row.timeout,
                 partition=row.partition,
                 claimed_at=claimed_at,
             )
         )
-    return claims, unreadable
+    return claims
+
+
+def _batch(terms: _Terms, claimed: Claimed, claims: list[Claim], rest: float | None) -> Batch:
+    may_rest = terms.may_rest and not claims and claimed.outcome not in ("locked", "paused")
+    return Batch(
+        claims,
+        active=claimed.active,
+        next_in=rest if may_rest else None,
+        due_in=_due_in(terms, claimed, claims),
+        concurrency=claimed.concurrency,
+        outcome=claimed.outcome,
+    )
+
+
+def _due_in(terms: _Terms, claimed: Claimed, claims: Sequence[Claim]) -> float | None:
+    if claimed.outcome == "locked":
+        factor = 2 ** min(terms.locked, _DOUBLINGS)
+        terms.locked, terms.is_expected = terms.locked + 1, True
+        return float(random.uniform(_SHORTEST, _LONGEST) * factor)
+    terms.locked = 0
+    if not claims:
+        return claimed.due_in
+    waits = [claimed.due_in, *(each.lease for each in claims), *(each.timeout for each in claims)]
+    return min((seconds for seconds in waits if seconds is not None), default=None)
 
 
 def _may_rest(task: Task, rule: Rule) -> bool:

@@ -69,5 +69,15 @@ def test_a_key_that_is_set_again_and_again_does_not_fill_the_memory():
     for number in range(10_000):
         agenda.set("woken", 1000.0 + number)
 
-    assert len(agenda._heap) < 100
+    assert len(agenda._times) < 100
     assert 10_999.0 == agenda.next_due()
+
+
+def test_keys_that_are_due_at_the_same_time_are_one_item_of_the_heap():
+    """Ten thousand idle tasks that are asked together cost one push and one pop."""
+    agenda = Agenda()
+    for key in range(1000):
+        agenda.set(key, 1.0)
+
+    assert 1 == len(agenda._times)
+    assert list(range(1000)) == agenda.pop_due(1.0)

@@ -414,6 +414,23 @@ async def test_events_carry_what_the_claim_carried(bench):
     assert [expected] == one.seen.of(InstructionEvent)
 
 
+async def test_a_payload_is_not_put_into_words_on_its_way(bench):
+    """Its text may be long, and is needed for an error only."""
+
+    said = []
+
+    class Payload:
+        def __repr__(self):
+            said.append(self)
+            return "long"
+
+    one = bench([Claim(instruction="a", payload=Payload())])
+    await one.run_for(1.5)
+
+    assert ["a"] == one.seen.instructions
+    assert [] == said
+
+
 async def test_a_slow_consumer_holds_back_only_its_own_task(script):
     """It claims no more than it can hand over."""
     slow, quick = script(["a"], ["b"], ["c"]), script(*[[str(number)] for number in range(20)])

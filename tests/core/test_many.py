@@ -221,6 +221,16 @@ async def test_a_listener_of_attempts_that_waits_in_disguise_holds_up_no_claims(
         assert ["a"] == seen.instructions
 
 
+async def test_a_listener_in_disguise_that_attempts_its_own_task_is_an_error():
+    """It would wait for itself."""
+    planton, seen = make(Schedule(), Active())
+    planton.on(AttemptEvent, lambda event: planton.attempt(event.task_name))
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [AlreadyRunningError] * 3 == [type(error) for error in seen.errors]
+
+
 async def test_a_hanging_listener_of_errors_holds_up_only_the_task_it_is_told_of():
     """Also when the error is that of a listener of attempts."""
     planton, seen = make(Schedule(), Active())
@@ -411,3 +421,68 @@ async def test_a_claim_of_many_that_is_cut_off_is_reported_for_each():
 
     assert ["t0", "t1", "t2"] == sorted(event.task_name for event in seen.of(ErrorEvent))
     assert {"terminate"} == {event.stage for event in seen.of(ErrorEvent)}
+
+
+async def test_a_task_gets_its_own_error_where_what_is_active_is_a_plain_function():
+    """The others that asked with it get their answers."""
+
+    def answer(request):
+        return OSError("no") if request.task_name == "t1" else [request.task_name]
+
+    schedule = Schedule(answer)
+    planton, seen = make(schedule, plain)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [["t0", "t1", "t2"]] == schedule.calls
+    assert ["t0", "t2"] == sorted(seen.instructions)
+    assert ["no"] == [str(error) for error in seen.errors]
+
+
+# Consumers
+
+
+class Consumer:
+    """Takes the instructions of all tasks while it has slots; says so, or fails to."""
+
+    def __init__(self, slots):
+        self.slots = slots
+        self.taken = []
+
+    def capacity(self, task_name):
+        if isinstance(self.slots, Exception):
+            raise self.slots
+        return self.slots - len(self.taken)
+
+    async def submit(self, event):
+        self.taken.append(event.instruction)
+
+
+def make_with_consumer(schedule, consumer):
+    tasks = [Task(name=f"t{i}", schedule=schedule, cap="strict", delay=1.0) for i in range(3)]
+    planton = Planton(consumers=[consumer], tasks=tasks)
+    return planton, EventCollector(planton)
+
+
+async def test_tasks_that_share_a_consumer_are_asked_together_as_far_as_it_has_slots():
+    """The others are asked when slots turn out not to be needed."""
+    schedule = Schedule(lambda request: ["a"] if request.task_name == "t0" else [])
+    consumer = Consumer(2)
+    planton, seen = make_with_consumer(schedule, consumer)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [["t0", "t1"], "t2"] == schedule.calls
+    assert ["a"] == consumer.taken
+    assert ["dispatched", "nothing", "nothing"] == sorted(seen.outcomes)
+
+
+async def test_a_consumer_that_does_not_say_what_it_can_take_is_an_error_of_each_task():
+    """None of them is asked."""
+    schedule = Schedule()
+    planton, seen = make_with_consumer(schedule, Consumer(OSError("no")))
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert [] == schedule.calls
+    assert ["capacity"] * 3 == [event.stage for event in seen.of(ErrorEvent)]

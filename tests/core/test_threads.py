@@ -5,7 +5,7 @@ import threading
 import pytest
 import trio
 
-import planton._loop.callbacks
+import planton._loop.caller
 from planton import AttemptEvent, CallbackTimeoutError, ErrorEvent, Planton, Task
 from planton.testing import EventCollector, thread_aware
 
@@ -201,8 +201,8 @@ async def test_a_thread_that_outlives_the_run_is_reported(bench):
 @real_time
 async def test_threads_that_hang_do_not_use_up_those_of_the_others(monkeypatch, bench):
     """After a while a call no longer counts against the number of threads."""
-    monkeypatch.setattr(planton._loop.callbacks, "SLOW_CALL", 0.01)
-    monkeypatch.setattr(planton._loop.callbacks, "THREADS", 2)
+    monkeypatch.setattr(planton._loop.caller, "SLOW_CALL", 0.01)
+    monkeypatch.setattr(planton._loop.caller, "THREADS", 2)
     gate = Gate([])
     one = bench(schedule=lambda request: ["a"], delay=0.01)
     for number in range(8):
