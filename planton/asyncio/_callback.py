@@ -6,9 +6,8 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
-import outcome
 import trio
 
 from planton._errors import InvalidArgumentError, PlantonError
@@ -48,17 +47,19 @@ class Hop:
         self._trio_task = trio.lowlevel.current_task()
         self._task: asyncio.Task[Any] | None = None  # None until it has begun
         self._timer: asyncio.TimerHandle | None = None
-        self._raise_cancel: Callable[[], NoReturn] | None = None
+        self._raise_cancel: Callable[[], object] | None = None
+        self._end: Callable[[], Any] | Exception  # set when the trio task goes on
 
     async def run(self) -> Any:
         """Call it, and return what it returns; called by the trio task."""
         self._guest.hops.add(self)
         self._guest.host.after_ticks(self._start)
-        try:
-            return await trio.lowlevel.wait_task_rescheduled(self._abort)
-        except CallbackCancelledError:
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        if isinstance(self._end, CallbackCancelledError):
             await trio.sleep(PAUSE)
-            raise
+        if isinstance(self._end, Exception):
+            raise self._end
+        return self._end()
 
     @property
     def is_current(self) -> bool:
@@ -81,18 +82,18 @@ class Hop:
             self._task = self._guest.loop.create_task(body, context=self._trio_task.context)
         except Exception as error:  # a task factory that takes no context
             body.close()
-            self._finish(outcome.Error(error))
+            self._finish(error)
         else:
             self._task.add_done_callback(self._note_end, context=self._guest.host.context)
 
     async def _body(self) -> None:
         self._task = asyncio.current_task()  # an eager one begins before it is returned
-        result: outcome.Outcome[Any]
         try:
-            result = outcome.Value(await self._function(*self._args, **self._kwargs))
+            value = await self._function(*self._args, **self._kwargs)
         except Exception as error:
-            result = outcome.Error(error)
-        self._finish(result)
+            self._finish(error)
+        else:
+            self._finish(lambda: value)
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         """Look at what ended it, unless it returned or failed."""
@@ -100,30 +101,31 @@ class Hop:
             return
         error = None if task.cancelled() else task.exception()
         if self._raise_cancel is not None:
-            self._finish(outcome.capture(self._raise_cancel))
+            self._finish(self._raise_cancel)
         elif task.cancelled() and not task.cancelling():
             problem = "raised CancelledError although it was not cancelled"
-            self._finish(outcome.Error(PlantonError(f"{self._function!r} {problem}")))
+            self._finish(PlantonError(f"{self._function!r} {problem}"))
         else:
             self._break_off("cancelled by the program" if error is None else f"ended by {error!r}")
 
     def _break_off(self, problem: str, cause: BaseException | None = None) -> None:
         error = CallbackCancelledError(f"{self._function!r} was {problem}")
         error.__cause__ = cause
-        self._finish(outcome.Error(error))
+        self._finish(error)
 
-    def _finish(self, result: outcome.Outcome[Any]) -> None:
+    def _finish(self, end: Callable[[], Any] | Exception) -> None:
         """Let the trio task go on; what comes first counts, as a value that may be a commit."""
         if self not in self._guest.hops:
             return
         self._guest.hops.discard(self)
+        self._end = end
         if self._timer is not None:
             self._timer.cancel()
         if not self._guest.is_over:
             self._guest.host.wake()
-            trio.lowlevel.reschedule(self._trio_task, result)
+            trio.lowlevel.reschedule(self._trio_task)
 
-    def _abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+    def _abort(self, raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
         """Cancel the coroutine once, and let the trio task wait for its end."""
         if self._task is None:
             self._guest.hops.discard(self)
@@ -143,7 +145,7 @@ class Hop:
             PATIENCE,
             _place(self._task),
         )
-        self._finish(outcome.capture(self._raise_cancel))
+        self._finish(self._raise_cancel)
 
 
 def _place(task: asyncio.Task[Any]) -> str:
@@ -242,9 +244,7 @@ def callback(function: Any) -> Any:
 def _wrapped_async(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        if trio.lowlevel.in_trio_task():
-            return await Hop(function, args, kwargs).run()
-        return await function(*args, **kwargs)
+        return await _called(function, *args, **kwargs)
 
     return call
 
