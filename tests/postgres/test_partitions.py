@@ -204,3 +204,14 @@ async def test_what_has_no_partition_is_found_below_very_many_priorities(storage
     assert ["due"] == names(
         await claim(storage.queue_task("task", concurrency=9, partition_concurrency=1))
     )
+
+
+async def test_the_dead_rows_of_partitions_are_not_counted(storage, observer, ask):
+    """They are in another index than that which the bound of a queue is about."""
+    await storage.enqueue_many(
+        "task", [{"instruction": f"{n}", "partition": "a"} for n in range(2000)]
+    )
+    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
+    _, state = await ask(partition_concurrency=1)
+
+    assert (0, None) == (state["walked"], state["stopped"])

@@ -140,10 +140,9 @@ END $planton$;
 
 -- Of what a statement has returned that which is to be recorded: neither active nor queued, each once,
 -- with its first place and whose it was said to be there, and as much as its partition has room for.
--- What marks will not return the rest again: that is queued, and comes when its time has come. Not for
--- long: somebody's open transaction may have queued it; then the statement is undone. What does not mark
--- returns it again; of that one of each partition comes before a second one, and what failed for good
--- is left out.
+-- What marks will not return the rest again: it is queued. That does not wait for long: somebody's open
+-- transaction may have queued the same; then the statement is undone. What does not mark returns it
+-- again; of that one of each partition comes before a second one, and what failed for good is left out.
 CREATE OR REPLACE FUNCTION planton_within(
     task text, asked record, counted record, room integer, marks boolean, ran record,
     OUT given text[], OUT owners text[], OUT moved integer
