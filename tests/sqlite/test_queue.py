@@ -8,7 +8,13 @@ import pytest
 import sqlite_utils
 import trio
 
-from planton import InstructionEvent, InvalidArgumentError, InvalidQueryError, Planton
+from planton import (
+    InstructionEvent,
+    InvalidArgumentError,
+    InvalidQueryError,
+    Planton,
+    ScheduleRequest,
+)
 from planton.storage import _base
 from planton.testing import EventCollector
 from planton.testing.conformance._base import claim, enqueue, names, receipts
@@ -260,3 +266,28 @@ async def test_a_statement_may_leave_out_full_partitions(storage, rows):
 
     assert [["1", "2"], ["10"]] == [names(await claim(task, 2)) for _ in range(2)]
     assert [] == await storage.find(status="queued")
+
+
+async def test_a_report_that_cannot_be_written_undoes_only_itself(storage):
+    """What was sent with it is exchanged in halves, until it is alone."""
+    for name in "abcde":
+        await storage.enqueue("send", name)
+    schedule = storage.queue_task("send", concurrency=5).schedule
+    request = ScheduleRequest(
+        task_name="send", active_instructions=(), concurrency=5, limit=5, attempt_number=0
+    )
+    receipts = [claim.receipt for claim in (await schedule(request)).claims]
+    results = (None, object(), None, None, None)
+    answers = await storage.report_many(
+        [
+            ("complete", [receipt], (result,))
+            for receipt, result in zip(receipts, results, strict=True)
+        ]
+    )
+
+    assert [False, True, False, False, False] == [isinstance(each, TypeError) for each in answers]
+    assert [("b", "running")] == [
+        (each.instruction, each.status)
+        for each in await storage.find()
+        if each.status != "succeeded"
+    ]
