@@ -317,7 +317,7 @@ class Claim:
         self._record_given({name: "" for name in fired if name not in known})
         if kept.get(times.key) != fires.next_at:
             self._execute("keep_time", cron=times.key, next_fire_at=fires.next_at.timestamp())
-            self._execute("forget_expressions")
+            self._execute("forget_expressions", cron=times.key)
             self._execute("forget_fired")
         self._next_due.append(fires.next_at.timestamp())
 

@@ -187,8 +187,9 @@ INSERT INTO planton_cron (task_name, key, next_fire_at) VALUES (:task_name, :cro
 ON CONFLICT (task_name, key) DO UPDATE SET next_fire_at = excluded.next_fire_at;
 
 -- name: forget_expressions
--- Those that no dispatcher has come to for a week: none has them any more.
-DELETE FROM planton_cron WHERE task_name = :task_name AND next_fire_at < :now - 604800.0;
+-- Those that no dispatcher has come to for a week: none has them any more. This one may be behind.
+DELETE FROM planton_cron
+WHERE task_name = :task_name AND key <> :cron AND next_fire_at < :now - 604800.0;
 
 -- name: fire
 INSERT INTO planton_fired (task_name, fire_at) VALUES (:task_name, :fire_at)

@@ -1,5 +1,6 @@
 """What is special about the claim on PostgreSQL: fresh counts, locks of others, the user's SQL."""
 
+import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -178,6 +179,49 @@ async def test_rows_that_somebody_has_locked_are_left_for_later(storage, connect
 
         assert ["b"] == names(await claim(task))
     assert [] == await claim(task)
+
+
+async def test_no_more_are_delivered_again_than_may_run_beside_those_that_are_renewed(
+    storage, connection, observer
+):
+    """The cap was lowered, all leases are over, and a consumer is just renewing some."""
+    await enqueue(storage, "task", *"abcd")
+    claims = await claim(storage.queue_task("task", concurrency=4, lease=60))
+    await observer.execute("UPDATE planton_active SET lease_expires_at = now() - interval '1 s'")
+    ids, tokens = zip(*(map(int, each.receipt.split(".")) for each in claims[2:]), strict=True)
+    async with connection.transaction():
+        await connection.execute("SELECT planton_heartbeat(%s, %s)", [list(ids), list(tokens)])
+
+        assert [] == names(await claim(storage.queue_task("task", concurrency=2)))
+
+
+async def test_a_request_without_a_mode_reads_and_one_with_another_mode_is_refused(
+    storage, observer
+):
+    """A program of another language may call the function."""
+    await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
+    asked = {"limit": 2, "concurrency": 2, "lease": 60, "token": 1, "claimed_by": "me",
+             "statement": "UPDATE account SET sent_at = $3 WHERE id <= $1 RETURNING id"}  # fmt: skip
+    query = "SELECT instruction FROM planton_claim('task', %s::jsonb) WHERE kind = 'claimed'"
+
+    assert [("1",), ("2",)] == await rows(observer, query, [json.dumps(asked)])
+    with pytest.raises(psycopg.errors.NullValueNotAllowed, match="a mode"):
+        await rows(observer, query, [json.dumps(asked | {"mode": "updates"})])
+
+
+async def test_a_failure_that_does_not_say_whether_to_retry_is_kept(storage, observer):
+    """Reported by hand, with a NULL: the claim ends, and somebody can look at it."""
+    for name, retry, granted in (("a", None, 3), ("b", True, None)):
+        await enqueue(storage, "task", name)
+        (claimed,) = await claim(storage.queue_task("task"))
+        await observer.execute(
+            "SELECT planton_fail(ARRAY[%s::bigint], ARRAY[%s::bigint], '{broken}', '{0}',"
+            " ARRAY[%s::boolean], '{false}', ARRAY[%s::integer], true)",
+            [*claimed.receipt.split("."), retry, granted],
+        )
+
+    ended = await rows(observer, "SELECT instruction, error FROM planton_ended ORDER BY 1")
+    assert [("a", "broken"), ("b", "broken")] == ended
 
 
 # Blocked, timed out, cancelled, killed

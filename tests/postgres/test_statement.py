@@ -95,6 +95,44 @@ async def test_each_shape_is_claimed_from_and_each_row_once(storage, observer, m
         assert list("12345") == await marked(), "no row is marked that is not claimed"
 
 
+async def test_a_function_that_marks_only_what_it_finds_loses_nothing(storage, observer, marked):
+    """Looked at while there is nothing to mark, it is not believed for ever that it marks nothing."""
+    await observer.execute(
+        "CREATE FUNCTION take(number integer) RETURNS SETOF bigint LANGUAGE plpgsql AS $$"
+        " DECLARE due bigint; BEGIN"
+        "  FOR due IN SELECT id FROM account WHERE sent_at IS NULL ORDER BY id LIMIT number"
+        "   FOR UPDATE SKIP LOCKED"
+        "  LOOP UPDATE account SET sent_at = now() WHERE id = due; RETURN NEXT due; END LOOP; END $$"
+    )
+    await observer.execute("UPDATE account SET sent_at = now()")
+    task = storage.claim_task("task", sql="SELECT take(%(limit)s)", concurrency=4)
+    first = await claim(task)
+    await observer.execute("UPDATE account SET sent_at = NULL")
+    second = await claim(task)
+    await storage.complete(receipts(second[:2]))
+    third = await claim(task)
+
+    assert [[], list("1234"), list("56")] == [names(each) for each in (first, second, third)]
+    assert list("123456") == await marked(), "no row is marked that is not claimed"
+
+
+async def test_what_marks_in_a_table_that_the_claim_writes_to_loses_nothing(storage, observer):
+    """As one that moves instructions from another task: the claim has locked the table before."""
+    await enqueue(storage, "other", *map(str, range(9)))
+    await enqueue(storage, "task", "own")
+    take = (
+        "DELETE FROM planton_pending WHERE id = ANY (ARRAY(SELECT id FROM planton_pending"
+        " WHERE task_name = 'other' ORDER BY id LIMIT %(limit)s)) RETURNING instruction"
+    )
+    task = storage.claim_task("task", sql=take, concurrency=4)
+    first = await claim(task)
+    await storage.complete(receipts(first[:2]))
+    second = await claim(task)
+
+    assert [["own", "0", "1", "2"], ["3", "4"]] == [names(first), names(second)]
+    assert 4 == len([each for each in await storage.find(task_name="other")])
+
+
 @pytest.mark.parametrize(
     ("sql", "problem"),
     (

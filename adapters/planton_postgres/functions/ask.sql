@@ -2,10 +2,12 @@
 -- are as in claim_steps.sql.
 
 -- Ask the user's statement, and find out on the way what it does (`mode`): it 'reads', it 'locks'
--- rows, or it 'marks' what it returns as claimed. It reads until it is refused to write; then it is
--- watched once. What does not mark finds its rows again while they are active, queued, or failed for
--- good: it is asked for more, so that those behind them are reached. An error undoes what the statement
--- did and nothing else. `moved` is how many it has marked beyond the room of their partitions.
+-- rows, or it 'marks' what it returns as claimed. It reads until it is refused to write ('writes': what
+-- else it does is not known yet); then it is watched until it marks. What does not mark finds its rows
+-- again while they are active, queued, or failed for good: it is asked for more, so that those behind
+-- them are reached; should it mark then, that is undone, and it is asked for what there is room for.
+-- An error undoes what the statement did and nothing else. `moved` is how many it has marked beyond the
+-- room of their partitions.
 CREATE OR REPLACE FUNCTION planton_ask(
     task text, asked record, counted record, clock timestamptz, room integer,
     OUT given text[], OUT owners text[], OUT moved integer, OUT mode text, OUT problem jsonb
@@ -16,6 +18,7 @@ DECLARE
     different integer;              -- instructions that it gave, and when it was asked for less
     different_before integer;
     before text[];
+    did text;
     ran record;
     kept record;
     state text;
@@ -35,7 +38,7 @@ BEGIN
         BEGIN
             IF mode = 'reads' THEN
                 PERFORM set_config('transaction_read_only', 'on', true);
-            ELSIF mode = 'writes' THEN
+            ELSIF mode <> 'marks' THEN
                 before := planton_traces();
             END IF;
             wanted := room + CASE
@@ -43,8 +46,12 @@ BEGIN
             END;
             LOOP
                 ran := planton_run(asked.statement, wanted, counted.names, clock, counted.no_room);
-                IF mode = 'writes' THEN
-                    mode := planton_mode_by_traces(before);
+                IF mode IN ('writes', 'locks') THEN
+                    did := planton_mode_by_traces(before);
+                    IF did = 'marks' AND mode = 'locks' THEN
+                        RAISE SQLSTATE 'PLAGN';
+                    END IF;
+                    mode := did;
                 END IF;
                 kept := planton_within(task, asked, counted, room, mode = 'marks', ran);
                 EXIT WHEN mode = 'marks' OR cardinality(kept.given) = room
@@ -61,6 +68,8 @@ BEGIN
         EXCEPTION
             WHEN SQLSTATE 'PLEND' THEN
                 EXIT;
+            WHEN SQLSTATE 'PLAGN' THEN
+                mode := 'marks';
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
                     detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
@@ -78,12 +87,15 @@ BEGIN
     moved := kept.moved;
 END $planton$;
 
--- What this transaction has left so far: the tables that it may have written to, and the settings of
--- its session.
+-- What this transaction has left so far: the tables that it may have written to, and how often; and the
+-- settings of its session.
 CREATE OR REPLACE FUNCTION planton_traces() RETURNS text[] LANGUAGE sql AS $planton$
     SELECT ARRAY(
-        SELECT 'table ' || held.relation FROM pg_locks AS held
-        JOIN pg_class AS tables ON tables.oid = held.relation AND tables.relkind IN ('r', 'p', 'f')
+        SELECT 'table ' || held.relation || ' ' || pg_stat_get_xact_tuples_inserted(held.relation)
+                   + pg_stat_get_xact_tuples_updated(held.relation)
+                   + pg_stat_get_xact_tuples_deleted(held.relation)
+        FROM pg_locks AS held JOIN pg_class AS tables
+            ON tables.oid = held.relation AND tables.relkind IN ('r', 'p', 'f')
         WHERE held.pid = pg_backend_pid() AND held.locktype = 'relation'
           AND held.mode NOT IN ('AccessShareLock', 'RowShareLock')
     ) || ARRAY(
@@ -91,7 +103,7 @@ CREATE OR REPLACE FUNCTION planton_traces() RETURNS text[] LANGUAGE sql AS $plan
     )
 $planton$;
 
--- What the user's statement does, by what it has left.
+-- What the user's statement did this time, by what it has left.
 CREATE OR REPLACE FUNCTION planton_mode_by_traces(before text[])
 RETURNS text LANGUAGE plpgsql AS $planton$
 DECLARE

@@ -40,7 +40,7 @@ BEGIN
     -- Keys that are not known are ignored, and each that may be missing has a default: clients and
     -- this function are deployed one after the other.
     SELECT * INTO asked FROM jsonb_to_record(
-        '{"key": "%", "tags": [], "keeps": true, "retries": 0, "is_alone": false}'
+        '{"key": "%", "tags": [], "keeps": true, "retries": 0, "mode": "reads", "is_alone": false}'
         || jsonb_strip_nulls(request)
     ) AS asked (
         "limit" integer, concurrency integer, lease double precision, deliveries integer,
@@ -66,8 +66,10 @@ BEGIN
         RETURN;
     END IF;
     cap := coalesce(own.concurrency, asked.concurrency);
-    IF cap IS NULL OR asked."limit" IS NULL THEN
-        RAISE EXCEPTION 'planton_claim needs a concurrency and a limit, not %', request
+    IF cap IS NULL OR asked."limit" IS NULL
+        OR asked.mode NOT IN ('reads', 'writes', 'locks', 'marks')
+    THEN
+        RAISE EXCEPTION 'planton_claim needs a concurrency, a limit and a mode, not %', request
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
 

@@ -65,6 +65,9 @@ CREATE OR REPLACE FUNCTION planton_rescue(
 )
 {returns} {plan} AS $planton$
 #variable_conflict use_column
+DECLARE
+    expired bigint[];
+    number integer;
 BEGIN
     -- Those whose deliveries are used up end as dead.
     WITH gone AS (
@@ -87,21 +90,21 @@ BEGIN
     PERFORM planton_requeue_not_offered(task, asked, clock);
 
     -- The others hold their slots already, but no more of them start than may run beside what is left.
+    -- Locked first, so that nobody renews a lease between the count and the start.
+    expired := ARRAY(
+        SELECT active.id FROM planton_active AS active
+        WHERE {is_expired} AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
+        ORDER BY active.lease_expires_at, active.id FOR UPDATE SKIP LOCKED
+    );
+    number := (SELECT count(*) FROM planton_active AS active WHERE active.task_name = task);
     RETURN QUERY
     UPDATE planton_active AS rescued
     SET token = asked.token, delivery = least(rescued.delivery + 1, 1000000000),
         claimed_at = clock, claimed_by = asked.claimed_by, lease = asked.lease,
         lease_expires_at = clock + least(asked.lease, rescued.timeout) * interval '1 second'
-    WHERE rescued.id = ANY (ARRAY(
-        SELECT active.id FROM planton_active AS active
-        WHERE {is_expired} AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
-        ORDER BY active.lease_expires_at, active.id
-        LIMIT greatest(0, least(asked."limit", cap - (
-            SELECT count(*) FROM planton_active AS active WHERE active.task_name = task AND NOT (
-                {is_expired} AND active.instruction LIKE asked.key AND active.tags <@ asked.tags
-            )
-        ))) FOR UPDATE SKIP LOCKED
-    ))
+    WHERE rescued.id = ANY (
+        expired[1:greatest(0, least(asked."limit", cap - (number - cardinality(expired))))]
+    )
     RETURNING 'rescued', rescued.id, rescued.instruction, rescued.payload::text, rescued.delivery,
               rescued.timeout, rescued.partition;
 END $planton$;

@@ -109,7 +109,7 @@ CREATE OR REPLACE FUNCTION planton_fail(
                greatest(priority::bigint - lower_priority::integer, -2147483648)::integer, tags,
                retries_left - 1, timeout, partition, delivery, least(failures + 1, 1000000000),
                message, created_at, clock_timestamp() + delay * interval '1 second'
-        FROM failed WHERE is_to_retry AND retries_left > 0
+        FROM failed WHERE (is_to_retry AND retries_left > 0) IS TRUE
         ORDER BY failed.task_name, instruction
         ON CONFLICT (task_name, instruction) DO NOTHING
     ),
@@ -119,7 +119,7 @@ CREATE OR REPLACE FUNCTION planton_fail(
         )
         SELECT id, {row}, delivery, CASE WHEN is_to_retry THEN 'dead' ELSE 'failed' END, message,
                created_at, claimed_at, claimed_by
-        FROM failed WHERE keeps AND NOT (is_to_retry AND retries_left > 0)
+        FROM failed WHERE keeps AND (is_to_retry AND retries_left > 0) IS NOT TRUE
     )
     {changed}
 

@@ -111,6 +111,17 @@ class CronPromises(Hooks):
         await storage.complete(claims[0].receipt)
         assert [last] == times(await do.claim(task))
 
+    async def test_missed_times_are_caught_up_however_old_they_are(self, storage: Any) -> None:
+        """With `misfire="all"`; also by more claims than one."""
+        task, _ = await hourly(storage, misfire="all", concurrency=100)
+        await self.advance(storage, 10 * 24 * 3600)
+        found = []
+        while claims := await do.claim(task):
+            found.append(len(claims))
+            await storage.complete(do.receipts(claims))
+
+        assert [100, 100, 40] == found
+
     async def test_a_changed_expression_counts_at_once(self, storage: Any, other: Any) -> None:
         """It does not wait for the next time of the one before, which may be years away."""
         await do.claim(storage.cron_task("cron", "0 0 29 2 *"))
