@@ -57,7 +57,7 @@ class Base:
         self._wants_wake_ups = wake_ups
         self._migrates = migrate
         self._token: trio.lowlevel.TrioToken | None = None
-        self._gather = Gatherer(self._exchange)
+        self._gather = Gatherer(self._exchange, lambda: len(self._woken))
         self._held: dict[str, str] = {}
         self._woken: set[str] = set()
         self._served: list[_wakeups.Served] = []
