@@ -4,11 +4,13 @@
 --
 -- Why it is exact: whoever holds the lock of the task is alone in adding rows of it. VOLATILE, so that
 -- each statement sees what was committed before *it* began: the count begins when the lock is held,
--- and from then on others can only delete. What is taken and asked for is cut to the room that the
--- count leaves, before it is recorded; a cap that was lowered leaves the rows that are there. The same
--- holds for each partition. SECURITY INVOKER, for ever: it runs the user's own statement. Nothing in
--- it waits for another transaction, but for that statement; and no planner setting is in force here,
--- or in what runs that statement, but the user's own.
+-- and from then on others can only delete rows, or renew their leases and change their tokens. What is
+-- taken and asked for is cut to the room that the count leaves, before it is recorded; a cap that was
+-- lowered leaves the rows that are there, and fewer of them are delivered again. The same holds for each
+-- partition, but that all of its expired ones are delivered again. SECURITY INVOKER, for ever: it runs
+-- the user's own statement. Nothing in it waits long for another transaction, but for that statement:
+-- 5 ms for each that step 3 queues again, 100 ms in all, and 100 ms to queue what step 6 has marked. No
+-- planner setting is in force here, or in what runs that statement, but the user's own.
 CREATE OR REPLACE FUNCTION planton_claim(task text, request jsonb)
 RETURNS TABLE (
     kind text, id bigint, instruction text, payload text, delivery integer, timeout double precision,
@@ -24,9 +26,9 @@ DECLARE
     clock timestamptz;              -- when leases are over, and work is due
     room integer;
     taken record;                   -- of the queue; see planton_take
-    count integer;
+    number integer;
     claimed integer := 0;           -- how many are delivered,
-    added integer := 0;             -- and how many of them were not counted
+    uncounted integer := 0;         -- and how many of them since the last count
     given text[] := '{}';           -- what the source of the task gave,
     owners text[];                  -- the partition of each,
     moved integer := 0;             -- and how many more wait for room in theirs
@@ -88,35 +90,35 @@ BEGIN
     -- 4. room
     room := greatest(0, least(asked."limit" - claimed, cap - counted.active));
 
-    -- 5. take due rows of the queue
+    -- 5. take due rows of the queue, and record them: they are active when step 6 asks
     taken := planton_take(task, asked, counted, clock, room);
     IF taken.due <> '{}' THEN
         RETURN QUERY SELECT * FROM planton_record(
             task, asked, counted.ids_from, taken.due, NULL, NULL
         );
-        GET DIAGNOSTICS added = ROW_COUNT;
-        claimed := claimed + added;
-        room := room - added;
+        GET DIAGNOSTICS uncounted = ROW_COUNT;
+        claimed := claimed + uncounted;
+        room := room - uncounted;
     END IF;
 
     -- 6. ask the source of the task for the room that is left: the user's own statement, or cron times
     IF asked.statement IS NOT NULL AND room > 0 OR asked.cron IS NOT NULL THEN
-        IF added > 0 THEN
+        IF uncounted > 0 THEN
             counted := planton_count(task, asked.partition_concurrency, counted.ids_from, clock);
-            added := 0;
+            uncounted := 0;
         END IF;
         SELECT * INTO given, owners, moved, mode, problem
         FROM planton_ask(task, asked, counted, clock, room);
     END IF;
 
-    -- 7. record each with a new receipt; what was due has been, so that it is active when step 6 asks
+    -- 7. record what it gave, each with a new receipt, as step 5 has what was due
     IF given <> '{}' THEN
         RETURN QUERY SELECT * FROM planton_record(
             task, asked, counted.ids_from, '{}', given, owners
         );
-        GET DIAGNOSTICS count = ROW_COUNT;
-        claimed := claimed + count;
-        added := added + count;
+        GET DIAGNOSTICS number = ROW_COUNT;
+        claimed := claimed + number;
+        uncounted := uncounted + number;
     END IF;
 
     IF claimed = 0 AND active = counted.active AND moved = 0 AND asked.is_alone
@@ -127,7 +129,7 @@ BEGIN
     END IF;
     kind := 'state';
     payload := jsonb_build_object(
-        'active', active, 'held', counted.active + added, 'claimed', claimed, 'cap', cap,
+        'active', active, 'held', counted.active + uncounted, 'claimed', claimed, 'cap', cap,
         'mode', mode, 'problem', problem, 'moved', moved, 'is_full', taken.is_full,
         'stopped', taken.stopped, 'walked', taken.walked, 'took', taken.took,
         'clock', extract(epoch FROM clock_timestamp()),

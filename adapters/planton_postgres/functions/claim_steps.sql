@@ -24,9 +24,10 @@ pending.run_at <= clock
               AND pending.instruction NOT IN (SELECT unnest(counted.names))
 
 -- Step 2. What is active: how many and which, until when the first lease lasts that ends after some
--- time; of each partition how many, and which are full. Below ids_from there are dead rows only: it is
--- moved up here, in the database, where it is as true as the rows that it is about. Of nothing that
--- is active all is dead so far, and none below it is drawn from now on; see planton_draw.
+-- time; of each partition how many, and which are full. No active row of the task is below ids_from, as
+-- long as only planton_record adds some: entries of rows that are gone need not be read. It is moved up
+-- here, in the database, where it is as true as the rows that it is about. If nothing is active it is
+-- the last id that was drawn: planton_draw gives none below it.
 CREATE OR REPLACE FUNCTION planton_count(
     task text, most integer, INOUT ids_from bigint, after timestamptz, OUT active integer,
     OUT names text[], OUT first_expiry timestamptz, OUT partitions jsonb, OUT no_room text[]
