@@ -16,8 +16,8 @@ Send: TypeAlias = Callable[
 
 # The most entries of one transaction: large enough for the cost of a commit to vanish.
 GROUP = 5000
-# Turns of the event loop that reports wait at most for the claims of the tasks which they wake: the
-# loop wakes, the attempt begins, the claim arrives. Measured: 0.1 ms, and one commit instead of two.
+# Turns of the event loop that reports wait at most for the claims of tasks that they wake: the loop
+# wakes, the attempt begins, the claim arrives. Measured: 0.1 ms, and one commit instead of two.
 TURNS = 4
 
 

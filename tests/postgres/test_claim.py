@@ -200,8 +200,9 @@ async def test_a_request_without_a_mode_reads_and_one_with_another_mode_is_refus
 ):
     """A program of another language may call the function."""
     await observer.execute("INSERT INTO planton_task (task_name) VALUES ('task')")
-    asked = {"limit": 2, "concurrency": 2, "lease": 60, "token": 1, "claimed_by": "me",
-             "statement": "UPDATE account SET sent_at = $3 WHERE id <= $1 RETURNING id"}  # fmt: skip
+    marking = "UPDATE account SET sent_at = $3 WHERE id <= $1 RETURNING id"
+    asked = {"limit": 2, "concurrency": 2, "lease": 60, "token": 1, "claimed_by": "me"}
+    asked["statement"] = marking
     query = "SELECT instruction FROM planton_claim('task', %s::jsonb) WHERE kind = 'claimed'"
 
     assert [("1",), ("2",)] == await rows(observer, query, [json.dumps(asked)])
