@@ -96,13 +96,14 @@ async def test_each_shape_is_claimed_from_and_each_row_once(storage, observer, m
 
 
 async def test_a_function_that_marks_only_what_it_finds_loses_nothing(storage, observer, marked):
-    """Looked at while there is nothing to mark, it is not believed for ever that it marks nothing."""
+    """That there was nothing to mark when it was looked at first is not believed for ever."""
     await observer.execute(
-        "CREATE FUNCTION take(number integer) RETURNS SETOF bigint LANGUAGE plpgsql AS $$"
-        " DECLARE due bigint; BEGIN"
+        "CREATE FUNCTION take(number integer) RETURNS SETOF bigint LANGUAGE plpgsql AS"
+        " $$ DECLARE due bigint; BEGIN"
         "  FOR due IN SELECT id FROM account WHERE sent_at IS NULL ORDER BY id LIMIT number"
         "   FOR UPDATE SKIP LOCKED"
-        "  LOOP UPDATE account SET sent_at = now() WHERE id = due; RETURN NEXT due; END LOOP; END $$"
+        "  LOOP UPDATE account SET sent_at = now() WHERE id = due; RETURN NEXT due; END LOOP;"
+        " END $$"
     )
     await observer.execute("UPDATE account SET sent_at = now()")
     task = storage.claim_task("task", sql="SELECT take(%(limit)s)", concurrency=4)
@@ -130,7 +131,7 @@ async def test_what_marks_in_a_table_that_the_claim_writes_to_loses_nothing(stor
     second = await claim(task)
 
     assert [["own", "0", "1", "2"], ["3", "4"]] == [names(first), names(second)]
-    assert 4 == len([each for each in await storage.find(task_name="other")])
+    assert 4 == len(await storage.find(task_name="other"))
 
 
 @pytest.mark.parametrize(
