@@ -118,7 +118,7 @@ def bare(path: str, synchronous: str, cap: int, rows: int) -> float:
 
 def claim_by_hand(connection: sqlite3.Connection, asked: dict[str, Any]) -> list[Any]:
     connection.execute(CLAIM["task"], asked).fetchone()
-    connection.execute(CLAIM["count"], asked).fetchone()
+    connection.execute(CLAIM["count"], {**asked, "after": 0}).fetchone()
     level = connection.execute(CLAIM["next_level"], {**asked, "level": 2**62})
     (asked["level"],) = level.fetchone()
     due = connection.execute(CLAIM["due"], asked)

@@ -26,8 +26,9 @@ _logger = logging.getLogger("planton.postgres")
 SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
-# Seconds between two looks at what has come, also if it was our own: a fleet that is busy would
-# otherwise attempt all the time in all processes, mostly in vain. And those after a flood.
+# Seconds in which nothing is read after a wake-up, or after our own notifications twice in a row: a
+# fleet that is busy would otherwise attempt all the time in all processes, mostly in vain. And those
+# after a flood.
 PAUSE, FLOOD_PAUSE = 0.01, 1.0
 # More notifications than that between two wake-ups are a flood: they stand for all tasks.
 _MANY = 500
@@ -147,6 +148,7 @@ class _Ear:
 
     async def listen(self) -> None:
         """Tell `watcher` of what is heard."""
+        was_own = False
         while True:
             hints = Hints()
             await self._hear_or_test(hints)
@@ -154,7 +156,10 @@ class _Ear:
                 while is_readable(self.connection.pgconn.socket):
                     await self._hear(hints)
             self._tell(hints)
-            await trio.sleep(FLOOD_PAUSE if hints.is_flood else PAUSE)
+            # Our own, if it is not many, must not delay what comes from others.
+            if hints.count or was_own:
+                await trio.sleep(FLOOD_PAUSE if hints.is_flood else PAUSE)
+            was_own = not hints.count
 
     async def _hear_or_test(self, hints: Hints) -> None:
         """Wait for a notification; test the connection after a silence."""

@@ -41,6 +41,7 @@ BEGIN
             ELSIF mode <> 'marks' THEN
                 before := planton_traces();
             END IF;
+            different_before := NULL;
             wanted := room + CASE
                 WHEN mode IN ('reads', 'locks') THEN cardinality(counted.names) ELSE 0
             END;
