@@ -39,7 +39,7 @@ BEGIN
             IF mode = 'reads' THEN
                 PERFORM set_config('transaction_read_only', 'on', true);
             ELSIF mode <> 'marks' THEN
-                before := planton_traces();
+                before := planton_traces(mode);
             END IF;
             different_before := NULL;
             wanted := room + CASE
@@ -48,7 +48,7 @@ BEGIN
             LOOP
                 ran := planton_run(asked.statement, wanted, counted.names, clock, counted.no_room);
                 IF mode IN ('writes', 'locks') THEN
-                    did := planton_mode_by_traces(before);
+                    did := planton_mode_by_traces(mode, before);
                     IF did = 'marks' AND mode = 'locks' THEN
                         RAISE SQLSTATE 'PLAGN';
                     END IF;
@@ -89,8 +89,8 @@ BEGIN
 END $planton$;
 
 -- What this transaction has left so far: the tables that it may have written to, and how often; and the
--- settings of its session.
-CREATE OR REPLACE FUNCTION planton_traces() RETURNS text[] LANGUAGE sql AS $planton$
+-- settings of its session, which take a millisecond to read, when it is watched for the first time.
+CREATE OR REPLACE FUNCTION planton_traces(mode text) RETURNS text[] LANGUAGE sql AS $planton$
     SELECT ARRAY(
         SELECT 'table ' || held.relation || ' ' || pg_stat_get_xact_tuples_inserted(held.relation)
                    + pg_stat_get_xact_tuples_updated(held.relation)
@@ -99,16 +99,16 @@ CREATE OR REPLACE FUNCTION planton_traces() RETURNS text[] LANGUAGE sql AS $plan
             ON tables.oid = held.relation AND tables.relkind IN ('r', 'p', 'f')
         WHERE held.pid = pg_backend_pid() AND held.locktype = 'relation'
           AND held.mode NOT IN ('AccessShareLock', 'RowShareLock')
-    ) || ARRAY(
+    ) || CASE mode WHEN 'writes' THEN ARRAY(
         SELECT name || ' = ' || setting FROM pg_settings WHERE source = 'session'
-    )
+    ) END
 $planton$;
 
 -- What the user's statement did this time, by what it has left.
-CREATE OR REPLACE FUNCTION planton_mode_by_traces(before text[])
+CREATE OR REPLACE FUNCTION planton_mode_by_traces(mode text, before text[])
 RETURNS text LANGUAGE plpgsql AS $planton$
 DECLARE
-    new text[] := ARRAY(SELECT unnest(planton_traces()) EXCEPT SELECT unnest(before));
+    new text[] := ARRAY(SELECT unnest(planton_traces(mode)) EXCEPT SELECT unnest(before));
     each text;
 BEGIN
     FOREACH each IN ARRAY new LOOP
