@@ -26,8 +26,8 @@ _logger = logging.getLogger("planton.postgres")
 SILENCE = 5.0
 # Seconds that the server, or the way to it, may take to answer that.
 PATIENCE = 5.0
-# Seconds in which nothing is read after a wake-up, or after our own notifications twice in a row: the
-# processes of a busy fleet would otherwise attempt all the time, mostly in vain. And after a flood.
+# Seconds in which nothing is read after a wake-up, or after our own notifications twice in a row:
+# the processes of a busy fleet would attempt all the time, mostly in vain. And after a flood.
 PAUSE, FLOOD_PAUSE = 0.01, 1.0
 # More notifications than that between two wake-ups are a flood: they stand for all tasks.
 _MANY = 500
