@@ -254,11 +254,12 @@ def with_utf8(conninfo: str) -> str:
 async def _used(connection: Connection, function: Callable[[Connection], Awaitable[T]]) -> T:
     try:
         return await function(connection)
-    except psycopg.errors.ReadOnlySqlTransaction:
-        # Of a primary that is one no more, or of a time when all was read-only: it stays so, while
-        # a new connection may be one to the primary.
-        await connection.close()
-        raise
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        refused = error
+    # Of a primary that is one no more, or of a time when all was read-only: it stays so, while a new
+    # connection may be one to the primary.
+    await connection.close()
+    raise refused
 
 
 async def fetch(
