@@ -256,8 +256,8 @@ async def _used(connection: Connection, function: Callable[[Connection], Awaitab
         return await function(connection)
     except psycopg.errors.ReadOnlySqlTransaction as error:
         refused = error
-    # Of a primary that is one no more, or of a time when all was read-only: it stays so, while a new
-    # connection may be one to the primary.
+    # Of a primary that is one no more, or of a time when all was read-only: it stays so, while
+    # a new connection may be one to the primary.
     await connection.close()
     raise refused
 
