@@ -43,8 +43,12 @@ class Cohort:
         if is_first:
             await self._ask_for_all()
         else:
-            await self._answered.wait()
+            # As the first, which asks for it: what is claimed for it past its cancellation is kept.
+            with trio.CancelScope(shield=True):
+                await self._answered.wait()
             attempt.entry.turn.trio_task = trio.lowlevel.current_task()
+        if attempt not in self._answers:
+            await trio.sleep_forever()  # the first was cut off, and so is this
         answer = self._answers[attempt]
         if isinstance(answer, BaseException):
             raise answer
@@ -56,5 +60,7 @@ class Cohort:
         self.is_closed = True
         members = sorted(self._requests, key=lambda attempt: attempt.entry.number)
         asked = [(each, each.entry.schedule, self._requests[each]) for each in members]
-        self._answers = dict(zip(members, await self._ask(asked), strict=True))
-        self._answered.set()
+        try:
+            self._answers = dict(zip(members, await self._ask(asked), strict=True))
+        finally:
+            self._answered.set()

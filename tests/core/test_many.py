@@ -423,6 +423,32 @@ async def test_a_claim_of_many_that_is_cut_off_is_reported_for_each():
     assert {"terminate"} == {event.stage for event in seen.of(ErrorEvent)}
 
 
+async def test_a_claim_of_many_that_outlives_the_grace_period_is_heard_of_by_each():
+    """As that of a storage, which hears of its commit; also those that only wait for the call."""
+    schedule = Schedule()
+
+    async def many(requests):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        return [[request.task_name] for request in requests]
+
+    async def alone(name):
+        return []
+
+    schedule.many = many
+    planton = Planton(
+        get_active_instructions=alone,
+        tasks=[Task(name=f"t{i}", schedule=schedule, delay=1.0) for i in range(3)],
+        grace=1,
+    )
+    seen = EventCollector(planton)
+    async with planton:
+        await trio.sleep(1.5)
+
+    assert ["t0", "t1", "t2"] == sorted(seen.instructions)
+    assert [] == seen.of(ErrorEvent)
+
+
 async def test_a_task_gets_its_own_error_where_what_is_active_is_a_plain_function():
     """The others that asked with it get their answers."""
 
