@@ -1,5 +1,6 @@
 """What `schedule` and `get_active_instructions` returned: checked, and sorted."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def _problem(members: Sequence[Any]) -> str:
     if None in names:
         stranger = short_repr(members[names.index(None)])
         return f"returned {stranger} among its instructions: members must be str or Claim"
-    twice = next(name for name in names if names.count(name) > 1)
+    twice = next(name for name, number in Counter(names).items() if number > 1)
     return f"returned the instruction {twice!r} more than once"
 
 

@@ -96,7 +96,8 @@ class Attempt(Reason):
         if entry.undelivered:
             if entry.task.lock is not None:
                 # Counted in its lock, this is the truth: what is not active was rolled back.
-                kept = (one for one in entry.undelivered if one.instruction in active)
+                counted = set(active)
+                kept = (one for one in entry.undelivered if one.instruction in counted)
                 entry.undelivered = tuple(kept)
             undelivered = {claim.instruction for claim in entry.undelivered}
             active = tuple(one for one in active if one not in undelivered)

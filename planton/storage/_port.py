@@ -190,7 +190,7 @@ class Backend(ABC):
         wanted = list(dict.fromkeys(named))
         ended = await self._names("ends", task_name=task_name, instructions=wanted)
         living = await self._names("living", task_name=task_name, instructions=wanted)
-        _check_ended(wanted, ended, living)
+        _check_ended(wanted, set(ended), set(living))
         return wanted
 
     async def drop(self, task_name: str, instructions: Sequence[str] | None) -> int:
@@ -268,7 +268,7 @@ def _listed(names: Sequence[str] | None) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _check_ended(wanted: Sequence[str], ended: Sequence[str], living: Sequence[str]) -> None:
+def _check_ended(wanted: Sequence[str], ended: Collection[str], living: Collection[str]) -> None:
     if problems := [name for name in wanted if name in living]:
         remedy = "it is queued or active: wait until it has ended"
         raise InvalidArgumentError("instructions", problems[0], remedy)
