@@ -193,7 +193,7 @@ class Base:
         """Wake the tasks whose slots a report is about to free: their claims join its commit."""
         for receipt in receipts:
             name = self._held.pop(receipt, None)
-            if name is not None and name not in self._woken:
+            if name is not None and self._served and name not in self._woken:
                 self._woken.add(name)
                 for served in self._served:
                     served.wake((name,))

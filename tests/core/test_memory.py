@@ -326,3 +326,33 @@ def test_a_planton_whose_run_is_over_is_not_woken():
     Served(planton, trio.run(token)).wake(["task"])
 
     assert not planton.is_running
+
+
+class Steps(trio.abc.Instrument):
+    """Counts what trio tasks do from one checkpoint to the next."""
+
+    count = 0
+
+    def before_task_step(self, task):
+        self.count += 1
+
+
+async def test_a_report_waits_for_no_claim_where_no_planton_runs():
+    """An end is as quick as a report that frees nothing."""
+    storage = MemoryStorage()
+    storage.add("task", "a")
+    batch = await storage.queue_task("task").schedule(
+        ScheduleRequest(
+            task_name="task", active_instructions=(), concurrency=1, limit=1, attempt_number=0
+        )
+    )
+    (claim,) = batch.claims
+    steps = []
+    for report in (storage.heartbeat, storage.complete):
+        counted = Steps()
+        trio.lowlevel.add_instrument(counted)
+        await report(claim.receipt)
+        trio.lowlevel.remove_instrument(counted)
+        steps.append(counted.count)
+
+    assert steps[0] == steps[1]
