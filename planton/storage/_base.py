@@ -1,6 +1,6 @@
 """What a storage is made of: its backend, what it gathers, what it holds, and whom it wakes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from weakref import WeakSet
 
@@ -206,7 +206,7 @@ class Base:
         freed = {
             name
             for report, names in zip(reports, found, strict=True)
-            if report.kind in ENDING and isinstance(names, Mapping)
+            if report.kind in ENDING and not isinstance(names, Exception)
             for name in names.values()
         }
         self.wake(freed.difference(request.rule.task_name for request in requests))
