@@ -259,8 +259,9 @@ class Claim:
         """
         marks = query.is_marking(self._connection)
         full = [name for name in self._partitions if self._room_of(name) <= 0]
-        active = json.dumps(self._names("active"))
-        parameters = {"active": active, "now": self._now, "full": json.dumps(full)}
+        # They may be many, and most statements do not look at them.
+        active = self._names("active") if "active" in query.sql else []
+        parameters = {"active": json.dumps(active), "now": self._now, "full": json.dumps(full)}
         limit = self._room if marks else self._room + self.held
         while True:
             ran = query.run(self._connection, {**parameters, "limit": limit})
