@@ -78,7 +78,7 @@ class SQLiteBackend(Backend):
         if os.path.exists(self.file):
             connection = _open.connect_existing(self.file)
             try:
-                query.is_marking(connection)
+                query.explain(connection)
             finally:
                 connection.close()
 

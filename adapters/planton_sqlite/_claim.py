@@ -12,7 +12,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
-from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -134,19 +133,18 @@ class Claim:
         room = self._room
         due = self._take_by_priority("due", room) if self._most is None else self._take_turns(room)
         if due:
-            ids = json.dumps(due)
+            ids = str(due)  # of numbers, which JSON writes as Python does
             self._record(self._execute("record_due", ids=ids).fetchall())
             self._execute("drop_due", ids=ids)
         if len(due) < room:
             self._next_due.append(self._first_due(self._now))
 
     def _take_by_priority(self, statement: str, room: int, taken: int = 0) -> list[int]:
-        return list(islice(self._due_by_priority(statement, taken + room), taken, taken + room))
-
-    def _due_by_priority(self, statement: str, room: int) -> Iterator[int]:
-        for level in self._levels():
-            for (row_id,) in self._execute(statement, level=level, room=room).fetchall():
-                yield row_id
+        due: list[tuple[int]] = []
+        levels = self._levels()
+        while len(due) < taken + room and (level := next(levels, None)) is not None:
+            due += self._execute(statement, level=level, room=taken + room).fetchall()
+        return [row_id for (row_id,) in due[taken : taken + room]]
 
     def _levels(self) -> Iterator[int]:
         """Return the priorities of what is queued, the highest first."""
@@ -261,8 +259,9 @@ class Claim:
         """
         marks = query.is_marking(self._connection)
         full = [name for name in self._partitions if self._room_of(name) <= 0]
-        active = json.dumps(self._names("active"))
-        parameters = {"active": active, "now": self._now, "full": json.dumps(full)}
+        # They may be many, and most statements do not look at them.
+        active = self._names("active") if "active" in query.sql else []
+        parameters = {"active": json.dumps(active), "now": self._now, "full": json.dumps(full)}
         limit = self._room if marks else self._room + self.held
         while True:
             ran = query.run(self._connection, {**parameters, "limit": limit})
@@ -347,7 +346,10 @@ class Claim:
     def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Note claims, in the order of their ids: RETURNING promises none."""
         token = self._parameters["token"]
-        self._rows += [ClaimedRow((row_id, token), *rest) for row_id, *rest in sorted(rows)]
+        self._rows += [
+            ClaimedRow((row_id, token), name, payload, delivery, timeout, partition)
+            for row_id, name, payload, delivery, timeout, partition in sorted(rows)
+        ]
 
     def _paused(self) -> Claimed:
         return Claimed(concurrency=self.concurrency, outcome="paused")

@@ -14,6 +14,8 @@ from planton_sqlite._open import is_of_database
 _PARAMETER = re.compile(r"[:@$]([A-Za-z_]\w*)")
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _KNOWN = {"limit": 1, "active": "[]", "now": 0.0, "full": "[]"}
+# By the text of a statement whether it writes, which depends on nothing else.
+_MARKING: dict[str, bool] = {}
 # What a statement within the claim may not do: the transaction is the claim's.
 _FORBIDDEN = {
     sqlite3.SQLITE_TRANSACTION: "end or begin a transaction",
@@ -44,9 +46,16 @@ class Query:
             raise self._error(f"has the parameter :{strangers[0]}, but is given only {known}")
 
     def is_marking(self, connection: sqlite3.Connection) -> bool:
-        """Tell whether it writes, so that it will not return the same rows again.
+        """Tell whether it writes, so that it will not return the same rows again."""
+        if self.sql not in _MARKING:
+            self.explain(connection)
+        return _MARKING[self.sql]
+
+    def explain(self, connection: sqlite3.Connection) -> None:
+        """Check what the database knows, and note whether it writes.
 
         SQLite itself is asked: a program that writes has a `Transaction` instruction that says so.
+        An authorizer makes the connection prepare all of its statements anew: not at each claim.
         """
         refused: list[str] = []
 
@@ -66,7 +75,7 @@ class Query:
             connection.set_authorizer(None)
         steps = [(opcode, p2) for _, opcode, _, p2, *_ in plan]
         self._check_columns(max((p2 for opcode, p2 in steps if opcode == "ResultRow"), default=0))
-        return any(opcode == "Transaction" and p2 for opcode, p2 in steps)
+        _MARKING[self.sql] = any(opcode == "Transaction" and p2 for opcode, p2 in steps)
 
     def run(self, connection: sqlite3.Connection, parameters: dict[str, Any]) -> dict[str, str]:
         """Run the statement; return the instructions, each once, with their partitions."""

@@ -1,6 +1,6 @@
 """What a storage is made of: its backend, what it gathers, what it holds, and whom it wakes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from weakref import WeakSet
 
@@ -193,7 +193,7 @@ class Base:
         """Wake the tasks whose slots a report is about to free: their claims join its commit."""
         for receipt in receipts:
             name = self._held.pop(receipt, None)
-            if name is not None and name not in self._woken:
+            if name is not None and self._served and name not in self._woken:
                 self._woken.add(name)
                 for served in self._served:
                     served.wake((name,))
@@ -206,7 +206,7 @@ class Base:
         freed = {
             name
             for report, names in zip(reports, found, strict=True)
-            if report.kind in ENDING and isinstance(names, Mapping)
+            if report.kind in ENDING and not isinstance(names, Exception)
             for name in names.values()
         }
         self.wake(freed.difference(request.rule.task_name for request in requests))

@@ -19,10 +19,7 @@ def said_by(reports: Sequence[Report]) -> dict[Receipt, tuple[Any, ...]]:
 
     Sorted by receipt, so that rows are locked in one order everywhere.
     """
-    said: dict[Receipt, tuple[Any, ...]] = {}
-    for report in reports:
-        for receipt in report.receipts:
-            said.setdefault(receipt, report.values)
+    said = {each: report.values for report in reversed(reports) for each in report.receipts}
     return {receipt: said[receipt] for receipt in sorted(said)}
 
 
@@ -36,11 +33,9 @@ def found_by(
         rows: The id, the token and the task of each claim that was changed.
     """
     changed = {(row_id, token): name for row_id, token, name in rows}
-    answers = []
-    for report in reports:
-        answer = {each: changed[each] for each in report.receipts if each in changed}
-        if report.kind not in ("heartbeat", "advance"):
-            for receipt in answer:
-                del changed[receipt]  # of two that end one claim the first did
-        answers.append(answer)
-    return answers
+    # Of two that end one claim the first did.
+    take = changed.get if reports[0].kind in ("heartbeat", "advance") else changed.pop
+    return [
+        {each: name for each in report.receipts if (name := take(each, None)) is not None}
+        for report in reports
+    ]

@@ -114,7 +114,10 @@ class Schedule:
             claims = _read(claimed.rows, terms.rule, asked_at, unreadable)
             if claimed.rows:
                 terms.is_expected = True
-                self._storage.remember(claims, request.task_name)
+                # A claim with a statement travels alone: woken before the report that frees its
+                # slot is committed, it would find the task saturated.
+                if terms.rule.statement is None:
+                    self._storage.remember(claims, request.task_name)
             elif claimed.error is not None:
                 raise claimed.error
             batches.append(_batch(terms, claimed, claims, rest))

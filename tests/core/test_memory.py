@@ -326,3 +326,63 @@ def test_a_planton_whose_run_is_over_is_not_woken():
     Served(planton, trio.run(token)).wake(["task"])
 
     assert not planton.is_running
+
+
+class Steps(trio.abc.Instrument):
+    """Counts what trio tasks do from one checkpoint to the next."""
+
+    count = 0
+
+    def before_task_step(self, task):
+        self.count += 1
+
+
+async def test_a_report_waits_for_no_claim_where_no_planton_runs():
+    """An end is as quick as a report that frees nothing."""
+    storage = MemoryStorage()
+    storage.add("task", "a")
+    batch = await storage.queue_task("task").schedule(
+        ScheduleRequest(
+            task_name="task", active_instructions=(), concurrency=1, limit=1, attempt_number=0
+        )
+    )
+    (claim,) = batch.claims
+    steps = []
+    for report in (storage.heartbeat, storage.complete):
+        counted = Steps()
+        trio.lowlevel.add_instrument(counted)
+        await report(claim.receipt)
+        trio.lowlevel.remove_instrument(counted)
+        steps.append(counted.count)
+
+    assert steps[0] == steps[1]
+
+
+async def test_reports_of_the_same_moment_share_a_commit():
+    """The first of them lets those come that are about to."""
+    storage = MemoryStorage()
+    commits = []
+    storage.observe(lambda reports, *_: commits.append(len(reports)))
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 6):
+            nursery.start_soon(storage.complete, f"{number}.1")
+
+    assert [5] == commits
+
+
+async def test_a_statement_is_not_run_before_the_report_that_frees_its_slot(autojump_clock):
+    """Its claim cannot join that commit: at a cap of one each report would cost a claim more."""
+    storage = MemoryStorage()
+    storage.connection.execute("CREATE TABLE job AS SELECT value AS id FROM json_each('[1, 2, 3]')")
+    sql = "DELETE FROM job WHERE id IN (SELECT id FROM job LIMIT :limit) RETURNING id"
+    task = storage.claim_task("task", sql=sql, concurrency=1, delay=3600)
+    planton = Planton(tasks=[task], storages=[storage])
+    seen = EventCollector(planton)
+    async with planton:
+        for number in (1, 2, 3):
+            events = await seen.wait_for(InstructionEvent, number)
+            await storage.complete(events[-1].receipt)
+        await trio.sleep(1)
+
+    assert ["1", "2", "3"] == seen.instructions
+    assert "saturated" not in seen.outcomes

@@ -16,6 +16,7 @@ from planton import (
 )
 from planton.testing import EventCollector
 from planton_sqlite import SQLiteStorage
+from planton_sqlite._query import Query
 
 
 def strict(storage, claim_sql, **options):
@@ -489,3 +490,24 @@ async def test_a_writer_that_never_finishes_is_a_clear_error(storage, claim_sql,
     other.close()
 
     assert "another process has been writing" in str(seen.errors[0])
+
+
+class Watched(sqlite3.Connection):
+    """Counts the authorizers that are set and removed."""
+
+    count = 0
+
+    def set_authorizer(self, authorizer):
+        self.count += 1
+        super().set_authorizer(authorizer)
+
+
+def test_a_claim_does_not_ask_again_whether_its_statement_writes():
+    """An authorizer makes SQLite prepare all statements of the connection anew."""
+    connection = sqlite3.connect(":memory:", factory=Watched)
+    query = Query("send", "SELECT 'asked once' LIMIT :limit")
+    answers = [query.is_marking(connection) for _ in range(3)]
+    connection.close()
+
+    assert [False, False, False] == answers
+    assert 2 == connection.count

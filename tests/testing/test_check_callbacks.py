@@ -461,7 +461,7 @@ async def test_the_storage_in_memory_keeps_everything(autojump_clock):
     report = await check_memory(Memory(), concurrency=2)
 
     assert {"kept"} == set(outcomes(report).values())
-    assert "each of its 2 steps" in report["cancellation"].evidence
+    assert "each of its 3 steps" in report["cancellation"].evidence
 
 
 async def test_without_hooks_the_check_does_what_it_can(autojump_clock):
