@@ -55,11 +55,10 @@ async def migrate(
     for number, migration in enumerate(_MIGRATIONS[version:], int(version) + 1):
         await connection.execute(qualified(migration, schema or current))
         await connection.execute(sql["applied"], {"version": number})
-    if version < known:
-        for source in function_sources():
-            await connection.execute(qualified(source, schema or current))
-        if unlogged:
-            await connection.execute(sql["unlog"])
+    for source in function_sources():
+        await connection.execute(qualified(source, schema or current))
+    if unlogged:
+        await connection.execute(sql["unlog"])
     return known - int(version)
 
 

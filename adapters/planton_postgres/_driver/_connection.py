@@ -148,8 +148,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         The caller holds the lock.
         """
-        if not is_active(self.pgconn):  # else it goes on with, or cleans up, what is in hand
-            await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint_if_cancelled()
         exchange = Exchange(gen, self.pgconn.socket)
         try:
             return await exchange.run()

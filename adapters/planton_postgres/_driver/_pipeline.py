@@ -80,8 +80,6 @@ def rows_of(connection: psycopg.AsyncConnection[Any], results: Iterable[PGresult
     transformer = psycopg.adapt.Transformer(connection)
     try:
         return [_rows(transformer, result) for result in results]
-    except psycopg.Error:
-        raise
     except Exception as error:
         raise psycopg.DataError(f"{type(error).__name__}: {error}") from error
 
