@@ -489,3 +489,21 @@ async def test_a_writer_that_never_finishes_is_a_clear_error(storage, claim_sql,
     other.close()
 
     assert "another process has been writing" in str(seen.errors[0])
+
+
+async def test_a_report_that_waits_when_the_storage_is_closed_is_refused(path):
+    """The one that was sent is answered; the other is told, and does not wait for ever."""
+    storage, answers = SQLiteStorage(path), []
+
+    async def report():
+        try:
+            answers.append((await storage.complete("1.1")).stale)
+        except StorageError as error:
+            answers.append(str(error))
+
+    async with trio.open_nursery() as nursery, storage:
+        nursery.start_soon(report)
+        nursery.start_soon(report)
+        await trio.lowlevel.checkpoint()
+
+    assert [("1.1",), f"{path}: the storage is not open"] == answers
