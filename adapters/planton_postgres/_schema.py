@@ -19,11 +19,11 @@ _MIGRATIONS = load_migrations(__package__)
 _SQL = Statements()
 
 
-def script(schema: str = "public") -> str:
+def script() -> str:
     """Return all that `migrate` does on an empty database, as one script."""
     applied = f"INSERT INTO planton_schema VALUES ({len(_MIGRATIONS)});\n"
     parts = [*_MIGRATIONS, *function_sources(), f"{_SQL['create']};", applied]
-    return "\n".join(qualified(part, schema) for part in parts)
+    return "\n".join(qualified(part, "public") for part in parts)
 
 
 async def migrate(

@@ -117,13 +117,16 @@ async def test_a_search_path_without_a_schema_is_a_clear_error(postgres_dsn):
         await opened(PostgresStorage(dsn, migrate=True))
 
 
-async def test_all_connections_of_the_pool_are_in_use(schema_dsn):
+async def test_all_connections_of_the_pool_are_in_use(schema_dsn, observer):
     """As long as a call may wait: it says what can be done."""
-    storage = PostgresStorage(schema_dsn, pool_size=1, connect_timeout=0.3, migrate=True)
-    sql = "SELECT 'a' || pg_sleep(1) FROM generate_series(1, %(limit)s)"
+    storage = PostgresStorage(schema_dsn, pool_size=1, connect_timeout=0.5, migrate=True)
+    sql = "SELECT 'a' || pg_sleep(2) FROM generate_series(1, %(limit)s)"
+    sleeps = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     async with storage, trio.open_nursery() as nursery:
         nursery.start_soon(claim, storage.claim_task("task", sql=sql))
-        await trio.sleep(0.2)
+        with trio.fail_after(10):
+            while not await rows(observer, sleeps):
+                await trio.sleep(0.01)
         with pytest.raises(StorageError, match="use a larger pool_size"):
             await storage.stats()
 
