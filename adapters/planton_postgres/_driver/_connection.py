@@ -82,7 +82,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         Args:
             conninfo: A connection string or URI as libpq takes it: Unix sockets, TCP, several
                 hosts.
-            connect_timeout: Seconds for each address of each host.
+            connect_timeout: Seconds for all of that; the addresses of the hosts share them.
             prepare_threshold: Statements executed more often than this are prepared; None never
                 prepares, as poolers in transaction mode may need.
 
