@@ -70,7 +70,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     @classmethod
     async def connect(  # type: ignore[override]  # what nobody here sets is left out
         cls,
-        conninfo: str = "",
+        conninfo: str,
         *,
         connect_timeout: float = 10.0,
         prepare_threshold: int | None = 5,
@@ -119,7 +119,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                         await self.wait(_internals.rolling_back(self))
                 raise
 
-    async def describe(self, query: str, types: Sequence[int]) -> list[tuple[str, int]]:
+    async def describe(self, query: str, types: Sequence[int]) -> list[str]:
         """Have the server parse a statement, but not execute it; return its columns.
 
         Args:
@@ -127,7 +127,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             types: The OIDs of their types; 0, or none given, lets the server find out.
 
         Returns:
-            The name and the OID of the type of each column; [] if it returns no rows.
+            The names of its columns; [] if it returns no rows.
 
         Raises:
             psycopg.Error: it is not valid; the message shows the place. An open transaction is

@@ -53,7 +53,7 @@ class Pool:
 
     def __init__(
         self,
-        conninfo: str = "",
+        conninfo: str,
         *,
         size: int = 4,
         timeout: float = 30.0,
