@@ -23,12 +23,9 @@ def text_of(value: object, function: Callable[[object], str] = str) -> str:
         return f"<{name} whose text fails with {failure}>"  # noqa: ASYNC104
 
 
-def short_repr(value: object, longest: int = 100) -> str:
-    return shortened(text_of(value, repr), longest)
-
-
-def shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}…"
+def short_repr(value: object) -> str:
+    text = text_of(value, repr)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def printable(text: str) -> str:

@@ -122,9 +122,7 @@ class Relay:
             try:
                 async with connected(self.broker, self._timeout) as connection:
                     self._connection, self._lost = connection, trio.Event()
-                    for name in planton.names():
-                        if self.capacity(name) is not None:
-                            planton.wake(name)
+                    planton.wake()
                     tried.set()
                     await self._lost.wait()
             except BrokerError as error:

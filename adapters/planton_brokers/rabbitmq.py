@@ -137,9 +137,8 @@ class _Channel:
         if method.multiple:
             tags = list(takewhile(lambda tag: tag <= method.delivery_tag, self._unconfirmed))
         for tag in tags:
-            answer = self._unconfirmed.pop(tag)
-            if not answer.done():
-                answer.set_result(None if is_confirmed else BufferError("the queue refuses it"))
+            refusal = None if is_confirmed else BufferError("the queue refuses it")
+            self._unconfirmed.pop(tag).set_result(refusal)
 
     def _on_return(self, _: Any, method: Any, __: Any, ___: Any) -> None:
         """End the connection: the next one declares the queue again, which was deleted."""

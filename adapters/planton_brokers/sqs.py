@@ -152,5 +152,4 @@ def _batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
             batch, size = [], 0
         batch.append(message)
         size += length
-    if batch:
-        yield batch
+    yield batch

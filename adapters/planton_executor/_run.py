@@ -133,13 +133,10 @@ class Run:
 
     def begin(self, terms: Terms, tries: int) -> None:
         """Begin with something that has these terms, and a time limit of its own."""
+        assert self.scope is not None, "a worker has it"
         self.terms, self.tries = terms, tries
-        if self.scope is None:
-            return
         if terms.timeout is not None or self.timeout is not None:
             self.scope.deadline = self._deadline(trio.current_time())
-        elif self.scope.deadline < math.inf:
-            self.scope.deadline = math.inf
 
     def _deadline(self, now: float) -> float:
         deadline = math.inf if self.terms.timeout is None else now + self.terms.timeout

@@ -64,8 +64,6 @@ class Workers:
                 await self._work_in_one_scope()
         finally:
             self._started -= 1
-        if self._queue and not self._woken:
-            self._wake(1)
 
     async def _work_in_one_scope(self) -> None:
         """Work until a run is broken off or fails: one scope for many costs far less than many."""

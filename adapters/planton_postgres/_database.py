@@ -65,7 +65,6 @@ class Database:
             self.conninfo,
             size=pool_size,
             timeout=connect_timeout,
-            connect_timeout=connect_timeout,
             prepare_threshold=prepare_threshold,
         )
         # The user's own statements may wait for locks of the user's: one connection is left for

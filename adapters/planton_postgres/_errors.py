@@ -16,7 +16,7 @@ _REMEDIES = {
     "3D000": "make the database first, with `createdb`",
     "25006": "connect to the primary, and let the role write (default_transaction_read_only)",
     "42501": "GRANT the user what it needs",
-    "53300": "all connections of the server are taken: use a smaller pool_size, or a pooler",
+    "53300": "all connections that it may have are taken: use a smaller pool_size, or a pooler",
     "57P": "the server was stopping or starting: it is tried again",
     "26000": "behind a pooler, make the storage with prepare_threshold=None",
     "42P05": "behind a pooler, make the storage with prepare_threshold=None",
@@ -111,12 +111,12 @@ def _remedy(error: psycopg.Error) -> str:
 
 
 def _unreachable(text: str) -> str:
+    if "too many" in text or "reserved for" in text:
+        return _REMEDIES["53300"]
     if "password" in text or "authentication" in text or "role" in text:
         return _REMEDIES["28"]
     if "does not exist" in text and "database" in text:
         return _REMEDIES["3D000"]
     if "are in use" in text:
         return "use a larger pool_size, or look for what holds its connections"
-    if "too many clients" in text or "reserved for" in text:
-        return _REMEDIES["53300"]
     return _REMEDIES["08"]

@@ -71,7 +71,7 @@ class Query:
                 raise
             raise self._error(f"cannot be run ({_flat(str(error))})") from error
         if len(columns) not in (1, 2):
-            given = ", ".join(name for name, _ in columns) or "none (an UPDATE needs RETURNING)"
+            given = ", ".join(columns) or "none (an UPDATE needs RETURNING)"
             problem = "must give one column, the instruction, or a second one, its partition"
             raise self._error(f"{problem}; it gives {given}")
 

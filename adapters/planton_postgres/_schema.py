@@ -19,11 +19,11 @@ _MIGRATIONS = load_migrations(__package__)
 _SQL = Statements()
 
 
-def script(schema: str = "public") -> str:
+def script() -> str:
     """Return all that `migrate` does on an empty database, as one script."""
     applied = f"INSERT INTO planton_schema VALUES ({len(_MIGRATIONS)});\n"
     parts = [*_MIGRATIONS, *function_sources(), f"{_SQL['create']};", applied]
-    return "\n".join(qualified(part, schema) for part in parts)
+    return "\n".join(qualified(part, "public") for part in parts)
 
 
 async def migrate(
@@ -55,11 +55,10 @@ async def migrate(
     for number, migration in enumerate(_MIGRATIONS[version:], int(version) + 1):
         await connection.execute(qualified(migration, schema or current))
         await connection.execute(sql["applied"], {"version": number})
-    if version < known:
-        for source in function_sources():
-            await connection.execute(qualified(source, schema or current))
-        if unlogged:
-            await connection.execute(sql["unlog"])
+    for source in function_sources():
+        await connection.execute(qualified(source, schema or current))
+    if unlogged:
+        await connection.execute(sql["unlog"])
     return known - int(version)
 
 

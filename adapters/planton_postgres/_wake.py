@@ -47,7 +47,7 @@ class Hints:
         >>> hints.add(['["slot", ["resize"]]', '["due", ["send", "resize"]]', "anything"])
         >>> sorted(hints.names), hints.strange
         (['resize', 'send'], 1)
-        >>> hints.add(['["due", null]'])
+        >>> hints.add(['["due", null]', '["due", ["send"]]'])
         >>> hints.names is None
         True
     """

@@ -32,6 +32,7 @@ from planton_sqlite._watch import Sights, watch
 T = TypeVar("T")
 Rows: TypeAlias = list[tuple[Any, ...]]
 Found: TypeAlias = Mapping[Receipt, str]
+Committed: TypeAlias = tuple[Sequence[Found], Sequence[Claimed]]
 Exchanged: TypeAlias = tuple[list[Found | Exception], list[Claimed | Exception]]
 
 
@@ -99,7 +100,8 @@ class SQLiteBackend(Backend):
         """Exchange in one commit; what fails together in halves, until it harms only itself."""
         count = len(reports) + len(requests)
         try:
-            return await self._write(lambda own: self.exchange_within(own, reports, requests))
+            done = await self._write(lambda own: self.exchange_within(own, reports, requests))
+            return [*done[0]], [*done[1]]
         except Exception as error:
             # A full disk or a lost file is an error of all of them.
             if _open.is_of_database(error):
@@ -127,10 +129,10 @@ class SQLiteBackend(Backend):
         own: sqlite3.Connection,
         reports: Sequence[Report],
         requests: Sequence[ClaimRequest],
-    ) -> Exchanged:
+    ) -> Committed:
         """Apply reports, then claim, within a transaction."""
         found = Reports(own, self._clock, keeps=self._keeps).apply(reports) if reports else []
-        return [*found], [self._claim(own, request) for request in requests]
+        return found, [self._claim(own, request) for request in requests]
 
     def _claim(self, own: sqlite3.Connection, request: ClaimRequest) -> Claimed:
         claim = Claim(own, request, self._clock)
@@ -165,11 +167,8 @@ class SQLiteBackend(Backend):
         await self.check_caller(caller)
         (sql,) = _statements.SCRIPTS["enqueue"]
         parameters = {"new": to_rows(new, datetime.timestamp), "now": self._clock()}
-        try:
-            await _schema.check_within(caller, self.database)
-            return are_new(new, await caller.fetch(sql, **parameters))
-        except sqlite3.Error as error:
-            raise _open.to_storage_error(self.database, error) from error
+        await _schema.check_within(caller, self.database)
+        return are_new(new, await caller.fetch(sql, **parameters))
 
     async def check_caller(self, caller: Caller) -> None:
         await _open.check_caller(caller, self.file)

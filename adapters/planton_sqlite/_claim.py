@@ -329,8 +329,6 @@ class Claim:
         ]
 
     def _kept_times(self) -> dict[str, float]:
-        if self._rule.cron is None:
-            return {}
         return dict(self._execute("kept_times").fetchall())
 
     # 7. record each with a new receipt

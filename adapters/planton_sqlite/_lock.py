@@ -46,7 +46,7 @@ def _is_locked(connection: sqlite3.Connection, file: Path) -> bool:
     """Lock the file until the connection is closed; False if another one has it."""
     try:
         connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             return False
         raise to_storage_error(str(file), error) from error

@@ -24,20 +24,12 @@ from planton.storage import (
     to_rows,
 )
 from planton_sqlite import _schema
-from planton_sqlite._backend import Exchanged, Found, SQLiteBackend
+from planton_sqlite._backend import Committed, Found, SQLiteBackend
 from planton_sqlite._open import BUSY_TIMEOUT, open_memory
 from planton_sqlite._owner import Owner, Work
 
 T = TypeVar("T")
-Observer: TypeAlias = Callable[
-    [
-        Sequence[Report],
-        Sequence[Found | Exception],
-        Sequence[ClaimRequest],
-        Sequence[Claimed | Exception],
-    ],
-    None,
-]
+Observer: TypeAlias = Callable[[Sequence[Found], Sequence[ClaimRequest], Sequence[Claimed]], None]
 _NAP = 1 / 64
 _STATUSES = {
     "pending": ("queued",),
@@ -132,10 +124,10 @@ class MemoryBackend(SQLiteBackend):
         own: sqlite3.Connection,
         reports: Sequence[Report],
         requests: Sequence[ClaimRequest],
-    ) -> Exchanged:
+    ) -> Committed:
         found, claimed = super().exchange_within(own, reports, requests)
         for observe in self.observers:
-            observe(reports, found, requests, claimed)
+            observe(found, requests, claimed)
         return found, claimed
 
     async def check_caller(self, caller: Caller) -> None:
@@ -213,7 +205,7 @@ class MemoryStorage(Storage):
         """Call a function in each transaction of reports and claims: who sees all commits in order.
 
         Args:
-            observer: Called with reports, what each has changed, requests, and what each has
+            observer: Called with what each report has changed, requests, and what each has
                 claimed; see `planton.storage.Backend.exchange`.
         """
         self._memory.observers.append(observer)

@@ -33,10 +33,7 @@ class Job(Generic[T]):
     token: trio.lowlevel.TrioToken
 
     def hand_over(self, result: "outcome.Outcome[T]") -> None:
-        try:
-            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
-        except trio.RunFinishedError:
-            pass  # nobody waits any more
+        self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
 
 
 class Owner:
@@ -58,7 +55,7 @@ class Owner:
         self._failure: BaseException | None = None
         self._is_read_only = False
         self._opened = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread
         self._idle: Callable[[], None] | None = None
         self._interval: float | None = None
 
@@ -82,9 +79,8 @@ class Owner:
         self._is_closing = True
         self.hurry(lambda: True)
         self._jobs.put(None)
-        if self._thread is not None:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._thread.join, _CLOSED_WITHIN)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._thread.join, _CLOSED_WITHIN)
 
     def hurry(self, while_: Callable[[], bool]) -> None:
         """Wait for other writers no longer than a moment more for as long as `while_()`."""
@@ -111,7 +107,7 @@ class Owner:
     @trio.lowlevel.enable_ki_protection
     async def do(self, function: Work[T], *, is_write: bool) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._is_closing or self._thread is None or not self._thread.is_alive():
+        if self._is_closing:
             raise StorageError(self._database, "the storage is not open")
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
         job = Job(function, is_write, task, token)
@@ -202,10 +198,7 @@ class Owner:
 
         SQLite does so after a commit. With a -wal that fills the disk there is none any more.
         """
-        try:
-            ((is_busy, *_),) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:
-            return False
+        ((is_busy, *_),) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return not is_busy
 
     def _transact_once(self, function: Work[T]) -> T:

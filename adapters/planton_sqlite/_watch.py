@@ -42,7 +42,7 @@ class Sights:
     Used by the connection's thread alone.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._seen: WeakKeyDictionary[Rule, _Sight] = WeakKeyDictionary()
 
@@ -109,11 +109,11 @@ class _Look:
             names = self._owner.done(self._changed, is_write=False).unwrap()
         except Exception as error:
             self.error = error
-            self._tell(self._failed.set)
+            self._token.run_sync_soon(self._failed.set)
             return
         self._rest_until = time.monotonic() + (time.monotonic() - began) / SHARE
         if names:
-            self._tell(self._watcher.changed, names)
+            self._token.run_sync_soon(self._watcher.changed, names)
 
     def _changed(self, connection: sqlite3.Connection) -> set[str]:
         """Return the tasks that may have more than they have seen, if anything was committed."""
@@ -124,9 +124,3 @@ class _Look:
         names = {each.rule.task_name for each in requests if self._look(connection, each)}
         self._version = version
         return names
-
-    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
-        try:
-            self._token.run_sync_soon(function, *arguments)
-        except trio.RunFinishedError:
-            pass  # nobody waits any more

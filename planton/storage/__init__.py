@@ -28,7 +28,7 @@ from planton.storage._backend import (
     Rule,
     Watcher,
 )
-from planton.storage._callers import Caller, caller_of
+from planton.storage._callers import Caller
 from planton.storage._consumers import Receipts, Reports
 from planton.storage._cron import CronTimes, Fires, Misfire
 from planton.storage._kinds import by_kind, found_by, said_by
@@ -93,7 +93,6 @@ __all__ = [
     "Watcher",
     "are_new",
     "by_kind",
-    "caller_of",
     "check_function",
     "check_version",
     "describe",

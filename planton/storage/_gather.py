@@ -47,7 +47,7 @@ class Gatherer:
         expected: Returns how many claims are about to come.
     """
 
-    def __init__(self, send: Send, expected: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, send: Send, expected: Callable[[], int]) -> None:
         self._send = send
         self._expected = expected
         self._waiting: dict[Entry, None] = {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from contextlib import suppress
 from contextvars import ContextVar
 
 import pytest
@@ -217,6 +218,25 @@ def test_a_cancelled_call_waits_for_trios_side_to_end(run, times):
         return list(storage.seen)
 
     assert ["ended"] == run(main)
+
+
+def test_a_call_may_be_cancelled_at_any_moment(run):
+    """Also while trio ends: it is gone afterwards, and may be started again."""
+    storage = Storage()
+
+    async def main():
+        for turns in range(40):
+            task = asyncio.create_task(bridge(storage).add(1, second=2))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+            assert not trio.lowlevel.in_trio_run()
+            assert Guest.running() is None
+
+    run(main)
 
 
 def test_a_cancelled_call_raises_although_it_was_committed(run):

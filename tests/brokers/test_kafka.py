@@ -3,6 +3,8 @@
 import uuid
 
 import pytest
+import trio
+from confluent_kafka import KafkaException
 
 from planton_brokers import Message
 from planton_brokers.kafka import Kafka
@@ -38,6 +40,15 @@ class TestKafka(BrokerConformance):
     @pytest.mark.slow
     async def test_several_may_send_at_the_same_time(self, broker):
         await super().test_several_may_send_at_the_same_time(broker)
+
+
+async def test_an_error_in_place_of_a_message_ends_the_connection(kafka_servers):
+    """A new one is made then; nothing is taken for a message, and acknowledged."""
+    topic = uuid.uuid4().hex
+    options = {**QUICK, "enable.partition.eof": True}
+    async with Kafka(kafka_servers, topic=topic, group=topic, options=options).connect() as one:
+        with trio.fail_after(20), pytest.raises(KafkaException, match="PARTITION_EOF"):
+            await one.receive(1)
 
 
 async def test_the_partition_of_an_instruction_is_the_key(kafka_servers):

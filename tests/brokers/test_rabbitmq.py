@@ -5,7 +5,9 @@ from contextlib import closing
 
 import pika
 import pytest
+import trio
 
+from planton import InvalidArgumentError
 from planton_brokers import Message
 from planton_brokers.rabbitmq import RabbitMQ, _routing_key
 from planton_brokers.testing import BrokerConformance
@@ -19,6 +21,38 @@ class TestRabbitMQ(BrokerConformance):
     def broker(self, rabbitmq_port, request):
         url = f"amqp://127.0.0.1:{rabbitmq_port}"
         return RabbitMQ(url, queue=uuid.uuid4().hex, queue_type=request.param)
+
+
+async def test_a_queue_that_was_deleted_is_declared_again(rabbitmq_port):
+    """What could not be routed is not confirmed, and the next connection makes the queue."""
+    url, queue = f"amqp://127.0.0.1:{rabbitmq_port}", uuid.uuid4().hex
+    broker = RabbitMQ(url, queue=queue)
+    async with broker.connect() as connection:
+        with closing(pika.BlockingConnection(pika.URLParameters(url))) as other:
+            other.channel().queue_delete(queue)
+        with pytest.raises(LookupError, match="NO_ROUTE"):
+            await connection.send([Message("1.1", "a")])
+    async with broker.connect() as connection:
+        answers = await connection.send([Message("1.2", "a")])
+
+    assert [None] == answers
+
+
+async def test_a_send_that_is_cancelled_spoils_no_other(rabbitmq_port):
+    """Its messages are confirmed all the same, and nobody waits for that."""
+    broker = RabbitMQ(f"amqp://127.0.0.1:{rabbitmq_port}", queue=uuid.uuid4().hex)
+    async with broker.connect() as connection:
+        with trio.move_on_after(0.02):
+            await connection.send([Message(f"1.{number}", "a" * 1000) for number in range(3000)])
+        answers = await connection.send([Message("2.2", "b")])
+
+    assert [None] == answers
+
+
+def test_a_kind_of_queue_that_there_is_not_is_refused():
+    """When the broker is named."""
+    with pytest.raises(InvalidArgumentError, match="queue_type is 'stream': give quorum"):
+        RabbitMQ("amqp://127.0.0.1", queue_type="stream")
 
 
 @pytest.mark.parametrize("partition", ("acme", "ä" * 200))

@@ -147,6 +147,7 @@ async def test_a_message_that_is_no_event_is_told_once_and_dropped(caplog):
     event = InstructionEvent(task_name="task", instruction="x")
     bad += [attrs.evolve(event, receipt=receipt).to_json() for receipt in (None, "", "9" * 30)]
     bad += [attrs.evolve(event, receipt=f"1.{2**63}").to_json()] * 50
+    bad += [attrs.evolve(event, task_name="unknown", receipt="strange").to_json()]
     async with one.planton():
         await one.enqueue("a")
         await trio.sleep(1)
@@ -239,6 +240,37 @@ async def test_a_broker_that_does_not_answer_in_time_is_away():
         async with one.relay.consumer(one.executor):
             await trio.sleep(5)
     assert ["a"] == one.done
+
+
+async def test_messages_that_one_connection_lost_cost_one_new_connection():
+    """Those that are told of it later do not end the new one."""
+    one = Bench(timeout=2.0)
+    one.broker = one.relay.broker = CountsConnections()
+
+    async def send(receipt):
+        with pytest.raises(BrokerError, match="not confirmed within 2 s"):
+            await one.relay.submit(
+                InstructionEvent(task_name="task", instruction=receipt, receipt=receipt)
+            )
+
+    async with one.planton(), trio.open_nursery() as nursery:
+        one.broker.latency = 100.0
+        nursery.start_soon(send, "1.1")
+        await trio.sleep(1)
+        nursery.start_soon(send, "2.2")
+        await trio.sleep(1.2)
+        one.broker.latency = 0.0
+        await trio.sleep(30)
+
+    assert 2 == one.broker.connections
+
+
+class CountsConnections(MemoryBroker):
+    connections = 0
+
+    def connect(self):
+        self.connections += 1
+        return super().connect()
 
 
 async def test_what_is_not_confirmed_at_the_stop_is_released():

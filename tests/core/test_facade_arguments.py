@@ -93,7 +93,7 @@ async def test_a_task_that_makes_no_sense_is_refused(storage):
         "deliveries": (0, *NO_COUNT),
         "partition_concurrency": (0, True, 1.5, "1", 2**31),
         "tags": ("gpu", [1], 5),
-        "key": (None, 1),
+        "key": (None, 1, "a\\", "a\\\\\\"),
     }
     for argument, values in bad.items():
         await refuse_each(storage.queue_task, argument, values, "task")

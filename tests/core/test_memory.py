@@ -9,7 +9,9 @@ import trio
 import trio.testing
 
 from planton import (
+    AttemptEvent,
     Claim,
+    ErrorEvent,
     InstructionEvent,
     InvalidArgumentError,
     Planton,
@@ -17,8 +19,10 @@ from planton import (
     StorageError,
     Task,
 )
+from planton.storage import Acknowledged
 from planton.storage._wakeups import Served
 from planton.testing import EventCollector, MemoryStorage
+from planton.testing.conformance._base import claim
 from planton_sqlite import SQLiteStorage
 
 
@@ -306,6 +310,91 @@ async def test_a_report_that_the_database_refuses_is_the_error_of_its_caller():
         await storage.complete(claim.receipt)
 
     assert ["a"] == await storage.get_active_instructions("task")
+
+
+async def test_a_claim_that_cannot_be_given_back_is_kept_and_told():
+    """By the dispatcher, until it can be."""
+    storage = MemoryStorage()
+    storage.connection.execute(
+        "CREATE TRIGGER no BEFORE DELETE ON planton_active BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    storage.add("task", "a")
+    refuses = True
+
+    def deliver(event):
+        if refuses:
+            raise OSError("the consumer is away")
+
+    planton = Planton(tasks=[storage.queue_task("task", delay=1)], storages=[storage])
+    planton.on(InstructionEvent, deliver)
+    seen = EventCollector(planton, ErrorEvent, AttemptEvent)
+    async with planton:
+        await trio.sleep(1.5)
+        refuses = False
+        await trio.sleep(2)
+
+    assert ["deliver", "release"] == [event.stage for event in seen.of(ErrorEvent)]
+    assert [0, 1] == [event.claimed for event in seen.of(AttemptEvent)][:2]
+
+
+async def test_what_a_full_disk_refuses_takes_nothing_back_that_was_committed_before():
+    """Of what is exchanged in halves each half has its own answer."""
+    storage = MemoryStorage()
+    storage.connection.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON planton_ended WHEN new.instruction = 'b'"
+        " BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    storage.add("task", "a", "b", "c")
+    claims = await claim(storage.queue_task("task", concurrency=3))
+    ((pages,),) = storage.connection.execute("PRAGMA page_count").fetchall()
+    storage.connection.execute(f"PRAGMA max_page_count = {pages + 5}")
+    results = (None, None, '"' + "c" * 100_000 + '"')
+    answers = await storage.report_many(
+        [
+            ("complete", [each.receipt], (result,))
+            for each, result in zip(claims, results, strict=True)
+        ]
+    )
+
+    assert [True, False, False] == [isinstance(each, Acknowledged) for each in answers]
+    for word, answer in zip((": no", "disk is full"), answers[1:], strict=True):
+        assert word in str(answer)
+    assert ["b", "c"] == await storage.get_active_instructions("task")
+
+
+async def test_a_statement_that_finds_the_disk_full_is_not_to_blame():
+    """The error is one of the database; nothing is claimed, and it is tried again."""
+    storage = MemoryStorage()
+    storage.connection.execute("CREATE TABLE item (id INTEGER, text TEXT)")
+    storage.connection.execute("INSERT INTO item (id) VALUES (1)")
+    ((pages,),) = storage.connection.execute("PRAGMA page_count").fetchall()
+    storage.connection.execute(f"PRAGMA max_page_count = {pages + 5}")
+    sql = "UPDATE item SET text = hex(zeroblob(100000 * :limit)) RETURNING id"
+    planton = Planton(tasks=[storage.claim_task("task", sql=sql)])
+    seen = EventCollector(planton)
+    await planton.attempt("task")
+
+    assert ["StorageError"] == [type(error).__name__ for error in seen.errors]
+    assert "make room on the disk" in str(seen.errors[0])
+    assert [] == seen.instructions
+
+
+async def test_of_two_that_retry_all_at_the_same_time_one_does():
+    """The other finds nothing left."""
+    storage = MemoryStorage(latency=1.0)
+    storage.add("task", "a", "b")
+    for each in await claim(storage.queue_task("task", concurrency=2)):
+        await storage.fail(each.receipt, "no")
+    counts = []
+
+    async def retry():
+        counts.append(await storage.retry("task"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(retry)
+        nursery.start_soon(retry)
+
+    assert (1.0, [2, 0]) == (storage.latency, counts)
 
 
 async def test_the_tasks_of_very_many_claims_are_not_remembered_for_ever():

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 import planton._loop.caller
-from planton import AttemptEvent, CallbackTimeoutError, ErrorEvent, Planton, Task
+from planton import AttemptEvent, Batch, CallbackTimeoutError, ErrorEvent, Planton, Task
 from planton.testing import EventCollector, thread_aware
 
 
@@ -127,9 +127,10 @@ def real_time(function):
 
 
 @real_time
-async def test_what_a_sync_schedule_claims_after_its_timeout_is_delivered(bench):
+@pytest.mark.parametrize("answer", (["late"], Batch(["late"])), ids=("list", "batch"))
+async def test_what_a_sync_schedule_claims_after_its_timeout_is_delivered(bench, answer):
     """Its thread cannot be stopped, so it is not called again meanwhile, and it is heard."""
-    gate = Gate(["late"])
+    gate = Gate(answer)
     one = bench(schedule=gate, timeout=0.01, delay=0.01)
     async with one.planton:
         await wait_for(lambda: len(one.seen.errors) >= 3)

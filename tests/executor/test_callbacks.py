@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 import trio
 
-from planton import Claim, InstructionEvent, InvalidArgumentError, Planton, Task
+from planton import Claim, ErrorEvent, InstructionEvent, InvalidArgumentError, Planton, Task
 from planton_executor import Callbacks, Executor, GiveUp, Steps
 
 
@@ -158,6 +158,56 @@ async def test_a_callback_that_fails_is_called_again(mails, autojump_clock):
     await run(mails, handle, seconds=60, complete=complete)
 
     assert {"sent"} == {state for _, state, _, _ in mails.rows()}
+
+
+async def test_a_heartbeat_that_fails_is_told_and_tried_again(mails, autojump_clock):
+    """In time for its lease; it holds up no other heartbeat."""
+    beats, errors = [], []
+
+    async def heartbeat(work):
+        first = work.instruction not in beats
+        if work.instruction == "a" and first:
+            beats.append("a")
+            raise OSError("away")
+        await trio.sleep(1)
+        beats.append(work.instruction)
+
+    executor = Executor(Callbacks(heartbeat=heartbeat), grace=20)
+    executor.on(ErrorEvent, lambda event: errors.append(str(event.error)))
+
+    @executor.handler("mail")
+    async def handle(work):
+        await trio.sleep(18)
+
+    async with executor:
+        for name in "ab":
+            claim = {"lease": 30, "claimed_at": trio.current_time()}
+            await executor.submit(InstructionEvent(task_name="mail", instruction=name, **claim))
+
+    assert ["away"] == errors
+    assert ["a", "b"] == beats[:2]
+    assert 2 == beats.count("a")
+
+
+@pytest.mark.parametrize("is_ours", (True, False))
+async def test_what_came_from_elsewhere_is_renewed_before_it_begins(is_ours, autojump_clock):
+    """With functions there is nothing to take a claim over with: `heartbeat` says whose it is."""
+    called = []
+
+    async def heartbeat(work):
+        return is_ours
+
+    executor = Executor(Callbacks(heartbeat=heartbeat))
+
+    @executor.handler("mail")
+    async def handle(work):
+        called.append(work.instruction)
+
+    event = InstructionEvent(task_name="mail", instruction="a")
+    async with executor:
+        await executor.submit(InstructionEvent.from_json(event.to_json()))
+
+    assert (["a"] if is_ours else []) == called
 
 
 async def test_a_callback_that_never_works_is_given_up(mails, autojump_clock):

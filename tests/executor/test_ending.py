@@ -84,6 +84,23 @@ async def test_what_outlasts_the_grace_period_is_given_back(memory_bench):
     assert 3 == round(trio.current_time())
 
 
+async def test_what_has_a_slot_and_has_not_begun_is_given_back_without_grace(memory_bench):
+    """As what has begun is: nothing is left to its lease."""
+    one = memory_bench(concurrency=100, grace=0)
+    names = [f"{number}" for number in range(10)]
+
+    @one.executor.handler("task")
+    async def handle(work):
+        await trio.sleep_forever()
+
+    events = await one.claim(*names)
+    async with one.executor:
+        for event in events:
+            await one.executor.submit(event)
+
+    assert ["queued"] * 10 == [(await one.record(name)).status for name in names]
+
+
 async def test_the_result_of_a_handler_that_shields_itself_is_stored(memory_bench):
     """However late it is: trio waits for it, so somebody can store it."""
     one = memory_bench(grace=3)

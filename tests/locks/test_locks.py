@@ -25,6 +25,17 @@ def test_a_file_lock_is_anothers_for_each_task(tmp_path):
     assert (True, False, True, True) == (first, second, third, later)
 
 
+def test_a_file_that_cannot_be_locked_is_a_clear_error(tmp_path):
+    """Here it is something else."""
+    lock = file_lock(tmp_path / "app.lock")
+    with lock("task"):
+        pass
+    (file,) = tmp_path.glob("*.db")
+    file.write_text("something else" * 100)
+    with pytest.raises(StorageError, match="give another path"), lock("task"):
+        pass
+
+
 def test_a_file_lock_of_a_process_that_is_killed_is_free(tmp_path):
     """The system frees it."""
     code = (

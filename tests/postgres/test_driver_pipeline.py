@@ -372,17 +372,17 @@ async def test_a_prepared_statement_whose_table_was_changed_fails_once(connectio
     assert [[]] == await connection.run_pipeline([select])
 
 
-INT4, TEXT, OID, NAME = 23, 25, 26, 19
+INT4, TEXT, OID = 23, 25, 26
 
 
 async def test_describe_returns_the_columns_of_a_statement_and_does_not_execute_it(connection):
-    """The server has parsed it: names and types are those that it would return."""
+    """The server has parsed it: their names are those that it would return."""
     await connection.run_pipeline([CREATE])
 
-    assert [("oid", OID), ("ä", NAME)] == await connection.describe(
+    assert ["oid", "ä"] == await connection.describe(
         'SELECT oid, relname AS "ä" FROM pg_class WHERE oid = $1 AND relname = $2', [OID, TEXT]
     )
-    assert [("i", INT4)] == await connection.describe("INSERT INTO t VALUES ($1) RETURNING i", [])
+    assert ["i"] == await connection.describe("INSERT INTO t VALUES ($1) RETURNING i", [])
     assert [] == await connection.describe("INSERT INTO t VALUES ($1)", [INT4])
     assert [] == await connection.describe("", [])
     assert [] == await rows(connection, "SELECT * FROM t")
@@ -412,11 +412,11 @@ async def test_describe_is_a_part_of_the_transaction_around_it(connection):
     """It sees what was created there; an error of it is one of the transaction."""
     async with connection.transaction():
         await connection.run_pipeline([CREATE])
-        assert [("i", INT4)] == await connection.describe("SELECT i FROM t", [])
+        assert ["i"] == await connection.describe("SELECT i FROM t", [])
         with pytest.raises(psycopg.errors.UndefinedTable):
             async with connection.transaction():
                 await connection.describe("SELECT i FROM u", [])
-        assert [("i", INT4)] == await connection.describe("SELECT i FROM t", [])
+        assert ["i"] == await connection.describe("SELECT i FROM t", [])
 
 
 async def test_describe_can_be_cancelled(connection, observer):
@@ -456,4 +456,4 @@ async def use_often(client, schema, i):
     for j in range(10):
         insert = Statement(f"INSERT INTO {schema}.t VALUES (%s)", (10 * i + j,))
         await client.run_pipeline([BEGIN, insert, COMMIT])
-        assert [("i", INT4)] == await client.describe(f"SELECT i FROM {schema}.t", [])
+        assert ["i"] == await client.describe(f"SELECT i FROM {schema}.t", [])

@@ -110,6 +110,27 @@ async def test_a_missing_migration_is_a_clear_error(schema_dsn):
         assert ["a"] == names(await claim(tasks[0]))
 
 
+async def test_a_search_path_without_a_schema_is_a_clear_error(postgres_dsn):
+    """There is no place for the tables."""
+    dsn = make_conninfo(postgres_dsn, options="-csearch_path=nowhere")
+    with pytest.raises(StorageError, match="names no schema that is there: create one"):
+        await opened(PostgresStorage(dsn, migrate=True))
+
+
+async def test_all_connections_of_the_pool_are_in_use(schema_dsn, observer):
+    """As long as a call may wait: it says what can be done."""
+    storage = PostgresStorage(schema_dsn, pool_size=1, connect_timeout=0.5, migrate=True)
+    sql = "SELECT 'a' || pg_sleep(2) FROM generate_series(1, %(limit)s)"
+    sleeps = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    async with storage, trio.open_nursery() as nursery:
+        nursery.start_soon(claim, storage.claim_task("task", sql=sql))
+        with trio.fail_after(10):
+            while not await rows(observer, sleeps):
+                await trio.sleep(0.01)
+        with pytest.raises(StorageError, match="use a larger pool_size"):
+            await storage.stats()
+
+
 async def test_tables_that_are_newer_are_a_clear_error(schema_dsn, observer):
     """An old program does not touch them."""
     async with PostgresStorage(schema_dsn) as storage:

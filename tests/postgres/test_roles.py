@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import trio
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from planton import Planton, StorageError
 from planton.testing.conformance._base import attempt, claim
@@ -164,6 +164,31 @@ async def test_many_migrate_an_empty_database_at_once(schema_dsn):
 
     assert [0, 0, 0, 0] == sorted(applied)[:4]
     assert sorted(applied)[4] >= 1
+
+
+async def test_many_migrate_outdated_tables_at_once(outdated, schema_dsn):
+    """One of them does, the others wait for it and find it done."""
+    applied = []
+
+    async def migrate():
+        async with PostgresStorage(schema_dsn, pool_size=1) as storage:
+            applied.append(await storage.migrate())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(migrate)
+
+    assert [0, 0, 0, 0] == sorted(applied)[:4]
+    assert sorted(applied)[4] >= 1
+
+
+async def test_a_role_that_may_not_have_more_connections_is_told_so(owner, roles, observer):
+    """Its user and its password are right."""
+    role = conninfo_to_dict(roles["app_viewer"])["user"]
+    await observer.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    with pytest.raises(StorageError, match=r"too many connections for role .*: all connections"):
+        async with PostgresStorage(roles["app_viewer"]):
+            pass
 
 
 async def test_nobody_may_claim_who_was_not_granted_it(owner, roles, observer):

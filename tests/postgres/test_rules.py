@@ -296,6 +296,15 @@ async def test_an_instruction_that_is_active_twice_is_loud(storage, observer):
     assert ["queued"] == [found.status for found in await storage.find()]
 
 
+async def test_very_many_tasks_that_are_all_idle_are_told_so_by_one_look(storage):
+    """Which have anything is all that is asked."""
+    tasks = [storage.queue_task(f"task {n}", concurrency=3) for n in range(60)]
+    for _ in range(2):  # at first they may find something
+        answers = await tasks[0].schedule.many([request(task) for task in tasks])
+
+    assert {(0, 3, None)} == {(each.active, each.concurrency, each.due_in) for each in answers}
+
+
 async def test_very_many_tasks_that_are_all_busy_are_claimed_for(storage):
     """Of so many it is asked first which have anything; here that are all."""
     later = datetime.now(UTC) + timedelta(hours=1)

@@ -517,6 +517,13 @@ async def test_what_is_no_table_is_a_clear_error(storage, table, problem):
         assert problem in str(caught.value)
 
 
+async def test_what_is_wrong_with_the_database_is_not_said_of_the_table(schema_dsn):
+    """Here there are no tables of Planton's."""
+    async with PostgresStorage(schema_dsn) as storage:
+        with pytest.raises(StorageError, match=r"has no planton tables.*migrate"):
+            await storage.wake_on_change("user_account", "send")
+
+
 async def test_a_change_that_waits_for_a_writer_gives_up(storage, accounts, observer):
     """Its time limit says so; nothing was made."""
     async with PostgresStorage(storage.conninfo, statement_timeout=0.3) as other:

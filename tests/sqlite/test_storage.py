@@ -511,3 +511,23 @@ def test_a_claim_does_not_ask_again_whether_its_statement_writes():
 
     assert [False, False, False] == answers
     assert 2 == connection.count
+
+
+async def test_a_report_that_waits_when_the_storage_is_closed_is_refused(path):
+    """The one that was sent is answered; the other is told, and does not wait for ever."""
+    storage, answers = SQLiteStorage(path), []
+
+    async def report():
+        try:
+            answers.append((await storage.complete("1.1")).stale)
+        except StorageError as error:
+            answers.append(str(error))
+
+    async with trio.open_nursery() as nursery, storage:
+        nursery.start_soon(report)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()  # until it is sent
+        nursery.start_soon(report)
+        await trio.lowlevel.checkpoint()
+
+    assert [("1.1",), f"{path}: the storage is not open"] == answers

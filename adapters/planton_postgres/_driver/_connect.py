@@ -1,4 +1,4 @@
-"""Opening a connection: the hosts of a conninfo one after the other, each within a time limit."""
+"""Opening a connection: the hosts of a conninfo one after the other, which share the time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
 
 async def open_connection(conninfo: str, timeout: float) -> PGconn:
-    """Return a connection to the first host that takes us; each address has `timeout` seconds."""
+    """Return a connection to the first host that takes us, in `timeout` seconds for all of them.
+
+    Of the time that is left each address has its share: one that is silent leaves some to the next.
+    """
     # libpq 17: older ones can only cancel a statement by blocking.
     capabilities.has_cancel_safe(check=True)
     failures: list[psycopg.OperationalError] = []
-    for attempt in await _resolve(conninfo_to_dict(conninfo), timeout):
+    deadline = trio.current_time() + timeout
+    attempts = await _resolve(conninfo_to_dict(conninfo), timeout)
+    for number, attempt in enumerate(attempts):
+        share = max(0.0, deadline - trio.current_time()) / (len(attempts) - number)
         try:
-            with trio.fail_after(timeout):
+            with trio.fail_after(share):
                 return await drive_connecting(_internals.connecting(make_conninfo("", **attempt)))
         except trio.TooSlowError:
-            failures.append(_too_slow("connecting to", attempt, timeout))
+            failures.append(_too_slow("connecting to", attempt, share))
         except psycopg.OperationalError as error:
             failures.append(error)
     if len(failures) == 1:
@@ -58,5 +64,5 @@ def _too_slow(what: str, attempt: ConnDict, timeout: float) -> ConnectionTimeout
     host = attempt.get("host") or attempt.get("hostaddr") or os.environ.get("PGHOST", "localhost")
     port = attempt.get("port") or os.environ.get("PGPORT") or 5432
     return ConnectionTimeout(
-        f"{what} {host}, port {port} took longer than {timeout:g} seconds: no answer"
+        f"{what} {host}, port {port} took longer than {round(timeout, 1):g} seconds: no answer"
     )

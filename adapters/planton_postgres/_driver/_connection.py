@@ -70,7 +70,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     @classmethod
     async def connect(  # type: ignore[override]  # what nobody here sets is left out
         cls,
-        conninfo: str = "",
+        conninfo: str,
         *,
         connect_timeout: float = 10.0,
         prepare_threshold: int | None = 5,
@@ -82,7 +82,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         Args:
             conninfo: A connection string or URI as libpq takes it: Unix sockets, TCP, several
                 hosts.
-            connect_timeout: Seconds for each address of each host.
+            connect_timeout: Seconds for all of that; the addresses of the hosts share them.
             prepare_threshold: Statements executed more often than this are prepared; None never
                 prepares, as poolers in transaction mode may need.
 
@@ -119,7 +119,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                         await self.wait(_internals.rolling_back(self))
                 raise
 
-    async def describe(self, query: str, types: Sequence[int]) -> list[tuple[str, int]]:
+    async def describe(self, query: str, types: Sequence[int]) -> list[str]:
         """Have the server parse a statement, but not execute it; return its columns.
 
         Args:
@@ -127,7 +127,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             types: The OIDs of their types; 0, or none given, lets the server find out.
 
         Returns:
-            The name and the OID of the type of each column; [] if it returns no rows.
+            The names of its columns; [] if it returns no rows.
 
         Raises:
             psycopg.Error: it is not valid; the message shows the place. An open transaction is
@@ -148,8 +148,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         The caller holds the lock.
         """
-        if not is_active(self.pgconn):  # else it goes on with, or cleans up, what is in hand
-            await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint_if_cancelled()
         exchange = Exchange(gen, self.pgconn.socket)
         try:
             return await exchange.run()

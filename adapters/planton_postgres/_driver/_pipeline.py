@@ -80,16 +80,12 @@ def rows_of(connection: psycopg.AsyncConnection[Any], results: Iterable[PGresult
     transformer = psycopg.adapt.Transformer(connection)
     try:
         return [_rows(transformer, result) for result in results]
-    except psycopg.Error:
-        raise
     except Exception as error:
         raise psycopg.DataError(f"{type(error).__name__}: {error}") from error
 
 
-def describing(
-    pgconn: PGconn, query: str, types: Sequence[int], encoding: str
-) -> PQGen[list[tuple[str, int]]]:
-    """Parse a statement; the names and types of its columns."""
+def describing(pgconn: PGconn, query: str, types: Sequence[int], encoding: str) -> PQGen[list[str]]:
+    """Parse a statement; the names of its columns."""
     text = query.encode(encoding)
     if b"\0" in text:
         raise psycopg.DataError("a statement cannot contain NUL")  # libpq takes it for the end
@@ -97,8 +93,7 @@ def describing(
     pgconn.send_prepare(b"", text, types)
     pgconn.send_describe_prepared(b"")
     _, (found,), _ = yield from _synchronising(pgconn)
-    names = [(found.fname(i) or b"").decode(encoding) for i in range(found.nfields)]
-    return [(name, found.ftype(i)) for i, name in enumerate(names)]
+    return [(found.fname(i) or b"").decode(encoding) for i in range(found.nfields)]
 
 
 def _synchronising(pgconn: PGconn) -> PQGen[list[list[PGresult]]]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
 
 # Seconds between two attempts to connect: between nothing and the first, doubled each time, up to
 # the last; so clients of a server that comes back do not come back together.
-_FIRST_PAUSE, _LAST_PAUSE, _DOUBLINGS = 0.05, 5.0, 10
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
 
 
 class PoolTimeout(psycopg.OperationalError):
@@ -48,24 +47,21 @@ class Pool:
         conninfo: A connection string or URI as libpq takes it.
         size: The most connections open at a time.
         timeout: Seconds to wait for a connection, the server being away included.
-        connect_timeout: Seconds for each attempt at each address.
         prepare_threshold: Statements executed more often than this on a connection are prepared;
             None: never.
     """
 
     def __init__(
         self,
-        conninfo: str = "",
+        conninfo: str,
         *,
         size: int = 4,
         timeout: float = 30.0,
-        connect_timeout: float = 10.0,
         prepare_threshold: int | None = 5,
     ) -> None:
         self._conninfo = conninfo
         self._size = size
         self._timeout = timeout
-        self._connect_timeout = connect_timeout
         self._prepare_threshold = prepare_threshold
         self._slots = trio.Semaphore(size)  # first come, first served
         self._idle: list[Connection] = []  # the last one used is lent first; the others may rest
@@ -130,18 +126,19 @@ class Pool:
                 return connection
             await connection.close()
         failure: psycopg.OperationalError | None = None
-        with trio.move_on_at(deadline):
-            for attempt in itertools.count():
-                try:
-                    return await TrioConnection.connect(
-                        self._conninfo,
-                        connect_timeout=self._connect_timeout,
-                        prepare_threshold=self._prepare_threshold,
-                    )
-                except psycopg.OperationalError as error:
-                    failure = error
-                longest = min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt, _DOUBLINGS))
+        longest = _FIRST_PAUSE
+        while (left := deadline - trio.current_time()) > 0:
+            try:
+                return await TrioConnection.connect(
+                    self._conninfo,
+                    connect_timeout=left,
+                    prepare_threshold=self._prepare_threshold,
+                )
+            except psycopg.OperationalError as error:
+                failure = error
+            with trio.move_on_at(deadline):
                 await trio.sleep(random.uniform(0, longest))
+            longest = min(_LAST_PAUSE, longest * 2)
         raise PoolTimeout(
             f"no connection could be made within {self._timeout:g} seconds"
         ) from failure

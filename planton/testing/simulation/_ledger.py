@@ -7,7 +7,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from planton.storage import Claimed, ClaimRequest, Receipt, Report
+from planton.storage import Claimed, ClaimRequest, Receipt
 
 Key: TypeAlias = tuple[str, str]
 _ROUNDED = 1e-3  # dates are floats, too
@@ -56,19 +56,17 @@ class Ledger:
 
     def commit(
         self,
-        _: Sequence[Report],
-        found: Sequence[Mapping[Receipt, str] | Exception],
+        found: Sequence[Mapping[Receipt, str]],
         requests: Sequence[ClaimRequest],
-        claimed: Sequence[Claimed | Exception],
+        claimed: Sequence[Claimed],
     ) -> None:
         """Reports were applied, and claims made after them, whoever hears of it."""
         for one in found:
-            for receipt in one if isinstance(one, Mapping) else ():
+            for receipt in one:
                 self.acknowledged(to_text(receipt))
         for request, each in zip(requests, claimed, strict=True):
-            if isinstance(each, Claimed):
-                receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
-                self.claimed(request.rule.task_name, receipts)
+            receipts = {row.instruction: to_text(row.receipt) for row in each.rows}
+            self.claimed(request.rule.task_name, receipts)
 
     def claimed(self, task_name: str, receipts: Mapping[str, str]) -> None:
         now = trio.current_time()
