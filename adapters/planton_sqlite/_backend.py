@@ -99,8 +99,12 @@ class SQLiteBackend(Backend):
     ) -> Exchanged:
         """Exchange in one commit; what fails together in halves, until it harms only itself."""
         count = len(reports) + len(requests)
+        # A statement of the user's may run for ever: a cancellation ends it.
+        shield = all(request.rule.statement is None for request in requests)
         try:
-            done = await self._write(lambda own: self.exchange_within(own, reports, requests))
+            done = await self._write(
+                lambda own: self.exchange_within(own, reports, requests), shield=shield
+            )
             return [*done[0]], [*done[1]]
         except Exception as error:
             # A full disk or a lost file is an error of all of them.
@@ -187,8 +191,8 @@ class SQLiteBackend(Backend):
     async def _read(self, function: Work[T]) -> T:
         return await self._owner.read(partial(self._checked, function))
 
-    async def _write(self, function: Work[T]) -> T:
-        return await self._owner.write(partial(self._checked, function))
+    async def _write(self, function: Work[T], *, shield: bool = True) -> T:
+        return await self._owner.write(partial(self._checked, function), shield=shield)
 
     def _checked(self, function: Work[T], own: sqlite3.Connection) -> T:
         """Let `function` see only tables of this version."""

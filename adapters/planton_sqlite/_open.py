@@ -180,6 +180,8 @@ def _remedy(path: str, error: sqlite3.Error) -> str:
         return ": look at the disk and its quotas, nothing is lost meanwhile"
     if "not a database" in text:
         return ": the file is something else, give another path"
+    if is_interrupted(error):
+        return ": it took longer than statement_timeout, give it less at a time"
     if _is_busy(error):
         return f": another process has been writing for {BUSY_TIMEOUT:g} s, look for it"
     return ""
@@ -203,11 +205,15 @@ def is_full(error: sqlite3.Error) -> bool:
     return _code(error) == sqlite3.SQLITE_FULL
 
 
+def is_interrupted(error: Exception) -> bool:
+    return _code(error) == sqlite3.SQLITE_INTERRUPT
+
+
 def _is_busy(error: sqlite3.Error) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     """Return the primary code of an error; 0 of one that sqlite3 itself raises."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF

@@ -21,6 +21,8 @@ T = TypeVar("T")
 # the thread is not waited for any longer.
 _LAST_TURN, _CLOSED_WITHIN = 1.0, 5.0
 Work = Callable[[sqlite3.Connection], T]
+# Steps of SQLite's machine between two looks at the clock: a few milliseconds.
+_STEPS = 100_000
 
 
 @attrs.define(eq=False)
@@ -31,20 +33,35 @@ class Job(Generic[T]):
     is_write: bool
     task: trio.lowlevel.Task
     token: trio.lowlevel.TrioToken
+    is_unwanted: bool = False  # its statements end as soon as they are noticed to be long
 
     def hand_over(self, result: "outcome.Outcome[T]") -> None:
         self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
 
 
 class Owner:
-    """A thread with a connection of its own."""
+    """A thread with a connection of its own.
+
+    Args:
+        open_connection: Makes it.
+        database: Its name, for errors.
+        file: Where it is.
+        timeout: Seconds that some work may take once it has its turn to write.
+    """
 
     def __init__(
-        self, open_connection: Callable[[], sqlite3.Connection], database: str, file: str
+        self,
+        open_connection: Callable[[], sqlite3.Connection],
+        database: str,
+        file: str,
+        timeout: float,
     ) -> None:
         self._open = open_connection
         self._database = database
         self._file = file
+        self._timeout = timeout
+        self._until = math.inf  # when the work at hand has taken too long
+        self._job: Job[Any] | None = None
         self._opened_file: tuple[int, int] | None = None
         self._give_up_at = math.inf
         self._hurries: Callable[[], bool] = lambda: False
@@ -94,30 +111,33 @@ class Owner:
     async def read(self, function: Work[T]) -> T:
         return await self.do(function, is_write=False)
 
-    async def write(self, function: Work[T]) -> T:
+    async def write(self, function: Work[T], *, shield: bool = True) -> T:
         """Run `function` in a transaction; if it raises, what it did is undone.
 
         It returns after the commit. A cancellation takes effect only as long as the thread has
         not begun: from then on the result is returned, so that nothing is committed unheard.
+        Without the shield it also ends a statement that takes long, as the timeout does.
         """
-        return await self.do(function, is_write=True)
+        return await self.do(function, is_write=True, shield=shield)
 
     # A KeyboardInterrupt between handing the work over and waiting for it would leave a job that
     # later reschedules a task which does not wait for it: trio would break down.
     @trio.lowlevel.enable_ki_protection
-    async def do(self, function: Work[T], *, is_write: bool) -> T:
+    async def do(self, function: Work[T], *, is_write: bool, shield: bool = True) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._is_closing:
+        if self._is_closing or not self._thread.is_alive():  # as in a process that was forked
             raise StorageError(self._database, "the storage is not open")
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
         job = Job(function, is_write, task, token)
         self._unbegun[job] = True
         self._jobs.put(job)
-        return cast(T, await trio.lowlevel.wait_task_rescheduled(lambda _: self._withdraw(job)))
 
-    def _withdraw(self, job: Job[Any]) -> trio.lowlevel.Abort:
-        abort = trio.lowlevel.Abort
-        return abort.SUCCEEDED if self._unbegun.pop(job, False) else abort.FAILED
+        def abort(_: object) -> trio.lowlevel.Abort:
+            job.is_unwanted = not shield
+            is_unbegun = self._unbegun.pop(job, False)
+            return trio.lowlevel.Abort.SUCCEEDED if is_unbegun else trio.lowlevel.Abort.FAILED
+
+        return cast(T, await trio.lowlevel.wait_task_rescheduled(abort))
 
     # From here on: on the thread.
 
@@ -137,7 +157,13 @@ class Owner:
 
     def connect(self) -> None:
         self._connection = self._open()
+        self._connection.set_progress_handler(self._is_too_long, _STEPS)
         self._opened_file = _identity(self._file)
+
+    def _is_too_long(self) -> bool:
+        """Called by SQLite now and then while a statement runs, which it ends if this is true."""
+        is_unwanted = self._job is not None and self._job.is_unwanted
+        return is_unwanted or time.monotonic() > min(self._until, self._gives_up_at())
 
     def _serve(self) -> bool:
         """Do the next job, and the idle work; whether to go on."""
@@ -146,7 +172,9 @@ class Owner:
         except queue.Empty:
             job = None
         if job is not None and self._unbegun.pop(job, False):
+            self._job = job
             result = self.done(job.function, is_write=job.is_write)
+            self._job = None
             if self._is_read_only:
                 self._reopen()
             job.hand_over(result)
@@ -156,11 +184,14 @@ class Owner:
 
     def done(self, function: Work[T], *, is_write: bool) -> "outcome.Outcome[T]":
         """Do some work. Whatever it raises is the answer of its caller; the thread goes on."""
+        self._until = time.monotonic() + self._timeout
         try:
             connection = self.connection()
             return outcome.Value(self._transact(function) if is_write else function(connection))
         except BaseException as error:  # noqa: ASYNC103  not on trio: raised by the one who waits
             return outcome.Error(self._mapped(error))  # noqa: ASYNC104
+        finally:
+            self._until = math.inf
 
     def connection(self) -> sqlite3.Connection:
         """Return the connection, as long as it is one to the file of that name.
@@ -203,6 +234,7 @@ class Owner:
 
     def _transact_once(self, function: Work[T]) -> T:
         patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"), self._gives_up_at)
+        self._until = time.monotonic() + self._timeout
         return committed(self._connection, function)
 
     def _gives_up_at(self) -> float:

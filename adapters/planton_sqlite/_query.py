@@ -9,7 +9,7 @@ import attrs
 
 from planton import InvalidArgumentError, InvalidQueryError
 from planton.storage import to_instruction, to_partition
-from planton_sqlite._open import is_of_database
+from planton_sqlite._open import is_interrupted, is_of_database
 
 _PARAMETER = re.compile(r"[:@$]([A-Za-z_]\w*)")
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -99,6 +99,9 @@ class Query:
         return found
 
     def _failed(self, connection: sqlite3.Connection, error: Exception) -> InvalidQueryError:
+        if is_interrupted(error):
+            remedy = "give it an index, or a longer timeout and statement_timeout"
+            return self._error(f"took too long and was broken off: {remedy}")
         if connection.in_transaction:
             return self._error(f"cannot be run ({error})")
         return self._error(f"undid the whole claim ({error}): leave out OR ROLLBACK")

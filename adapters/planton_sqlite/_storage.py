@@ -4,7 +4,7 @@ import os
 import sqlite3
 
 from planton import InvalidArgumentError
-from planton.storage import Storage
+from planton.storage import Storage, to_number
 from planton_sqlite import _open
 from planton_sqlite._backend import SQLiteBackend
 from planton_sqlite._owner import Owner
@@ -25,6 +25,8 @@ class SQLiteStorage(Storage):
             the power goes.
         wake_ups: Whether what other processes commit wakes tasks; if not, they find it when they
             poll. What this process does wakes them in any case.
+        statement_timeout: Seconds that one transaction may take; it is rolled back then. Of a
+            claim only the statement of the task is.
         retention: Seconds that what succeeded is kept; with 0 there is no history at all, with
             None it is kept for ever. What failed stays until `prune(status=…)`.
         name: Kept with what it claims, as `claimed_by`; the host and the process if None.
@@ -40,6 +42,7 @@ class SQLiteStorage(Storage):
         path: str | os.PathLike[str],
         *,
         synchronous: str = "FULL",
+        statement_timeout: float = 10.0,
         retention: float | None = WEEK,
         wake_ups: bool = True,
         name: str | None = None,
@@ -54,7 +57,8 @@ class SQLiteStorage(Storage):
         def open_connection() -> sqlite3.Connection:
             return _open.open_database(file, synchronous)
 
-        owner = Owner(open_connection, database, file)
+        timeout = to_number("statement_timeout", statement_timeout, above=0)
+        owner = Owner(open_connection, database, file, timeout)
         backend = SQLiteBackend(database, file, owner, keeps=retention != 0)
         super().__init__(
             backend, name=name, retention=retention, wake_ups=wake_ups, migrate=migrate

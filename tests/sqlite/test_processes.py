@@ -2,6 +2,7 @@
 
 import faulthandler
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from planton import ScheduleRequest
+from planton import ScheduleRequest, StorageError
 from planton_sqlite import SQLiteStorage
 
 DISPATCHER = Path(__file__).parent / "dispatcher.py"
@@ -237,3 +238,27 @@ def test_many_processes_migrate_at_once(tmp_path, start):
     versions = query(path, "SELECT version FROM planton_schema")
 
     assert [(number,) for number in range(1, len(versions) + 1)] == versions
+
+
+async def forked(path):
+    """Open a storage, and use it in a process that is forked then; its exit code."""
+    async with SQLiteStorage(path) as storage:
+        pid = os.fork()
+        if not pid:
+            try:
+                await storage.find()
+            except StorageError as error:
+                os._exit(7 if "is not open" in str(error) else 8)
+            os._exit(9)
+        _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+async def test_a_process_that_was_forked_is_told_that_it_has_no_storage(database):
+    """Its thread is not there, and it would wait for ever."""
+    with trio.fail_after(20):
+        code = await forked(database)
+
+    assert 7 == code

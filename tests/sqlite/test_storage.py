@@ -2,6 +2,7 @@
 
 import math
 import sqlite3
+import threading
 
 import pytest
 import trio
@@ -516,6 +517,7 @@ def test_a_claim_does_not_ask_again_whether_its_statement_writes():
 async def test_a_report_that_waits_when_the_storage_is_closed_is_refused(path):
     """The one that was sent is answered; the other is told, and does not wait for ever."""
     storage, answers = SQLiteStorage(path), []
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
     async def report():
         try:
@@ -524,10 +526,11 @@ async def test_a_report_that_waits_when_the_storage_is_closed_is_refused(path):
             answers.append(str(error))
 
     async with trio.open_nursery() as nursery, storage:
-        nursery.start_soon(report)
-        for _ in range(3):
-            await trio.lowlevel.checkpoint()  # until it is sent
-        nursery.start_soon(report)
-        await trio.lowlevel.checkpoint()
+        other.execute("BEGIN IMMEDIATE")  # the first waits for that
+        for _ in range(2):
+            nursery.start_soon(report)
+            await trio.testing.wait_all_tasks_blocked()
+        threading.Timer(0.1, other.execute, ["COMMIT"]).start()
+    other.close()
 
     assert [("1.1",), f"{path}: the storage is not open"] == answers
