@@ -34,7 +34,8 @@ def count(attempt: Attempt) -> None:
     if outcome == "dispatched":
         entry.attempt_number = 0
     elif outcome != "locked":
-        entry.attempt_number += 1
+        # A wake-up in vain says nothing of how long to wait: the ends of a burst are many.
+        entry.attempt_number += outcome == "error" or not attempt.is_woken
         entry.locked_attempts = 0
     if outcome == "error" or entry.consecutive_errors:
         _count_errors(entry, outcome, now)

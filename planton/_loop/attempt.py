@@ -40,6 +40,7 @@ class Attempt(Reason):
         surplus: Claims to release, or to keep if they cannot be.
         is_asked: Whether nothing is left to ask.
         is_over: Whether it came to its end, and was not cut off.
+        is_woken: Whether a wake-up asked for it.
     """
 
     stage: Stage = "capacity"
@@ -53,6 +54,7 @@ class Attempt(Reason):
     next_in: float | None = None
     is_asked: bool = False
     is_over: bool = False
+    is_woken: bool = False
     event: AttemptEvent | None = None
 
     def __init__(self, entry: Entry, started_at: float) -> None:

@@ -60,8 +60,9 @@ class Dispatcher:
     def begin(self, entry: Entry, now: float | None = None) -> Attempt:
         if now is None:
             now = entry.due = trio.current_time()
-        entry.woken = False
-        return Attempt(entry, now)
+        attempt = Attempt(entry, now)
+        attempt.is_woken, entry.woken = entry.woken, False
+        return attempt
 
     async def plan_first(self, entry: Entry, now: float | None) -> None:
         """Make the first attempt due, after its delay; the turn was taken for that."""

@@ -43,6 +43,7 @@ class Plan:
         if entry.is_attempting or not self.is_driving:
             entry.woken = True
         elif self.wants(entry):
+            entry.woken = True
             self.set(entry, trio.current_time())
 
     def suspend(self, entry: Entry) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 import trio
 
 from planton._calendar import Fold, Gap
-from planton._errors import InvalidArgumentError
+from planton._errors import InvalidArgumentError, InvalidTaskError
 from planton._task import Capacity, Claim, Concurrency, Delay, Seconds, Task
 from planton.storage._arguments import to_count, to_key, to_name, to_number, to_strings
 from planton.storage._backend import Report, Rule
@@ -196,6 +196,11 @@ class Sources(Base):
         )
 
     def _task(self, name: str, schedule: Schedule, options: Any) -> Task:
+        for field in options:
+            if field not in TaskOptions.__annotations__:
+                known = ", ".join(TaskOptions.__annotations__)
+                remedy = f"give some of {known}: a storage counts, claims and releases by itself"
+                raise InvalidTaskError(field, options[field], remedy)
         return Task(name=name, schedule=schedule, cap="strict", release=self._give_back, **options)
 
     def _add_shared(self, rule: Rule, options: TaskOptions) -> Task:

@@ -544,6 +544,19 @@ async def test_an_instruction_without_listener_and_release_waits_for_one(script)
 # 7. Errors
 
 
+async def test_wake_ups_in_vain_do_not_make_the_delay_longer(bench):
+    """The ends of a burst wake a task many times; work that comes then must not wait for long."""
+    one = bench(delay=lambda attempt_number: 10 * 2**attempt_number)
+    async with one.planton:
+        await trio.sleep(11)
+        for _ in range(20):
+            one.planton.wake("task")
+            await trio.sleep(0.1)
+        (status,) = one.planton.status()
+
+    assert 1 == status.attempt_number
+
+
 async def test_every_error_is_one_more_attempt_number(bench):
     """So that the delay backs off."""
     one = bench(OSError(), OSError(), ["a"])

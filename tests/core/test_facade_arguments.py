@@ -169,3 +169,10 @@ async def test_operations_that_make_no_sense_are_refused(storage):
     await refuse_each(storage.decisions, "task_name", ("", 5))
 
     assert [] == await storage.stats()
+
+
+@pytest.mark.parametrize("field", ("limit", "get_active_instructions", "release", "cap", "laese"))
+def test_a_field_that_a_storage_fills_or_no_task_has_is_refused(storage, field):
+    """It was taken and did nothing."""
+    with pytest.raises(InvalidTaskError, match=f"Task.{field} is None: give some of concurrency"):
+        storage.queue_task("task", **{field: None})

@@ -99,7 +99,7 @@ class Odd(BaseException):
 
 async def test_the_owner_survives_whatever_a_command_does(path):
     """Its caller is told; the others go on."""
-    owner = Owner(lambda: sqlite3.connect(path, isolation_level=None), "app.db", str(path))
+    owner = Owner(lambda: sqlite3.connect(path, isolation_level=None), "app.db", str(path), 10.0)
     await owner.start()
 
     def fail(error):
@@ -124,7 +124,7 @@ async def test_a_connection_that_cannot_be_opened_again_is_told(path, monkeypatc
         is_first = False
         return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
-    owner = Owner(connect, "app.db", str(path))
+    owner = Owner(connect, "app.db", str(path), 10.0)
     await owner.start()
     for _ in range(2):
         with pytest.raises(StorageError, match="permissions"):
@@ -182,7 +182,7 @@ async def test_closing_does_not_wait_for_a_disk_that_hangs(path, monkeypatch):
     monkeypatch.setattr("planton_sqlite._owner._CLOSED_WITHIN", 0.1)
     answers, asked = threading.Event(), trio.Event()
     token = trio.lowlevel.current_trio_token()
-    owner = Owner(lambda: sqlite3.connect(path), "app.db", str(path))
+    owner = Owner(lambda: sqlite3.connect(path), "app.db", str(path), 10.0)
     await owner.start()
 
     def hang(_):
