@@ -64,7 +64,7 @@ def run_as_guest(
     async def main() -> None:
         host = Host(loop, clock)
         host.interrupts = TriosOwn()
-        host.start(function, *args, done=done, instruments=instruments)
+        host.start(partial(function, *args), done=done, instruments=instruments)
 
     task = loop.create_task(main())
     loop.run_forever()

@@ -43,8 +43,8 @@ class Host:
 
     def start(
         self,
-        main: Callable[..., Awaitable[Any]],
-        *args: object,
+        main: Callable[[], Awaitable[Any]],
+        *,
         done: Callable[[Any], object],
         **options: Any,
     ) -> None:
@@ -61,7 +61,6 @@ class Host:
         try:
             trio.lowlevel.start_guest_run(
                 main,
-                *args,
                 run_sync_soon_threadsafe=self._soon_from_thread,
                 run_sync_soon_not_threadsafe=self._soon,
                 done_callback=close,

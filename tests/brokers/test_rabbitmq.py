@@ -49,6 +49,23 @@ async def test_a_send_that_is_cancelled_spoils_no_other(rabbitmq_port):
     assert [None] == answers
 
 
+async def test_a_receive_that_is_cancelled_at_any_moment_keeps_no_message(rabbitmq_port):
+    """What was pushed to it meanwhile is delivered again, by the same connection, at once."""
+    broker = RabbitMQ(f"amqp://127.0.0.1:{rabbitmq_port}", queue=uuid.uuid4().hex)
+    async with broker.connect() as connection:
+        await connection.send([Message("1.1", "a")])
+        received = []
+        for turns in range(60):
+            with trio.move_on_after(turns * 0.0002):
+                received += await connection.receive(1)
+                break
+        if not received:
+            with trio.fail_after(5):
+                received += await connection.receive(1)
+
+    assert [b"a"] == [each.body for each in received]
+
+
 def test_a_kind_of_queue_that_there_is_not_is_refused():
     """When the broker is named."""
     with pytest.raises(InvalidArgumentError, match="queue_type is 'stream': give quorum"):
