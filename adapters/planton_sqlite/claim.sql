@@ -17,7 +17,11 @@ task_name, instruction, payload, priority, tags, retries, timeout, "partition"
     WHERE task_name = :task_name AND "partition" <> '' AND "partition" >
 
 -- part: is_not_active
-instruction NOT IN (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+-- A look for each row that is due: a list of what is active would be made by every claim.
+NOT EXISTS (
+    WITH active (name) AS (SELECT instruction FROM planton_active WHERE task_name = :task_name)
+    SELECT 1 FROM active WHERE name = instruction
+)
 
 -- name: task
 SELECT paused_at IS NOT NULL, concurrency, changes, turn FROM planton_task WHERE task_name = :task_name;

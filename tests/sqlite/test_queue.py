@@ -166,6 +166,7 @@ PARAMETERS |= {"instructions": "[]", "keeps": True, "statuses": "[]", "older_tha
     (
         (CLAIM, "next_level", "planton_pending_due (task_name=? AND priority<?)"),
         (CLAIM, "due", "planton_pending_due (task_name=? AND priority=? AND run_at<?)"),
+        (CLAIM, "due", "planton_active_1 (task_name=? AND instruction=?)"),
         (CLAIM, "next_due", "planton_pending_due (task_name=? AND priority=? AND run_at>?"),
         (CLAIM, "ring", "planton_pending_partition (task_name=? AND partition>?)"),
         (CLAIM, "due_of_partition", "planton_pending_partition (task_name=? AND partition=?)"),
