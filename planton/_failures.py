@@ -5,7 +5,7 @@ import math
 import trio
 
 from planton._errors import PlantonError
-from planton._text import describe
+from planton._text import describe, leaves
 
 
 def unwrapped(error: BaseException) -> BaseException:
@@ -21,12 +21,8 @@ def failure_of(raised: BaseException) -> Exception:
     Only a KeyboardInterrupt and our own cancellation end more than the call: they are raised
     again. SystemExit, asyncio's CancelledError, or a Cancelled of another trio run do not.
     """
-    if isinstance(raised, BaseExceptionGroup):
-        ours, _ = raised.split(_is_ours)
-        if ours is not None:
-            raise ours
-    elif _is_ours(raised):
-        raise raised
+    if ours := [each for each in leaves(raised) if _is_ours(each)]:
+        raise ours[0] if len(ours) == 1 else BaseExceptionGroup("broken off", ours)
     error = unwrapped(raised)
     if isinstance(error, Exception):
         return error

@@ -1,10 +1,16 @@
 """Texts of anything, for messages and logs; what a user's object does then harms no one else."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 # Of the text of an error, such as a database's with a whole statement in it.
 _LONGEST = 200
+# Groups in groups, deeper than which `logging` would raise a RecursionError.
+_DEEPEST = 100
+# Of the class `type` itself: a metaclass may do as it likes when it is asked.
+_name_of: Callable[[type[Any]], str] = vars(type)["__name__"].__get__
 # Control characters and those that turn the direction of the text around them.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -19,7 +25,7 @@ def text_of(value: object, function: Callable[[object], str] = str) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: ASYNC103  no cancellation comes from here
-        name, failure = type(value).__name__, type(error).__name__
+        name, failure = _name_of(type(value)), _name_of(type(error))
         return f"<{name} whose text fails with {failure}>"  # noqa: ASYNC104
 
 
@@ -60,8 +66,33 @@ def describe(error: BaseException) -> str:
         >>> describe(ExceptionGroup("nursery", [ValueError("a"), KeyError("b")]))
         "ExceptionGroup: ValueError: a; KeyError: 'b'"
     """
-    name = type(error).__name__
+    name = _name_of(type(error))
     if isinstance(error, BaseExceptionGroup):
-        return f"{name}: {'; '.join(map(describe, error.exceptions[:5]))}"
+        return f"{name}: {'; '.join(map(describe, islice(leaves(error), 5)))}"
     text = text_of(error)
     return printable(f"{name}: {text}" if text else name)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors that groups hold, however deep.
+
+    Not by `split` or `subgroup`, which recurse, and call `derive`: that of a user's may fail.
+    """
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseExceptionGroup):
+            waiting += reversed(each.exceptions)
+        else:
+            yield each
+
+
+def traceback_of(error: BaseException) -> BaseException | None:
+    """Return an error for a log to show; None if its groups are too deep for that."""
+    level: Sequence[BaseException] = [error]
+    for _ in range(_DEEPEST):
+        groups = [each for each in level if isinstance(each, BaseExceptionGroup)]
+        level = [inner for group in groups for inner in group.exceptions]
+        if not level:
+            return error
+    return None

@@ -141,7 +141,9 @@ class ThreadHandle:
         return self._pid != os.getpid()
 
     def _check_process(self) -> None:
-        """Calling the thread would wait for ever where it was not copied to."""
+        """Calling the thread would wait for ever where it was not copied to, and from itself."""
+        if trio.lowlevel.in_trio_task():
+            raise PlantonError("this would block trio: call the methods of the Planton instead")
         if self._is_forked:
             problem = f"this Planton runs in process {self._pid}, which this one was forked from"
             raise PlantonError(f"{problem}: call start_in_thread in this process, after the fork")

@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 import trio
 
 from planton import ErrorEvent, InvalidArgumentError
-from planton.storage import ErrorLog, EventListeners, describe, failure_of, is_async
+from planton.storage import (
+    ErrorLog,
+    EventListeners,
+    describe,
+    failure_of,
+    is_async,
+    traceback_of,
+)
 from planton_executor._events import EVENT_TYPES, FailedEvent, LeaseAtRiskEvent
 
 logger = logging.getLogger("planton.executor")
@@ -55,9 +62,8 @@ class Listeners(EventListeners):
         if type(event) not in self.heard:
             self._log(event)
         for listener in self.of(type(event)):
-            result = _call(listener, event)
-            if result is not None and inspect.isawaitable(result):
-                yield partial(_wait_for, result, listener, event)
+            if (waiting := _call(listener, event)) is not None:
+                yield partial(_wait_for, waiting, listener, event)
 
     def _log(self, event: Any) -> None:
         if isinstance(event, FailedEvent):
@@ -67,8 +73,10 @@ class Listeners(EventListeners):
 
 
 def _call(listener: Listener, event: object) -> Any:
+    """Call a listener; return what is to be awaited, if there is something."""
     try:
-        return listener(event)
+        result = listener(event)
+        return result if result is not None and inspect.isawaitable(result) else None
     except BaseException as raised:  # noqa: ASYNC103  raised again if it is no failure
         _log_failure(listener, event, failure_of(raised))
 
@@ -82,7 +90,9 @@ async def _wait_for(result: Awaitable[None], listener: Listener, event: object) 
 
 def _log_failure(listener: object, event: object, error: Exception) -> None:
     name = getattr(listener, "__qualname__", type(listener).__name__)
-    logger.error("listener %s of %s failed", name, type(event).__name__, exc_info=error)
+    logger.error(
+        "listener %s of %s failed", name, type(event).__name__, exc_info=traceback_of(error)
+    )
 
 
 def _log_risk(event: LeaseAtRiskEvent) -> None:
@@ -102,6 +112,6 @@ def _log_failed(event: FailedEvent) -> None:
         "task %r, instruction %r, delivery %d failed (%s): %s%s",
         *(work.task_name, work.instruction, work.delivery, event.reason),
         *(describe(event.error), after),
-        exc_info=event.error if event.reason == "error" else None,
+        exc_info=traceback_of(event.error) if event.reason == "error" else None,
         extra={"task_name": work.task_name, "instruction": work.instruction},
     )

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, PlantonError
-from planton.storage import failure_of, to_count, to_error_text, to_json, to_number
+from planton.storage import failure_of, leaves, to_count, to_error_text, to_json, to_number
 from planton_executor._errors import GiveUp, LostLeaseError, StateError, TryAgain
 from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent, Work
 
@@ -243,9 +243,7 @@ _EVENT_TYPES = {"complete": SucceededEvent, "postpone": AdvancedEvent, "release"
 
 def _gives_up(error: Exception) -> bool:
     """Return whether a `GiveUp` was raised, perhaps in a nursery."""
-    if isinstance(error, ExceptionGroup):
-        return error.subgroup(GiveUp) is not None
-    return isinstance(error, GiveUp)
+    return any(isinstance(each, GiveUp) for each in leaves(error))
 
 
 def _to_text(error: Exception) -> str:

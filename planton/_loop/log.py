@@ -9,7 +9,7 @@ import attrs
 
 from planton._errors import PlantonError
 from planton._events import ErrorEvent
-from planton._text import describe
+from planton._text import describe, traceback_of
 
 logger = logging.getLogger("planton")
 
@@ -66,7 +66,7 @@ def log_error(event: ErrorEvent) -> None:
     """
     text = describe(event.error)
     is_brief = isinstance(event.error, PlantonError) and not logger.isEnabledFor(logging.DEBUG)
-    exc_info = None if is_brief else event.error
+    exc_info = None if is_brief else traceback_of(event.error)
     logger.error("%s failed: %s", _where(event), text, exc_info=exc_info, extra=_extra(event))
 
 

@@ -12,6 +12,7 @@ import trio
 from planton._errors import AlreadyRunningError, PlantonError
 from planton._failures import unwrapped
 from planton._functions import is_async
+from planton._text import traceback_of
 from planton.asyncio._guest import Gate, Guest
 
 logger = logging.getLogger("planton")
@@ -173,7 +174,9 @@ class Stay(AbstractAsyncContextManager[Any]):
     def _note_end(self, error: BaseException) -> BaseException:
         failure = unwrapped(error)
         if self._entered.done():
-            logger.critical("%r has ended: %s", self._manager, error, exc_info=failure)
+            logger.critical(
+                "%r has ended: %s", self._manager, error, exc_info=traceback_of(failure)
+            )
         return failure
 
 

@@ -4,6 +4,8 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ParamSpec, TypeVar, overload
@@ -11,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import trio
 
 from planton._errors import InvalidArgumentError, PlantonError
+from planton._failures import failure_of
 from planton._functions import is_async
 from planton.asyncio._guest import Guest
 
@@ -26,6 +29,8 @@ RELEASE = 5.0
 # Seconds before a coroutine that the program cancelled is told of: what is given back for that
 # reason is claimed again, and a function that cancels itself would go on without a pause.
 PAUSE = 0.2
+# A function that is broken off so often in a row is not broken off because the program ends.
+TIMES = 3
 
 
 class CallbackCancelledError(PlantonError):
@@ -92,7 +97,11 @@ class Hop:
             value = await self._function(*self._args, **self._kwargs)
         except Exception as error:
             self._finish(error)
+        except SystemExit as error:
+            # Not the end of the program, which asyncio would make of it: as on trio.
+            self._finish(failure_of(error))
         else:
+            self._guest.broken_off.pop(id(self._function), None)
             self._finish(lambda: value)
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
@@ -111,7 +120,21 @@ class Hop:
     def _break_off(self, problem: str, cause: BaseException | None = None) -> None:
         error = CallbackCancelledError(f"{self._function!r} was {problem}")
         error.__cause__ = cause
+        self._count(error)
         self._finish(error)
+
+    def _count(self, error: CallbackCancelledError) -> None:
+        """Let a function fail that is broken off again and again: its work is given back each time.
+
+        Those that are broken off at the same time, as at the end of a program, count as one.
+        """
+        now = time.monotonic()
+        count, last = self._guest.broken_off.get(id(self._function), (0, -math.inf))
+        count += now - last >= PAUSE / 2
+        self._guest.broken_off[id(self._function)] = count, now
+        error.is_failure = count > TIMES
+        if not error.is_failure:
+            logger.warning("%s: what it worked on is given back", error)
 
     def _finish(self, end: Callable[[], Any] | Exception) -> None:
         """Let the trio task go on; what comes first counts, as a value that may be a commit."""

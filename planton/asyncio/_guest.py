@@ -55,6 +55,8 @@ class Guest:
         self.host = Host(loop)
         self.hops: set[Any] = set()  # trio tasks that wait for asyncio
         self.visits: set[Any] = set()  # asyncio tasks that wait for trio
+        # By the id of a function how often in a row the program broke it off, and when last.
+        self.broken_off: dict[int, tuple[int, float]] = {}
         self.is_over = False
         self._pid = os.getpid()
         self._users = 0

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import attrs
 
@@ -11,6 +12,11 @@ from planton.storage import DispatcherRecord, InstructionRecord, TaskReport, Tas
 
 # Of more that run, or are queued, the first are looked at.
 MOST = 1000
+# How the words of a dispatcher begin that cannot claim what is due, and will not by itself.
+_NOTHING = "nothing due"
+_STUCK = (_NOTHING, "full", "limited")
+# An attempt that was made so long after something became due would have found it.
+_A_MOMENT = timedelta(seconds=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -47,12 +53,7 @@ class Situation:
 
 def verdict(found: Situation) -> str:
     """Return in one line where a task stands, and who or what is to blame."""
-    return (
-        _of_dispatchers(found)
-        or _saturated(found)
-        or _unserved(found)
-        or _of_the_queue(found.stats, found.queued)
-    )
+    return _of_dispatchers(found) or _saturated(found) or _unserved(found) or _of_the_queue(found)
 
 
 def _of_dispatchers(found: Situation) -> str | None:
@@ -92,12 +93,15 @@ def _holder(name: str, count: int, dispatcher: DispatcherRecord | None) -> str:
 
 
 def _unserved(found: Situation) -> str | None:
-    """Return what nobody offers, if all that is queued asks for it."""
+    """Return what nobody offers, if all that is due asks for it, or all that is queued."""
     offers = [each.tags for each in found.living]
-    if not found.queued or None in offers:
+    now = datetime.now(UTC)
+    due = [each for each in found.queued if each.run_at is not None and each.run_at <= now]
+    queued = due or found.queued
+    if not queued or None in offers:
         return None  # a dispatcher has not said what it offers
-    missing = [each.tags for each in found.queued if not _is_served(each.tags, offers)]
-    if len(missing) < len(found.queued):
+    missing = [each.tags for each in queued if not _is_served(each.tags, offers)]
+    if len(missing) < len(queued):
         return None
     offered = {tag for tags in offers for tag in tags or ()}
     names = sorted({tag for tags in missing for tag in tags} - offered)
@@ -110,10 +114,29 @@ def _is_served(tags: Sequence[str], offers: Sequence[Sequence[str] | None]) -> b
     return any(set(tags).issubset(offered or ()) for offered in offers)
 
 
-def _of_the_queue(stats: TaskStats | None, queued: Sequence[InstructionRecord]) -> str:
+def _of_the_queue(found: Situation) -> str:
+    stats = found.stats
     if stats is None or not stats.queued:
         return "nothing is queued in the storage; what rows of your own are due, an attempt finds"
     if stats.oldest_due_at is not None:
-        return f"due for {since(stats.oldest_due_at)}, and waits for the next attempt"
-    following = min((each.run_at for each in queued if each.run_at is not None), default=None)
+        return (
+            f"due for {since(stats.oldest_due_at)}, and {_why_it_waits(found, stats.oldest_due_at)}"
+        )
+    following = min((each.run_at for each in found.queued if each.run_at is not None), default=None)
     return f"nothing is due; the next is, {ago(following)}" if following else "nothing is due"
+
+
+def _why_it_waits(found: Situation, due_at: datetime) -> str:
+    """Return what the dispatchers say that have looked since; all of them must have."""
+    looked = [each for each in found.living if _has_looked(each, due_at + _A_MOMENT)]
+    said = {each.decisions[0].partition(";")[0] for each in looked}
+    if len(looked) < len(found.living) or not all(each.startswith(_STUCK) for each in said):
+        return "waits for the next attempt"
+    if stuck := sorted(each for each in said if not each.startswith(_NOTHING)):
+        return f"its dispatchers say: {', '.join(stuck)}"
+    return "attempts do not find it: no dispatcher has its key, or a transaction locks its row"
+
+
+def _has_looked(report: TaskReport, since_then: datetime) -> bool:
+    last = report.status.last_attempt_at
+    return last is not None and last > since_then

@@ -4,7 +4,7 @@ from planton._failures import failure_of
 from planton._functions import check_function, is_async
 from planton._listeners import EventListeners
 from planton._loop.log import ErrorLog
-from planton._text import describe
+from planton._text import describe, leaves, traceback_of
 from planton.storage._arguments import (
     Status,
     to_count,
@@ -99,6 +99,7 @@ __all__ = [
     "failure_of",
     "found_by",
     "is_async",
+    "leaves",
     "load_migrations",
     "load_sql",
     "load_statements",
@@ -113,4 +114,5 @@ __all__ = [
     "to_number",
     "to_partition",
     "to_rows",
+    "traceback_of",
 ]

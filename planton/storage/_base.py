@@ -89,8 +89,9 @@ class Base:
         """
         if self.is_open:
             raise StorageError(self.database, "the storage is open already: make a second one")
+        token = self._current_token()
         await self._backend.open()
-        self._token = trio.lowlevel.current_trio_token()
+        self._token = token
         if self._migrates:
             try:
                 await self._backend.migrate()
@@ -223,9 +224,15 @@ class Base:
         if self._token is None:
             remedy = "use it inside of `async with storage`, or give it to Planton(storages=[…])"
             raise StorageError(self.database, f"the storage is not open: {remedy}")
-        if trio.lowlevel.current_trio_token() is not self._token:
+        if self._current_token() is not self._token:
             remedy = "each trio.run needs a storage of its own"
             raise StorageError(self.database, f"the storage was opened by another thread: {remedy}")
+
+    def _current_token(self) -> trio.lowlevel.TrioToken:
+        if not trio.lowlevel.in_trio_task():
+            remedy = "on asyncio use planton.asyncio.bridge(storage)"
+            raise StorageError(self.database, f"this is no trio task: {remedy}")
+        return trio.lowlevel.current_trio_token()
 
     # Services
 

@@ -9,7 +9,7 @@ import pytest
 import sniffio
 import trio
 
-from planton import AlreadyRunningError, Planton, PlantonError
+from planton import AlreadyRunningError, Planton, PlantonError, StorageError
 from planton.asyncio import bridge, callback, running
 from planton.asyncio._guest import Guest
 from planton.testing import MemoryStorage
@@ -329,3 +329,19 @@ def test_plain_functions_of_trio_may_be_called_from_asyncio_code(run):
                 return await asyncio.gather(waiting, *sleeping)
 
     assert ["woken", "cancelled", "cancelled"] == run(main)
+
+
+def test_a_storage_that_is_entered_on_asyncio_without_a_bridge_says_what_to_use(run, tmp_path):
+    """It is not left half open, and can be used rightly afterwards."""
+    storage = SQLiteStorage(tmp_path / "app.db")
+
+    async def main():
+        with pytest.raises(StorageError, match=r"on asyncio use planton.asyncio.bridge\(storage\)"):
+            async with storage:
+                pass  # pragma: no cover
+        async with bridge(storage) as jobs:
+            with pytest.raises(StorageError, match="this is no trio task: on asyncio use"):
+                await storage.find()
+            return await jobs.find()
+
+    assert [] == run(main)

@@ -535,6 +535,65 @@ def test_a_function_that_cancels_itself_makes_no_hot_loop(run):
     assert run(main) > 0.1
 
 
+async def cancel_yourself():
+    asyncio.current_task().cancel()
+    await asyncio.sleep(30)
+
+
+async def note_failures(failures):
+    try:
+        await callback(cancel_yourself)()
+    except CallbackCancelledError as error:
+        failures.append(error.is_failure)
+
+
+def test_a_function_that_is_cancelled_again_and_again_fails_at_last(run):
+    """Its instruction would be given back and claimed again for ever."""
+    failures = []
+
+    async def on_trio():
+        for _ in range(5):
+            await note_failures(failures)
+
+    async def main():
+        await trio_side.call(on_trio)
+
+    run(main)
+
+    assert [False, False, False, True, True] == failures
+
+
+def test_many_that_are_cancelled_at_the_end_of_a_program_are_no_failures(run):
+    """All of them are given back."""
+    failures = []
+
+    async def on_trio():
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(note_failures, failures)
+
+    async def main():
+        await trio_side.call(on_trio)
+
+    run(main)
+
+    assert [False] * 10 == failures
+
+
+def test_a_system_exit_of_a_coroutine_is_its_own_failure(run):
+    """As on trio; asyncio would end the program, and again at each new start."""
+
+    async def work():
+        sys.exit("the file is missing")
+
+    async def main():
+        with pytest.raises(PlantonError, match="the file is missing was raised") as caught:
+            await trio_side.call(callback(work))
+        return caught.value.is_failure
+
+    assert run(main)
+
+
 def test_a_keyboard_interrupt_in_a_coroutine_is_the_programs(way, new_loop):
     """The loop raises it; the callback has not failed."""
     seen = []

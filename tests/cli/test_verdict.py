@@ -204,3 +204,53 @@ async def test_what_is_due_and_waits_is_told(autojump_clock, storage):
     found = attrs.evolve(found, stats=stats, told=[(waiting, dispatcher)])
 
     assert "due for 3 min, and waits for the next attempt" == verdict(found)
+
+
+class Full:
+    """A consumer without a free slot."""
+
+    def capacity(self, _):
+        return 0
+
+    async def submit(self, event):
+        raise AssertionError(event)
+
+
+async def test_consumers_without_a_free_slot_are_told(autojump_clock, storage):
+    """It is not for the next attempt to help."""
+    await storage.enqueue("task", "1")
+    async with Planton(tasks=[storage.queue_task("task")], storages=[storage], consumers=[Full()]):
+        await trio.sleep(20)
+        found = verdict(await situation(storage))
+
+    assert "due for 0 s, and its dispatchers say: full: the consumer has no free slot" == found
+
+
+async def test_full_partitions_are_told(autojump_clock, storage):
+    """In the words of the dispatchers."""
+    for name in "12":
+        await storage.enqueue("task", name, partition="acme")
+    task = storage.queue_task("task", concurrency=5, partition_concurrency=1)
+
+    found = await found_while_running(storage, task, on=keep)
+
+    assert "and its dispatchers say: limited: what is due waits for a limit of the source" in found
+
+
+async def test_what_no_attempt_finds_is_told(autojump_clock, storage):
+    """Its key, most likely."""
+    await storage.enqueue("task", "b1")
+
+    found = await found_while_running(storage, storage.queue_task("task", key="a%"), on=keep)
+
+    assert "and attempts do not find it: no dispatcher has its key, or a transaction" in found
+
+
+async def test_tags_that_nobody_offers_are_told_beside_what_is_due_later(autojump_clock, storage):
+    """What is queued for later does not wait for tags yet."""
+    await storage.enqueue("task", "1", tags=["gpu"])
+    await storage.enqueue("task", "2", run_at=datetime.now(UTC) + timedelta(hours=1))
+
+    found = await found_while_running(storage, storage.queue_task("task"), on=keep)
+
+    assert "1 queued ask for tags nobody offers: gpu" == found

@@ -440,3 +440,26 @@ def test_a_loop_that_is_closed_under_the_coroutine_is_a_timeout():
         wait_until(lambda: errors)
 
     assert isinstance(errors[0], TimeoutError)
+
+
+def test_a_handle_in_a_listener_says_that_it_would_block():
+    """Called on Planton's own thread it would wait for itself."""
+    storage, errors = MemoryStorage(), []
+    storage.add("task", "a")
+    planton = Planton(tasks=[storage.queue_task("task", delay=0)], storages=[storage])
+
+    def listen(_):
+        try:
+            handle.status()
+        except PlantonError as error:
+            errors.append(str(error))
+        done.set()
+
+    planton.on(InstructionEvent, listen)
+    done = threading.Event()
+    with start_in_thread(planton) as handle:
+        planton_woke = handle.wake()
+        done.wait(10)
+
+    assert ["this would block trio: call the methods of the Planton instead"] == errors
+    assert planton_woke is None
