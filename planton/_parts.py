@@ -86,6 +86,8 @@ def checked_parts(name: str, parts: Iterable[Any], methods: tuple[str, ...]) -> 
         missing = [method for method in methods if not hasattr(part, method)]
         if missing:
             raise InvalidArgumentError(name, part, f"it has no {', '.join(missing)}")
+        if isinstance(part, type):
+            raise InvalidArgumentError(name, part, "it is a class: give an object of it")
         if sum(part is other for other in found) > 1:
             raise InvalidArgumentError(name, part, "it is there more than once")
     return found

@@ -192,10 +192,14 @@ class Executor:
         return free
 
     def failing(self, task_name: str) -> str | None:
-        """Return that many instructions of a task in a row have failed; None if they have not.
+        """Return that many instructions of a task in a row have failed, or that all slots hang.
 
-        Planton shows it in `TaskStatus.failing`, and `planton.health` warns of it.
+        None if neither is so. Planton shows it in `TaskStatus.failing`, and `planton.health` warns
+        of it.
         """
+        if self._session is not None and self._session.hung == self._concurrency:
+            held = "all slots are held by threads that go on although their time is up"
+            return f"{held}: nothing is claimed until they end, or the program is started again"
         failures = {} if self._session is None else self._session.failures
         count, error = failures.get(task_name, (0, ""))
         if count < MANY_FAILURES:

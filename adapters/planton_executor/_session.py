@@ -78,6 +78,11 @@ class Session:
         taken = len(self._runs) + len(self._waiting)
         return max(0, self._concurrency - taken + self._leaving)
 
+    @property
+    def hung(self) -> int:
+        """How many slots are held by threads of handlers that were given up."""
+        return sum(run.thread_ended is not None for run in self._runs)
+
     async def take(self, event: InstructionEvent) -> None:
         run = Run(event, self._link.receipt(event))
         if event.task_name not in self._handlers:

@@ -178,6 +178,12 @@ def storable(text: str, longest: int = _ERROR_LENGTH) -> str:
     return text[:longest].replace("\0", "␀").encode(errors="replace").decode()
 
 
+def to_flag(argument: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(argument, value, "give True or False")
+    return value
+
+
 def to_status(status: object) -> Status:
     for known in get_args(Status):
         if status == known:

@@ -8,11 +8,11 @@ import attrs
 import trio
 
 from planton import delays
-from planton._errors import InvalidArgumentError, StorageError
+from planton._errors import StorageError
 from planton._parts import Started
 from planton._task import Claim
 from planton.storage import _wakeups
-from planton.storage._arguments import to_claimant, to_number
+from planton.storage._arguments import to_claimant, to_flag, to_number
 from planton.storage._backend import Claimed, ClaimRequest, Report
 from planton.storage._fleet import keep_registered
 from planton.storage._gather import Entry, Found, Gatherer
@@ -48,14 +48,11 @@ class Base:
         wake_ups: bool = True,
         migrate: bool = False,
     ) -> None:
-        for argument, value in {"wake_ups": wake_ups, "migrate": migrate}.items():
-            if not isinstance(value, bool):
-                raise InvalidArgumentError(argument, value, "give True or False")
         self.name = to_claimant(name)
         self._backend = backend
         self._retention = None if retention is None else to_number("retention", retention)
-        self._wants_wake_ups = wake_ups
-        self._migrates = migrate
+        self._wants_wake_ups = to_flag("wake_ups", wake_ups)
+        self._migrates = to_flag("migrate", migrate)
         self._token: trio.lowlevel.TrioToken | None = None
         self._gather = Gatherer(self._exchange, lambda: len(self._woken))
         self._held: dict[str, str] = {}

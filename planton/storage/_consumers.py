@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from planton._errors import InvalidArgumentError
 from planton._task import Claim
-from planton.storage._arguments import to_count, to_error_text, to_json, to_number
+from planton.storage._arguments import to_count, to_error_text, to_flag, to_json, to_number
 from planton.storage._backend import Kind, Receipt, Report
 from planton.storage._base import ENDING, Base
 from planton.storage._gather import Entry, Found
@@ -81,7 +81,8 @@ class Reports(Protocol):
             StorageError: If the database fails.
         """
         delay = 0.0 if retry_in is None else to_number("retry_in", retry_in)
-        values = (to_error_text(error), delay, bool(retry), bool(lower_priority))
+        flags = to_flag("retry", retry), to_flag("lower_priority", lower_priority)
+        values = (to_error_text(error), delay, *flags)
         return await _report(self, "fail", receipts, *values, to_count("retries", retries))
 
     async def advance(

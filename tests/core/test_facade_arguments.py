@@ -142,6 +142,8 @@ async def test_a_report_that_makes_no_sense_is_refused(storage):
     await refuse_each(storage.complete, "result", ({1, 2}, math.nan, object()), receipt)
     await refuse_each(storage.fail, "retry_in", NO_SECONDS, receipt, "broken")
     await refuse_each(storage.fail, "error", (None, 5), receipt)
+    for flag in ("retry", "lower_priority"):
+        await refuse_each(storage.fail, flag, (0, 1, "no", None), receipt, "broken")
     await refuse_each(storage.advance, "payload", ({1},), receipt)
     await refuse_each(storage.advance, "retries", NO_COUNT, receipt, 2)
     await refuse_each(storage.advance, "run_in", NO_SECONDS, receipt, 2)

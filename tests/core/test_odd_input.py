@@ -94,6 +94,36 @@ def foreign_cancelled():
     return trio.Cancelled._create(source="unknown", reason=None, source_task=None)
 
 
+class UnsplittableGroup(ExceptionGroup):
+    """Its `derive` forgets an argument, so that it cannot be split."""
+
+    def __new__(cls, code, errors):
+        return super().__new__(cls, f"code {code}", errors)
+
+    def derive(self, errors):
+        return UnsplittableGroup(errors)
+
+
+def deep_group():
+    """Deeper than Python recurses."""
+    error = ValueError("at the bottom")
+    for _ in range(5000):
+        error = ExceptionGroup("group", [error, ValueError("beside")])
+    return error
+
+
+class Unnamed(type):
+    """Of classes that do not even tell their name."""
+
+    @property
+    def __name__(cls):
+        raise ValueError("no name")
+
+
+class UnnamedError(Exception, metaclass=Unnamed):
+    """One of these."""
+
+
 ENDINGS = (
     lambda: SystemExit(2),
     lambda: GeneratorExit(),
@@ -109,6 +139,9 @@ ENDINGS = (
     lambda: UnspeakableError(ValueError()),
     lambda: UnspeakableError(SystemExit()),
     lambda: RecursiveError(),
+    lambda: UnsplittableGroup(5, [ValueError(1), KeyError(2)]),
+    deep_group,
+    lambda: UnnamedError(),
 )
 
 

@@ -557,6 +557,7 @@ async def test_a_consumer_whose_capacity_raises_fails_the_attempt():
         ({"storages": [object()]}, "it has no __aenter__, is_open, serve"),
         ({"consumers": [print]}, "it has no capacity, submit"),
         ({"consumers": [Worker(Shelf([]))] * 2}, "it is there more than once"),
+        ({"consumers": [Worker]}, "it is a class: give an object of it"),
     ),
 )
 def test_parts_that_cannot_be_used_are_refused(options, problem):

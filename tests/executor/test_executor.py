@@ -272,6 +272,27 @@ async def test_a_handler_that_takes_too_long_has_failed(bench):
     assert "within 0.05 s" in (await one.record("b", "other")).error
 
 
+async def test_threads_that_hold_all_slots_are_told(bench):
+    """Nothing is claimed any more, and no error says so."""
+    one = bench(concurrency=1)
+    let_go = threading.Event()
+
+    @one.executor.handler("task", timeout=0.05)
+    def hang(work):
+        let_go.wait(10)
+
+    await one.enqueue("a")
+    planton = one.planton()
+    async with planton:
+        await one.seen.until(1)
+        warning, *_ = health(planton).warnings
+        let_go.set()
+        while one.executor.failing("task") is not None:
+            await trio.sleep(0.01)
+
+    assert "'task': all slots are held by threads that go on although their time is up" in warning
+
+
 async def test_a_handler_grants_retries_to_what_has_none(bench):
     """Such as fire times of a cron task; with a delay by the number of deliveries."""
     one = bench()

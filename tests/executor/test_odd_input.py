@@ -46,6 +46,24 @@ def kept_cancellation():
     return trio.run(main)
 
 
+class UnsplittableGroup(ExceptionGroup):
+    """Its `derive` forgets an argument, so that it cannot be split."""
+
+    def __new__(cls, code, errors):
+        return super().__new__(cls, f"code {code}", errors)
+
+    def derive(self, errors):
+        return UnsplittableGroup(errors)
+
+
+def deep_group():
+    """Deeper than Python recurses."""
+    error = ValueError("at the bottom")
+    for _ in range(5000):
+        error = ExceptionGroup("group", [error, ValueError("beside")])
+    return error
+
+
 ERRORS = {
     "str raises": (lambda: ApiError(503), "ApiError"),
     "str exits": (ExitError, "ExitError"),
@@ -58,6 +76,11 @@ ERRORS = {
     "NUL": (lambda: ValueError("a\0b"), "ValueError: a\\x00b"),
     "huge": (lambda: ValueError("x" * 10**7), "ValueError: xxx"),
     "recursion": (RecursionError, "RecursionError"),
+    "a group that cannot be split": (
+        lambda: UnsplittableGroup(5, [ValueError(1), KeyError(2)]),
+        "UnsplittableGroup: ValueError: 1; KeyError: 2",
+    ),
+    "a deep group": (deep_group, "ExceptionGroup: ValueError: at the bottom"),
 }
 
 
@@ -189,7 +212,7 @@ async def test_the_stored_error_of_a_group_names_its_causes(bench):
         await one.seen.until(1)
     found = await one.record()
 
-    assert "ValueError: b; ExceptionGroup: ConnectionError: smtp refused; ApiError" in found.error
+    assert "ValueError: b; ConnectionError: smtp refused; ApiError" in found.error
     assert "SystemExit: 1" in found.error
 
 
@@ -203,9 +226,13 @@ async def test_a_listener_may_raise_whatever_it_likes(memory_bench, caplog):
     async def exit_later(event):
         raise asyncio.CancelledError
 
+    def fail_deeply(event):
+        raise deep_group()
+
     for event_type in (StartedEvent, SucceededEvent, FailedEvent):
         one.executor.on(event_type, exit_now)
         one.executor.on(event_type, exit_later)
+        one.executor.on(event_type, fail_deeply)
 
     @one.executor.handler("task")
     async def handle(work):
@@ -218,7 +245,7 @@ async def test_a_listener_may_raise_whatever_it_likes(memory_bench, caplog):
 
     assert ["succeeded", "dead"] == [(await one.record(name)).status for name in "ab"]
     told = [each for each in caplog.records if each.message.startswith("listener")]
-    assert 8 == len(told)  # two instructions begin and end, and two listeners hear of each
+    assert 12 == len(told)  # two instructions begin and end, and three listeners hear of each
 
 
 async def test_a_retry_delay_may_exit(memory_bench):
