@@ -7,8 +7,8 @@ from typing import Any
 
 # Of the text of an error, such as a database's with a whole statement in it.
 _LONGEST = 200
-# Groups in groups, deeper than which `logging` would raise a RecursionError.
-_DEEPEST = 100
+# Groups in groups: deeper `logging` would raise a RecursionError, wider it would write for ever.
+_DEEPEST, _WIDEST = 100, 1000
 # Of the class `type` itself: a metaclass may do as it likes when it is asked.
 _name_of: Callable[[type[Any]], str] = vars(type)["__name__"].__get__
 # Control characters and those that turn the direction of the text around them.
@@ -76,21 +76,25 @@ def describe(error: BaseException) -> str:
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors that groups hold, however deep.
 
-    Not by `split` or `subgroup`, which recurse, and call `derive`: that of a user's may fail.
+    Not by `split` or `subgroup`, which recurse, and call `derive`: that of a user's may fail. A
+    group that is there more than once is looked into once: there may be ever so many ways to it.
     """
-    waiting = [error]
+    waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()
-        if isinstance(each, BaseExceptionGroup):
-            waiting += reversed(each.exceptions)
-        else:
+        if not isinstance(each, BaseExceptionGroup):
             yield each
+        elif id(each) not in seen:
+            seen.add(id(each))
+            waiting += reversed(each.exceptions)
 
 
 def traceback_of(error: BaseException) -> BaseException | None:
-    """Return an error for a log to show; None if its groups are too deep for that."""
+    """Return an error for a log to show; None if its groups are too deep, or too many, for that."""
     level: Sequence[BaseException] = [error]
     for _ in range(_DEEPEST):
+        if len(level) > _WIDEST:
+            break
         groups = [each for each in level if isinstance(each, BaseExceptionGroup)]
         level = [inner for group in groups for inner in group.exceptions]
         if not level:

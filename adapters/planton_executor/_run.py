@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from planton import CallbackTimeoutError, InstructionEvent, PlantonError
-from planton.storage import failure_of, leaves, to_count, to_error_text, to_json, to_number
+from planton.storage import failure_of, leaves, to_count, to_error_text, to_flag, to_json, to_number
 from planton_executor._errors import GiveUp, LostLeaseError, StateError, TryAgain
 from planton_executor._events import AdvancedEvent, FailedEvent, Reason, SucceededEvent, Work
 
@@ -37,6 +37,10 @@ def _to_retry_delay(value: Any) -> RetryDelay:
     return value if callable(value) else to_number("retry_delay", value)
 
 
+def _to_lower_priority(value: Any) -> bool:
+    return to_flag("lower_priority", value)
+
+
 @attrs.frozen(kw_only=True)
 class Terms:
     """On what terms work is tried; see `Executor.handler`."""
@@ -44,7 +48,7 @@ class Terms:
     timeout: float | None = attrs.field(default=None, converter=_to_timeout)
     retries: int = attrs.field(default=0, converter=_to_retries)
     retry_delay: RetryDelay = attrs.field(default=0.0, converter=_to_retry_delay)
-    lower_priority: bool = attrs.field(default=False, converter=bool)
+    lower_priority: bool = attrs.field(default=False, converter=_to_lower_priority)
 
     def retry_in(self, tries: int) -> float:
         """Return the seconds until the next try, after so many."""

@@ -17,6 +17,7 @@ from planton._failures import unwrapped
 from planton._loop.log import ErrorLog
 from planton._planton import Planton
 from planton._signals import StopOnSignals
+from planton._text import describe
 from planton.cli._exits import SIGNAL, UNDELIVERED, Mistake, place
 
 logger = logging.getLogger("planton")
@@ -85,7 +86,7 @@ def _import(module_name: str) -> Any:
         raise Mistake(f"cannot import {module_name!r}: {error}; {remedy}") from error
     except Exception as error:
         raise Mistake(
-            f"cannot import {module_name!r}: {type(error).__name__}: {error} ({place(error)})"
+            f"cannot import {module_name!r}: {describe(error)} ({place(error)})"
         ) from error
 
 
@@ -119,4 +120,4 @@ def _mistake(target: str, error: Exception) -> Mistake:
     cause = unwrapped(error)
     if isinstance(cause, PlantonError):
         return Mistake(f"{target}: {cause}")
-    return Mistake(f"{target} raised {type(cause).__name__}: {cause} ({place(cause)})")
+    return Mistake(f"{target} raised {describe(cause)} ({place(cause)})")

@@ -179,6 +179,7 @@ def storable(text: str, longest: int = _ERROR_LENGTH) -> str:
 
 
 def to_flag(argument: str, value: object) -> bool:
+    """Return a bool, or raise `InvalidArgumentError`: anything else is taken for a mistake."""
     if not isinstance(value, bool):
         raise InvalidArgumentError(argument, value, "give True or False")
     return value

@@ -90,6 +90,15 @@ def stopping():
     return planton
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise TypeError("no text")
+
+
+def unspeakable():
+    raise Unspeakable
+
+
 @asynccontextmanager
 async def fails_to_open():
     raise OSError("no such host")
@@ -197,6 +206,7 @@ def test_a_planton_that_terminates_itself_ends_the_command(app):
         ("app:nothing", "app:nothing is 5: it must be a Planton"),
         ("app:broken", "raised KeyError: 'missing' ("),
         ("app:refused", "grace is -1"),
+        ("app:unspeakable", "raised Unspeakable: <Unspeakable whose text fails with TypeError> ("),
         ("app:fails_to_open", "raised OSError: no such host ("),
         ("bad_syntax:planton", "SyntaxError"),
         ("bad_name:planton", "NameError"),

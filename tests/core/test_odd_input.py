@@ -104,6 +104,14 @@ class UnsplittableGroup(ExceptionGroup):
         return UnsplittableGroup(errors)
 
 
+def wide_group():
+    """To its bottom there are more ways than could be gone in a life."""
+    error = ExceptionGroup("group", [ValueError("at the bottom"), KeyError("beside")])
+    for _ in range(60):
+        error = ExceptionGroup("group", [error, error])
+    return error
+
+
 def deep_group():
     """Deeper than Python recurses."""
     error = ValueError("at the bottom")
@@ -141,6 +149,7 @@ ENDINGS = (
     lambda: RecursiveError(),
     lambda: UnsplittableGroup(5, [ValueError(1), KeyError(2)]),
     deep_group,
+    wide_group,
     lambda: UnnamedError(),
 )
 

@@ -56,6 +56,14 @@ class UnsplittableGroup(ExceptionGroup):
         return UnsplittableGroup(errors)
 
 
+def wide_group():
+    """To its bottom there are more ways than could be gone in a life."""
+    error = ExceptionGroup("group", [ValueError("at the bottom"), KeyError("beside")])
+    for _ in range(60):
+        error = ExceptionGroup("group", [error, error])
+    return error
+
+
 def deep_group():
     """Deeper than Python recurses."""
     error = ValueError("at the bottom")
@@ -80,6 +88,7 @@ ERRORS = {
         lambda: UnsplittableGroup(5, [ValueError(1), KeyError(2)]),
         "UnsplittableGroup: ValueError: 1; KeyError: 2",
     ),
+    "a wide group": (wide_group, "ExceptionGroup: ValueError: at the bottom; KeyError: 'beside'"),
     "a deep group": (deep_group, "ExceptionGroup: ValueError: at the bottom"),
 }
 
