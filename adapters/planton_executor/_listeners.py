@@ -97,9 +97,11 @@ def _log_failure(listener: object, event: object, error: Exception) -> None:
 
 def _log_risk(event: LeaseAtRiskEvent) -> None:
     cause = "trio's loop is blocked" if event.is_blocked else "the storage does not answer"
+    seconds = event.expires_in
+    when = f"expires in {seconds:.1f} s" if seconds > 0 else f"expired {-seconds:.1f} s ago"
     logger.error(
-        "the lease of instruction %r of task %r expires in %.1f s: %s%s",
-        *(event.work.instruction, event.work.task_name, event.expires_in, cause, event.stack),
+        "the lease of instruction %r of task %r %s: %s%s",
+        *(event.work.instruction, event.work.task_name, when, cause, event.stack),
         extra={"task_name": event.work.task_name, "instruction": event.work.instruction},
     )
 
